@@ -1,1 +1,3 @@
-//! Agent.
+//! The agent: keeps the maps equal to what Services, `EndpointSlices` and the Node mean.
+
+pub mod plan;

@@ -1,1 +1,11 @@
-//! Common.
+//! The datapath and the layouts of its maps, pure and `no_std`.
+//!
+//! The same code runs in the kernel (through `proxy-ebpf`), in unit, property and differential tests on the
+//! host, and wherever a decision has to be explained. It never touches memory that it was not handed: packets
+//! come through [`packet::Packet`], maps and kernel services through [`tables::Tables`].
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod abi;
+pub mod addr;
+pub mod hash;

@@ -1,0 +1,114 @@
+//! What kernel and user space agree on: names, keys, values and sizes of all maps.
+//!
+//! Every type is `repr(C)` without padding (the `IntoBytes` derive refuses padding), and its size is asserted.
+//! Ports are in network byte order in keys and in values; all other integers are in host order.
+
+pub mod counter;
+pub mod device;
+pub mod flow;
+pub mod frontend;
+pub mod meta;
+pub mod settings;
+pub mod socket;
+pub mod target;
+
+/// Version of everything in this module. Pinned maps of another version are never read: they live in a folder
+/// of their own (`<bpffs>/v<ABI_VERSION>`).
+pub const ABI_VERSION: u32 = 1;
+
+/// The kind of a map, as far as the two sides must agree on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// `BPF_MAP_TYPE_HASH`, not preallocated.
+    Hash,
+    /// `BPF_MAP_TYPE_LRU_HASH`.
+    LruHash,
+    /// `BPF_MAP_TYPE_ARRAY` with `BPF_F_MMAPABLE`: user space writes it through a mapping.
+    MappedArray,
+    /// `BPF_MAP_TYPE_ARRAY`.
+    Array,
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
+    PerCpuArray,
+}
+
+/// One map of the object: its shape, compared with the object's own list by a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSpec {
+    /// Name in the object and under the bpffs folder.
+    pub name: &'static str,
+    /// Kind.
+    pub kind: MapKind,
+    /// Size of a key in bytes.
+    pub key: usize,
+    /// Size of a value in bytes.
+    pub value: usize,
+    /// Capacity in entries.
+    pub entries: u32,
+}
+
+macro_rules! maps {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident<$key:ty, $value:ty>[$entries:expr];)*) => {
+        /// Capacities in entries, by map.
+        pub mod capacity {
+            $($(#[$doc])* pub const $name: u32 = $entries;)*
+        }
+        /// All maps of the object.
+        pub const MAPS: &[MapSpec] = &[$(MapSpec {
+            name: stringify!($name),
+            kind: MapKind::$kind,
+            key: size_of::<$key>(),
+            value: size_of::<$value>(),
+            entries: $entries,
+        }),*];
+    };
+}
+
+maps! {
+    /// (address, port, protocol, scope) → target. Written by the agent.
+    FRONTENDS: Hash<frontend::FrontendKey, frontend::FrontendValue>[262_144];
+    /// Target id → slot range and how to choose in it. Written by the agent.
+    TARGETS: MappedArray<u32, target::Target>[262_144];
+    /// Flat array of backend ids; each target owns a contiguous range. Written by the agent.
+    SLOTS: MappedArray<u32, target::Slot>[1_048_576];
+    /// Backend id → address, port and state. Written by the agent.
+    BACKENDS: MappedArray<u32, target::Backend>[524_288];
+    /// This node's addresses → flags. Written by the agent.
+    NODE_ADDRS: Hash<crate::addr::Addr, u32>[8_192];
+    /// ifindex → device. Written by the agent.
+    DEVICES: Hash<u32, device::Device>[8_192];
+    /// One element. Written by the agent.
+    SETTINGS: Array<u32, settings::Settings>[1];
+    /// Both halves of confirmed flows. Written by packets, collected by the agent.
+    FLOWS: Hash<flow::FlowKey, flow::FlowValue>[1_048_576];
+    /// Both halves of flows that no reply has confirmed. Written by packets.
+    NEW_FLOWS: LruHash<flow::FlowKey, flow::FlowValue>[131_072];
+    /// The reverse halves of flows whose source was translated: the claims on (address, port). Written by packets,
+    /// collected by the agent.
+    SNAT_CLAIMS: Hash<flow::FlowKey, flow::FlowValue>[1_048_576];
+    /// (socket cookie, frontend) → backend of an unconnected UDP socket. Written by the socket hooks.
+    SOCKET_BACKENDS: LruHash<socket::SocketKey, socket::SocketBackend>[131_072];
+    /// (socket cookie, backend) → frontend, for recvmsg and getpeername. Written by the socket hooks.
+    SOCKET_FRONTENDS: LruHash<socket::SocketKey, socket::SocketFrontend>[262_144];
+    /// Counters and drop reasons, by `Counter`. Written by all programs.
+    COUNTERS: PerCpuArray<u32, u64>[crate::abi::counter::Counter::COUNT];
+    /// Target id → the Service port that it belongs to. Never read by the datapath.
+    META_TARGETS: Hash<u32, meta::TargetMeta>[262_144];
+    /// Backend id → node, zone, weight. Never read by the datapath.
+    META_BACKENDS: Hash<u32, meta::BackendMeta>[524_288];
+    /// Name id → name of a node or zone. Never read by the datapath.
+    META_NAMES: Hash<u32, meta::Name>[65_536];
+}
+
+/// Protocol numbers (IANA).
+pub mod protocol {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}

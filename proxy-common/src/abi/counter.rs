@@ -1,0 +1,46 @@
+//! Counters: drop reasons (semantics P6) and other events, by index in the per-CPU array `COUNTERS`.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $label:literal, $sentence:literal;)*) => {
+        /// An event that is counted; its number is the index in `COUNTERS`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum Counter { $(#[doc = $sentence] $name),* }
+
+        impl Counter {
+            /// All of them, in order.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+            /// How many there are.
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+
+            /// Label in metrics.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label),* }
+            }
+
+            /// What happened, as a sentence.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$name => $sentence),* }
+            }
+        }
+    };
+}
+
+counters! {
+    Translated = "translated", "A packet of a flow was translated.";
+    FlowCreated = "flow_created", "A new flow was given a backend by a packet.";
+    FlowConfirmed = "flow_confirmed", "The first reply of a flow was seen.";
+    SocketTranslated = "socket_translated", "A socket was connected, or sent, to a backend.";
+    RejectedNoEndpoint = "reject_no_endpoint", "A packet was answered with RST or port unreachable: its Service has no endpoint.";
+    RefusedNoEndpoint = "refuse_no_endpoint", "A socket was refused: its Service has no endpoint.";
+    DropNoLocalEndpoint = "drop_no_local_endpoint", "Dropped: the Service has endpoints, but none that its traffic policy allows here.";
+    DropFlowTableFull = "drop_flow_table_full", "Dropped: no room for the flow in the flow tables.";
+    DropNoSourcePort = "drop_no_source_port", "Dropped: no source port was free for the translated flow.";
+    DropNoSourceAddress = "drop_no_source_address", "Dropped: the device towards the backend has no address to translate the source to.";
+    DropNoRoute = "drop_no_route", "Dropped: this node has no route to the backend or client.";
+    DropTtl = "drop_ttl", "Dropped: the packet's hop limit was used up.";
+    DropTooBig = "drop_too_big", "Dropped: the packet is bigger than the path to the backend or client takes.";
+    DropRewrite = "drop_rewrite", "Dropped: the packet could not be rewritten.";
+    DropStaleBackend = "drop_stale_backend", "Dropped: the backend chosen was gone before it could be used.";
+    FragmentPassed = "fragment_passed", "A fragment to a frontend went on to the kernel untranslated.";
+}

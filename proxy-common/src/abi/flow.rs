@@ -1,0 +1,119 @@
+//! Translated flows: two halves, each of which holds the other's key, inverted.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, network_endian::U16};
+
+use crate::addr::Addr;
+
+/// A tuple as it is seen in a packet, and the key of `FLOWS`, `NEW_FLOWS` and `SNAT_CLAIMS`.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Source port, network order.
+    pub src_port: U16,
+    /// Destination port, network order.
+    pub dst_port: U16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+const _: () = assert!(size_of::<FlowKey>() == 40);
+
+impl FlowKey {
+    /// The same tuple seen from the other end.
+    #[inline(always)]
+    pub const fn inverted(&self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+            protocol: self.protocol,
+            pad: [0; 3],
+        }
+    }
+}
+
+/// Which way the packets of a half go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Half {
+    /// Client → frontend; translated at the ingress of the device that the client is behind.
+    Forward = 1,
+    /// Backend → client; translated at the egress of that device, or at ingress if the source was translated.
+    Reverse = 2,
+}
+
+/// Bits of [`FlowValue::flags`].
+pub mod flow_flags {
+    /// The source is translated too: the reverse half lives in `SNAT_CLAIMS` and is found at ingress.
+    pub const SNAT: u8 = 1;
+    /// The backend is the client itself: packets go back out of the device they came from.
+    pub const HAIRPIN: u8 = 2;
+    /// The backend is on this node: translated packets go on to the kernel.
+    pub const LOCAL: u8 = 4;
+    /// A reply was seen.
+    pub const CONFIRMED: u8 = 8;
+    /// The source port alone is translated, since the client's own tuple to this backend is held.
+    pub const PORT: u8 = 16;
+}
+
+/// Bits of [`FlowValue::seen`]: TCP flags that this half's packets have carried.
+pub mod seen {
+    /// SYN.
+    pub const SYN: u8 = 1;
+    /// FIN.
+    pub const FIN: u8 = 2;
+    /// RST.
+    pub const RST: u8 = 4;
+    /// A segment without any of them.
+    pub const DATA: u8 = 8;
+}
+
+/// Value of the flow tables: one half of a flow.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct FlowValue {
+    /// The tuple after translation. Inverted, it is the key of the other half.
+    pub out: FlowKey,
+    /// Jiffies (low 32 bits) when the flow was made.
+    pub created: u32,
+    /// Jiffies (low 32 bits) of about the last packet of this half.
+    pub last_seen: u32,
+    /// Index in `BACKENDS`.
+    pub backend: u32,
+    /// Generation that the backend had.
+    pub generation: u32,
+    /// [`Half`] as a number.
+    pub half: u8,
+    /// [`flow_flags`].
+    pub flags: u8,
+    /// [`seen`].
+    pub seen: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Device that the client is behind (its packets came in there).
+    pub ifindex: u32,
+}
+const _: () = assert!(size_of::<FlowValue>() == 64);

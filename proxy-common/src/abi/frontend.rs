@@ -1,0 +1,134 @@
+//! What clients connect to.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, network_endian::U16};
+
+use crate::addr::Addr;
+
+/// Where a connection comes from, as far as the policies of a Service tell it apart (semantics B4, S6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Scope {
+    /// From this node and its pods.
+    Cluster = 0,
+    /// From elsewhere.
+    External = 1,
+}
+
+/// Key of `FRONTENDS`. Node ports carry the unspecified address of their family and hold where the destination
+/// is in `NODE_ADDRS` with [`NODE_PORT`](super::device::node_addr::NODE_PORT).
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
+#[repr(C)]
+pub struct FrontendKey {
+    /// Address.
+    pub addr: Addr,
+    /// Port, network order.
+    pub port: U16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// [`Scope`] as a number.
+    pub scope: u8,
+}
+const _: () = assert!(size_of::<FrontendKey>() == 20);
+
+impl FrontendKey {
+    /// 32 bits over the key, kept in the value: an element that was deleted and reused for another key while it
+    /// was read is told by it.
+    #[inline(always)]
+    pub fn fingerprint(&self) -> u32 {
+        let w = self.addr.words();
+        let tail = u32::from(self.port.get()) << 16
+            | u32::from(self.protocol) << 8
+            | u32::from(self.scope);
+        crate::hash::mix5(w[0], w[1], w[2], w[3], tail)
+    }
+}
+
+/// What a frontend is of; order is that of `plan`'s output where all else is equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum FrontendKind {
+    /// `clusterIPs[]`.
+    ClusterIp = 0,
+    /// This node's addresses with `nodePort`.
+    NodePort = 1,
+    /// `status.loadBalancer.ingress[].ip`.
+    LoadBalancer = 2,
+    /// `externalIPs[]`.
+    ExternalIp = 3,
+}
+
+impl FrontendKind {
+    /// From its number in a [`FrontendValue`].
+    pub const fn from_u8(n: u8) -> Self {
+        match n & 3 {
+            0 => Self::ClusterIp,
+            1 => Self::NodePort,
+            2 => Self::LoadBalancer,
+            _ => Self::ExternalIp,
+        }
+    }
+}
+
+/// Value of `FRONTENDS`, read and written as one aligned 64-bit word:
+/// target id (bits 0–23), kind (24–25), fingerprint of the key (32–63).
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(transparent)]
+pub struct FrontendValue(pub u64);
+const _: () = assert!(size_of::<FrontendValue>() == 8);
+
+impl FrontendValue {
+    /// Packs a value for a key. `target` must be below 2^24.
+    #[inline(always)]
+    pub fn new(key: &FrontendKey, target: u32, kind: FrontendKind) -> Self {
+        Self(
+            u64::from(target & 0x00ff_ffff)
+                | (kind as u64) << 24
+                | u64::from(key.fingerprint()) << 32,
+        )
+    }
+
+    /// Index in `TARGETS`.
+    #[inline(always)]
+    pub const fn target(self) -> u32 {
+        self.0 as u32 & 0x00ff_ffff
+    }
+
+    /// Kind.
+    #[inline(always)]
+    pub const fn kind(self) -> FrontendKind {
+        FrontendKind::from_u8((self.0 >> 24) as u8)
+    }
+
+    /// Whether the value was written for this key.
+    #[inline(always)]
+    pub fn belongs_to(self, key: &FrontendKey) -> bool {
+        (self.0 >> 32) as u32 == key.fingerprint()
+    }
+}

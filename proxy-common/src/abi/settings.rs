@@ -1,0 +1,45 @@
+//! What the agent tells all programs.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A range of ports, both ends included, host order. `last` 0: none.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct PortRange {
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+}
+
+/// Ranges that source ports may be taken from.
+pub const MAX_SNAT_RANGES: usize = 4;
+
+/// Bits of [`Settings::flags`].
+pub mod settings_flags {
+    /// The socket hooks translate for pods too, not only for the node's own network namespace.
+    pub const SOCKETS_PODS_TCP: u32 = 1;
+    /// The same, for UDP.
+    pub const SOCKETS_PODS_UDP: u32 = 2;
+}
+
+/// The one element of `SETTINGS`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Settings {
+    /// Cookie of the node's network namespace (`SO_NETNS_COOKIE`); 0: unknown, every namespace counts as a pod's.
+    pub host_netns_cookie: u64,
+    /// Secret of the node, for hashes that a sender must not be able to steer.
+    pub hash_key: [u32; 2],
+    /// Jiffies in a second (`CONFIG_HZ`).
+    pub hz: u32,
+    /// [`settings_flags`].
+    pub flags: u32,
+    /// Where source ports are taken from.
+    pub snat_ports: [PortRange; MAX_SNAT_RANGES],
+}
+const _: () = assert!(size_of::<Settings>() == 40);

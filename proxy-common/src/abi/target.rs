@@ -1,0 +1,171 @@
+//! Where a frontend's connections go: target → slots → backends.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, network_endian::U16};
+
+use crate::addr::Addr;
+
+/// What a target does with a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum TargetState {
+    /// Nothing is here (a zeroed element): the frontend is not ours.
+    Absent = 0,
+    /// Choose a backend.
+    Serve = 1,
+    /// No endpoint anywhere: ECONNREFUSED, RST, ICMP port unreachable (semantics B5).
+    Reject = 2,
+    /// Endpoints exist, none that the policy allows (semantics B5).
+    Drop = 3,
+}
+
+/// How a target chooses (semantics L1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Algorithm {
+    /// Uniformly random for each connection.
+    Random = 0,
+}
+
+/// The word of a target that is flipped by one aligned 64-bit store:
+/// offset in `SLOTS` (bits 0–31), count (32–47), [`TargetState`] (48–55), [`Algorithm`] (56–63).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(transparent)]
+pub struct TargetWord(pub u64);
+
+impl TargetWord {
+    /// Packs a word.
+    pub const fn new(offset: u32, count: u16, state: TargetState, algorithm: Algorithm) -> Self {
+        Self(offset as u64 | (count as u64) << 32 | (state as u64) << 48 | (algorithm as u64) << 56)
+    }
+
+    /// First slot.
+    #[inline(always)]
+    pub const fn offset(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Number of slots.
+    #[inline(always)]
+    pub const fn count(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    /// State; a number that is none reads as absent.
+    #[inline(always)]
+    pub const fn state(self) -> TargetState {
+        match (self.0 >> 48) as u8 {
+            1 => TargetState::Serve,
+            2 => TargetState::Reject,
+            3 => TargetState::Drop,
+            _ => TargetState::Absent,
+        }
+    }
+}
+
+/// Value of `TARGETS`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Target {
+    /// Flipped atomically; all else is written before the first flip.
+    pub word: TargetWord,
+    /// Identity of the Service, under which clients have affinity; 0: none.
+    pub service: u32,
+    /// `sessionAffinity` timeout in seconds; 0: none.
+    pub affinity_seconds: u32,
+}
+const _: () = assert!(size_of::<Target>() == 16);
+
+/// Value of `SLOTS`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Slot {
+    /// Index in `BACKENDS`.
+    pub backend: u32,
+    /// Generation that the backend must have.
+    pub generation: u32,
+}
+const _: () = assert!(size_of::<Slot>() == 8);
+
+/// Bits of [`Backend::flags`].
+pub mod backend_flags {
+    /// On this node: its `nodeName` is ours, or its address is one of this node's.
+    pub const LOCAL: u8 = 1;
+}
+
+/// Whether a backend serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum BackendState {
+    /// Free, or gone: flows to it are over.
+    Gone = 0,
+    /// Serves; whether it takes new connections is said by the slots.
+    Serving = 1,
+    /// Known, not serving (any more).
+    NotServing = 2,
+}
+
+/// The word of a backend that changes while it lives: generation (bits 0–31), [`BackendState`] (32–39).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(transparent)]
+pub struct BackendWord(pub u64);
+
+impl BackendWord {
+    /// Packs a word.
+    pub const fn new(generation: u32, state: BackendState) -> Self {
+        Self(generation as u64 | (state as u64) << 32)
+    }
+
+    /// Generation.
+    #[inline(always)]
+    pub const fn generation(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// State.
+    #[inline(always)]
+    pub const fn state(self) -> BackendState {
+        match (self.0 >> 32) as u8 {
+            1 => BackendState::Serving,
+            2 => BackendState::NotServing,
+            _ => BackendState::Gone,
+        }
+    }
+}
+
+/// Value of `BACKENDS`. All but `word` is fixed while the id is in use; an id is reused with a new generation, and
+/// only after every reader is through.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Backend {
+    /// Address.
+    pub addr: Addr,
+    /// Port, network order.
+    pub port: U16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// [`backend_flags`].
+    pub flags: u8,
+    /// Relative weight.
+    pub weight: u32,
+    /// Flipped atomically.
+    pub word: BackendWord,
+}
+const _: () = assert!(size_of::<Backend>() == 32);
+
+impl Backend {
+    /// Whether it is on this node (see [`backend_flags::LOCAL`]).
+    #[inline(always)]
+    pub const fn is_local(&self) -> bool {
+        self.flags & backend_flags::LOCAL != 0
+    }
+}

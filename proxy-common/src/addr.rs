@@ -1,0 +1,187 @@
+//! One address type for both families.
+
+use core::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The family of an address, and with it of a frontend and its backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Family {
+    /// IPv4.
+    V4 = 4,
+    /// IPv6.
+    V6 = 6,
+}
+
+/// An address of 16 bytes in network order; IPv4 as `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2), so that one map key
+/// serves both families.
+#[derive(
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
+#[repr(transparent)]
+pub struct Addr(pub [u8; 16]);
+
+impl Addr {
+    /// `::`
+    pub const UNSPECIFIED_V6: Self = Self([0; 16]);
+    /// `0.0.0.0`, mapped.
+    pub const UNSPECIFIED_V4: Self = Self::v4([0; 4]);
+    /// `::1`
+    pub const LOOPBACK_V6: Self = Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+    /// The mapped form of an IPv4 address.
+    #[inline(always)]
+    pub const fn v4(a: [u8; 4]) -> Self {
+        Self([
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3],
+        ])
+    }
+
+    /// The unspecified address of a family; node ports are keyed by it.
+    #[inline(always)]
+    pub const fn unspecified(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::UNSPECIFIED_V4,
+            Family::V6 => Self::UNSPECIFIED_V6,
+        }
+    }
+
+    /// Whether this is a mapped IPv4 address.
+    #[inline(always)]
+    pub fn is_v4(&self) -> bool {
+        let w = self.words();
+        w[0] == 0 && w[1] == 0 && w[2] == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    }
+
+    /// The family of this address.
+    #[inline(always)]
+    pub fn family(&self) -> Family {
+        if self.is_v4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// The last four bytes: the IPv4 address, if it is one.
+    #[inline(always)]
+    pub const fn v4_octets(&self) -> [u8; 4] {
+        let a = &self.0;
+        [a[12], a[13], a[14], a[15]]
+    }
+
+    /// The address as four words in memory order, for comparing and hashing.
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 4] {
+        let a = &self.0;
+        [
+            u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
+            u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
+            u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
+            u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
+        ]
+    }
+
+    /// The address made of four words in memory order.
+    #[inline(always)]
+    pub const fn from_words(w: [u32; 4]) -> Self {
+        let (a, b, c, d) = (
+            w[0].to_ne_bytes(),
+            w[1].to_ne_bytes(),
+            w[2].to_ne_bytes(),
+            w[3].to_ne_bytes(),
+        );
+        Self([
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
+            d[2], d[3],
+        ])
+    }
+
+    /// Equality by words: `[u8; 16] == [u8; 16]` would become a call of `memcmp`, which BPF does not have.
+    #[inline(always)]
+    pub fn same(&self, other: &Self) -> bool {
+        let (a, b) = (self.words(), other.words());
+        a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3]
+    }
+
+    /// `0.0.0.0` or `::`.
+    #[inline(always)]
+    pub fn is_unspecified(&self) -> bool {
+        self.same(&Self::UNSPECIFIED_V4) || self.same(&Self::UNSPECIFIED_V6)
+    }
+
+    /// `127.0.0.0/8` or `::1`.
+    #[inline(always)]
+    pub fn is_loopback(&self) -> bool {
+        (self.is_v4() && self.0[12] == 127) || self.same(&Self::LOOPBACK_V6)
+    }
+
+    /// As the standard library's type.
+    pub fn to_ip(self) -> IpAddr {
+        if self.is_v4() {
+            IpAddr::V4(Ipv4Addr::from(self.v4_octets()))
+        } else {
+            IpAddr::V6(Ipv6Addr::from(self.0))
+        }
+    }
+}
+
+impl From<IpAddr> for Addr {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(v4) => Self::v4(v4.octets()),
+            IpAddr::V6(v6) => Self(v6.octets()),
+        }
+    }
+}
+
+impl fmt::Debug for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_ip().fmt(f)
+    }
+}
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.to_ip(), f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn v4_is_mapped_and_comes_back() {
+        let ip: IpAddr = "10.1.2.3".parse().unwrap();
+        let a = Addr::from(ip);
+        assert!(a.is_v4());
+        assert_eq!(a.to_ip(), ip);
+        assert_eq!(Addr::from_words(a.words()), a);
+        assert_eq!(
+            Addr::unspecified(Family::V4).to_ip(),
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        );
+    }
+
+    #[test]
+    fn unspecified_and_loopback_are_told_apart_by_family() {
+        assert!(Addr::UNSPECIFIED_V4.is_v4());
+        assert!(!Addr::UNSPECIFIED_V6.is_v4());
+        assert!(Addr::v4([127, 9, 9, 9]).is_loopback());
+        assert!(Addr::LOOPBACK_V6.is_loopback());
+        assert!(!Addr::v4([0, 0, 0, 1]).is_loopback());
+    }
+}
