@@ -1,0 +1,391 @@
+//! The second way: Debian's `rustc-web` with its prebuilt `core` for BPF, unpacked into the cache folder,
+//! and a bpf-linker built against that compiler's LLVM. Nothing is installed into the system.
+
+use std::{
+    env, fmt, fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::apt::{self, Lists};
+use crate::{
+    process::{find_program, follow, read, step},
+    ui::Ui,
+    workspace::{BPF_TARGET, cargo},
+};
+
+/// Knows LLVM 21, 22 and 23.
+const BPF_LINKER: &str = "0.13.0";
+const BPF_LINKER_LLVM: [u32; 3] = [21, 22, 23];
+/// The release that the project was last checked with; a newer one is taken too, with a note.
+const CHECKED_RUSTC: &str = "1.96.0";
+/// Raised when a change below makes folders of before unusable.
+const RECIPE: u32 = 1;
+/// Written last: a folder without it is not used.
+const COMPLETE: &str = "complete";
+
+/// An unpacked toolchain.
+pub struct Unpacked {
+    folder: PathBuf,
+    linker: PathBuf,
+    about: String,
+}
+
+impl Unpacked {
+    fn at(folder: PathBuf) -> Option<Self> {
+        let about = fs::read_to_string(folder.join(COMPLETE)).ok()?;
+        Some(Self {
+            linker: folder.join("bin/bpf-linker"),
+            about: about.trim().to_owned(),
+            folder,
+        })
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn linker(&self) -> &Path {
+        &self.linker
+    }
+
+    pub fn cargo(&self) -> Command {
+        let mut command = Command::new(cargo());
+        // The BPF target and its flags are unstable, hence the bootstrap switch on this stable release.
+        command
+            .env("RUSTC", self.folder.join("bin/rustc"))
+            .env("RUSTC_BOOTSTRAP", "1");
+        command
+    }
+}
+
+impl fmt::Display for Unpacked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.about)
+    }
+}
+
+/// Whether this system has what the recipe needs.
+pub fn is_possible() -> bool {
+    apt::is_there()
+}
+
+/// A complete toolchain in the cache: the release last checked, or else the newest.
+pub fn find(cache: &Path) -> Option<Unpacked> {
+    let mut releases: Vec<String> = fs::read_dir(cache)
+        .ok()?
+        .filter_map(|entry| release_of(entry.ok()?.file_name().to_str()?).map(str::to_owned))
+        .collect();
+    releases.sort_by_key(|release| {
+        let numbers: Vec<u32> = release
+            .split('.')
+            .filter_map(|number| number.parse().ok())
+            .collect();
+        (release != CHECKED_RUSTC, std::cmp::Reverse(numbers))
+    });
+    releases
+        .iter()
+        .find_map(|release| Unpacked::at(cache.join(folder_name(release))))
+}
+
+/// Downloads, unpacks and builds. The caller holds the cache's lock.
+pub fn install(ui: &Ui, cache: &Path, no_rustup: &str) -> Result<Unpacked> {
+    ensure!(
+        find_program("cc").is_some(),
+        "no C compiler: bpf-linker is built here and needs `cc` (on Debian: apt-get install gcc libc6-dev)"
+    );
+    ui.line(&format!(
+        "setup: eBPF toolchain: Debian's rustc-web, as {no_rustup}.\n  \
+         About 115 MB are downloaded and bpf-linker is compiled, 2 to 5 minutes in all, once.\n  \
+         It goes into {} (470 MB); nothing is installed into the system.",
+        cache.display()
+    ));
+    let lists = apt::refresh(ui);
+    let version = lists.explain(offered_version())?;
+    let release = release_of_version(&version).to_owned();
+    if release != CHECKED_RUSTC {
+        ui.line(&format!(
+            "setup: note: Debian offers rustc {release}; this was last checked with {CHECKED_RUSTC}"
+        ));
+    }
+
+    let folder = cache.join(folder_name(&release));
+    let partial = cache.join(format!("partial-{}", folder_name(&release)));
+    for leftover in [&folder, &partial] {
+        if leftover.exists() {
+            fs::remove_dir_all(leftover)
+                .with_context(|| format!("could not remove {}", leftover.display()))?;
+        }
+    }
+    unpack(ui, &lists, &version, &partial)?;
+    let about = build_linker(ui, &partial, &release)?;
+    fs::write(partial.join(COMPLETE), &about).context("could not write the completion mark")?;
+    fs::rename(&partial, &folder).with_context(|| {
+        format!(
+            "could not rename {} to {}",
+            partial.display(),
+            folder.display()
+        )
+    })?;
+    ui.line(&format!("setup: {about}, in {}", folder.display()));
+    Unpacked::at(folder).context("the toolchain vanished while it was being installed")
+}
+
+/// The version that apt offers of the compiler *and* of its `core` for BPF.
+fn offered_version() -> Result<String> {
+    let (Some(rustc), Some(core)) = (
+        apt::candidate("rustc-web")?,
+        apt::candidate("libstd-rust-web-dev-bpf")?,
+    ) else {
+        bail!(
+            "apt knows no rustc-web with libstd-rust-web-dev-bpf (Debian 12 with its -security archive, or Debian 13, has them). \
+             Instead: rustup toolchain install nightly --component rust-src && cargo install bpf-linker"
+        );
+    };
+    ensure!(
+        rustc == core,
+        "apt offers rustc-web {rustc}, but libstd-rust-web-dev-bpf {core}: they have to be the same"
+    );
+    Ok(rustc)
+}
+
+fn unpack(ui: &Ui, lists: &Lists, version: &str, folder: &Path) -> Result<()> {
+    let packages = folder.join("deb");
+    fs::create_dir_all(&packages)
+        .with_context(|| format!("could not make {}", packages.display()))?;
+    let minor = release_of_version(version)
+        .rsplit_once('.')
+        .map_or(version, |(minor, _)| minor);
+    let driver = format!("libstd-rust-web-{minor}");
+    let mut wanted: Vec<String> = [
+        "rustc-web",
+        "libstd-rust-web-dev",
+        "libstd-rust-web-dev-bpf",
+        &driver,
+    ]
+    .map(|package| format!("{package}={version}"))
+    .into();
+    // The libraries that the compiler needs and this system lacks: libllvm, and more on a lean one.
+    wanted.extend(
+        lists
+            .explain(apt::missing_with(&driver))?
+            .into_iter()
+            .filter(|package| *package != driver),
+    );
+    lists.explain(apt::download(ui, &wanted, &packages))?;
+
+    ui.step("unpack", |progress| {
+        for entry in fs::read_dir(&packages).context("could not list the downloads")? {
+            let package = entry.context("could not list the downloads")?.path();
+            follow(
+                progress,
+                Command::new("dpkg-deb").arg("-x").arg(&package).arg(folder),
+            )?;
+        }
+        for unused in ["deb", "usr/share", "usr/lib/rustlib/bpfeb-unknown-none"] {
+            let unused = folder.join(unused);
+            if unused.exists() {
+                fs::remove_dir_all(&unused)
+                    .with_context(|| format!("could not remove {}", unused.display()))?;
+            }
+        }
+        let core = folder.join("usr/lib/rustlib").join(BPF_TARGET);
+        ensure!(
+            core.is_dir(),
+            "the packages hold no `core` for {BPF_TARGET}"
+        );
+        wrap(folder, "rustc", "usr/bin/rustc")
+    })
+}
+
+/// Builds bpf-linker against the unpacked (or the system's) LLVM; returns what the toolchain consists of.
+fn build_linker(ui: &Ui, folder: &Path, release: &str) -> Result<String> {
+    let llvm = llvm_major(folder)?;
+    ensure!(
+        BPF_LINKER_LLVM.contains(&llvm),
+        "rustc {release} is made with LLVM {llvm}, and bpf-linker {BPF_LINKER} knows only {BPF_LINKER_LLVM:?}: a newer bpf-linker is needed"
+    );
+    link_llvm(folder, llvm)?;
+    let build = folder.join("build");
+    step(
+        ui,
+        &format!("build of bpf-linker {BPF_LINKER} for LLVM {llvm}"),
+        Command::new(cargo())
+            .args([
+                "install",
+                "bpf-linker",
+                "--version",
+                BPF_LINKER,
+                "--locked",
+                "--no-track",
+            ])
+            .args([
+                "--no-default-features",
+                "--features",
+                &format!("llvm-{llvm}"),
+                "--root",
+            ])
+            .arg(folder.join("libexec"))
+            // Outside of the workspace: its own settings are not for this build.
+            .current_dir(folder)
+            .env("LLVM_PREFIX", folder.join("llvm"))
+            .env("LD_LIBRARY_PATH", folder.join("llvm/lib"))
+            .env("CARGO_TARGET_DIR", &build)
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+            .env_remove("RUSTC")
+            .env_remove("RUSTFLAGS")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS"),
+    )?;
+    fs::remove_dir_all(&build).with_context(|| format!("could not remove {}", build.display()))?;
+    wrap(folder, "bpf-linker", "libexec/bin/bpf-linker")?;
+    read(Command::new(folder.join("bin/bpf-linker")).arg("--version"))?;
+    Ok(format!(
+        "Debian's rustc {release}, LLVM {llvm}, bpf-linker {BPF_LINKER}"
+    ))
+}
+
+fn llvm_major(folder: &Path) -> Result<u32> {
+    let version = read(Command::new(folder.join("bin/rustc")).arg("-vV"))?;
+    version
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("LLVM version: ")?
+                .split('.')
+                .next()?
+                .parse()
+                .ok()
+        })
+        .with_context(|| format!("no LLVM version in the answer of rustc -vV:\n{version}"))
+}
+
+/// Fills `llvm/lib` with links to LLVM and the unpacked libraries it needs, in the form that bpf-linker's build expects.
+fn link_llvm(folder: &Path, llvm: u32) -> Result<()> {
+    let libraries = folder.join("llvm/lib");
+    fs::create_dir_all(&libraries)
+        .with_context(|| format!("could not make {}", libraries.display()))?;
+    let unpacked = library_folders(&folder.join("usr/lib"));
+    for source in &unpacked {
+        for (name, path) in shared_objects(source) {
+            // Relative, for the folder is renamed when it is complete.
+            let relative = path
+                .strip_prefix(folder)
+                .context("a library outside of the toolchain")?;
+            symlink(Path::new("../..").join(relative), libraries.join(&name))
+                .with_context(|| format!("could not link {name}"))?;
+        }
+    }
+    let wanted = format!("libLLVM.so.{llvm}.");
+    let system = library_folders(Path::new("/usr/lib"));
+    let (name, path) = unpacked
+        .iter()
+        .chain(&system)
+        .flat_map(|source| shared_objects(source))
+        .find(|(name, _)| name.starts_with(&wanted))
+        .with_context(|| {
+            format!("found no {wanted}* for bpf-linker, neither unpacked nor in /usr/lib")
+        })?;
+    let link = libraries.join("libLLVM.so");
+    let target = if libraries.join(&name).exists() {
+        PathBuf::from(name)
+    } else {
+        path
+    };
+    symlink(target, &link).with_context(|| format!("could not make {}", link.display()))
+}
+
+fn library_folders(base: &Path) -> Vec<PathBuf> {
+    let triple = format!("{}-linux-gnu", env::consts::ARCH);
+    [base.join(triple)]
+        .into_iter()
+        .filter(|folder| folder.is_dir())
+        .collect()
+}
+
+fn shared_objects(folder: &Path) -> Vec<(String, PathBuf)> {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let name = entry.file_name().into_string().ok()?;
+            name.contains(".so").then(|| (name, entry.path()))
+        })
+        .collect()
+}
+
+/// Writes `bin/NAME`, which runs `program` with the unpacked libraries.
+fn wrap(folder: &Path, name: &str, program: &str) -> Result<()> {
+    let bin = folder.join("bin");
+    fs::create_dir_all(&bin).with_context(|| format!("could not make {}", bin.display()))?;
+    let script = bin.join(name);
+    let text = format!(
+        "#!/bin/sh\n\
+         here=$(dirname \"$(readlink -f \"$0\")\")/..\n\
+         for libraries in \"$here\"/usr/lib/*-linux-gnu; do\n  \
+           LD_LIBRARY_PATH=\"$libraries${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\"\n\
+         done\n\
+         export LD_LIBRARY_PATH\n\
+         exec \"$here/{program}\" \"$@\"\n"
+    );
+    fs::write(&script, text)
+        .and_then(|()| fs::set_permissions(&script, fs::Permissions::from_mode(0o755)))
+        .with_context(|| format!("could not write {}", script.display()))
+}
+
+fn folder_name(release: &str) -> String {
+    format!("{}{release}{}", prefix(), suffix())
+}
+
+fn release_of(folder: &str) -> Option<&str> {
+    folder.strip_prefix(&prefix())?.strip_suffix(&suffix())
+}
+
+fn prefix() -> String {
+    format!("toolchain-{}-rustc-", env::consts::ARCH)
+}
+
+fn suffix() -> String {
+    format!("-bpf-linker-{BPF_LINKER}-r{RECIPE}")
+}
+
+/// `1.96.0` of `1.96.0+dfsg1-1~deb12u2`.
+fn release_of_version(version: &str) -> &str {
+    version.split(['+', '-', '~']).next().unwrap_or(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_names_carry_the_release() {
+        assert_eq!(release_of(&folder_name("1.96.0")), Some("1.96.0"));
+        assert_eq!(release_of("partial-toolchain"), None);
+        assert_eq!(release_of_version("1.96.0+dfsg1-1~deb12u2"), "1.96.0");
+    }
+
+    #[test]
+    fn the_checked_release_is_preferred_then_the_newest() {
+        let cache = env::temp_dir().join(format!("xtask-debian-{}", std::process::id()));
+        let add = |release: &str| {
+            let folder = cache.join(folder_name(release));
+            fs::create_dir_all(&folder).expect("a folder in the temporary folder");
+            fs::write(folder.join(COMPLETE), release).expect("a file in the temporary folder");
+        };
+        let found = || find(&cache).map(|unpacked| unpacked.to_string());
+        assert_eq!(found(), None);
+        add("1.97.1");
+        add("1.100.0");
+        assert_eq!(found().as_deref(), Some("1.100.0"));
+        add(CHECKED_RUSTC);
+        assert_eq!(found().as_deref(), Some(CHECKED_RUSTC));
+        fs::remove_file(cache.join(folder_name(CHECKED_RUSTC)).join(COMPLETE))
+            .expect("the mark is there");
+        assert_eq!(found().as_deref(), Some("1.100.0"));
+        fs::remove_dir_all(&cache).expect("the temporary folder can be removed");
+    }
+}

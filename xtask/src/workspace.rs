@@ -1,0 +1,65 @@
+//! Where things are: the workspace's root and cargo's target folder.
+
+use std::{
+    env,
+    path::{Path, PathBuf, absolute},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+/// The target triple of the eBPF programs (little endian; no big-endian node is supported).
+pub const BPF_TARGET: &str = "bpfel-unknown-none";
+
+/// The checkout that this run works on.
+pub struct Workspace {
+    root: PathBuf,
+    target: PathBuf,
+}
+
+impl Workspace {
+    /// The workspace that cargo runs this program from.
+    pub fn find() -> Result<Self> {
+        // Read at run time: a binary moved with its target folder must not know another checkout.
+        let manifest = env::var_os("CARGO_MANIFEST_DIR")
+            .context("CARGO_MANIFEST_DIR is not set: run this as `cargo xtask …`")?;
+        let root = Path::new(&manifest)
+            .parent()
+            .context("the xtask crate has no parent folder")?
+            .to_path_buf();
+        let target = match env::var_os("CARGO_TARGET_DIR") {
+            Some(dir) if !dir.is_empty() => absolute(&dir)
+                .with_context(|| format!("CARGO_TARGET_DIR {} is no path", dir.display()))?,
+            _ => root.join("target"),
+        };
+        Ok(Self { root, target })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Cargo's target folder for the eBPF crate: its own, so that both builds can run at once.
+    pub fn ebpf_target(&self) -> PathBuf {
+        self.target.join("ebpf")
+    }
+
+    /// Where the built eBPF object is.
+    pub fn ebpf_object(&self) -> PathBuf {
+        self.ebpf_target()
+            .join(BPF_TARGET)
+            .join("release/proxy-ebpf")
+    }
+
+    /// The cargo that runs this program, started in the workspace's root.
+    pub fn cargo(&self) -> Command {
+        let mut command = Command::new(cargo());
+        command.current_dir(&self.root);
+        command
+    }
+}
+
+/// The cargo that runs this program.
+pub fn cargo() -> PathBuf {
+    env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
