@@ -29,6 +29,8 @@ pub enum MapKind {
     Array,
     /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
     PerCpuArray,
+    /// `BPF_MAP_TYPE_LPM_TRIE`, never preallocated.
+    LpmTrie,
 }
 
 /// One map of the object: its shape, compared with the object's own list by a test.
@@ -58,7 +60,7 @@ macro_rules! maps {
             kind: MapKind::$kind,
             key: size_of::<$key>(),
             value: size_of::<$value>(),
-            entries: $entries,
+            entries: capacity::$name,
         }),*];
     };
 }
@@ -72,6 +74,8 @@ maps! {
     SLOTS: MappedArray<u32, target::Slot>[1_048_576];
     /// Backend id → address, port and state. Written by the agent.
     BACKENDS: MappedArray<u32, target::Backend>[524_288];
+    /// (set of ranges, prefix) → 1: `loadBalancerSourceRanges`. Written by the agent; not enforced by the programs yet.
+    SOURCE_RANGES: LpmTrie<target::RangeKey, u32>[65_536];
     /// This node's addresses → flags. Written by the agent.
     NODE_ADDRS: Hash<crate::addr::Addr, u32>[8_192];
     /// ifindex → device. Written by the agent.
@@ -107,7 +111,7 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
-    /// ICMPv6.
+    /// `ICMPv6`.
     pub const ICMPV6: u8 = 58;
     /// SCTP.
     pub const SCTP: u8 = 132;

@@ -57,5 +57,7 @@ pub struct BackendMeta {
     pub zone: u32,
     /// [`backend_meta_flags`].
     pub flags: u32,
+    /// The Service port that the backend is of: [`Target::service`](super::target::Target::service).
+    pub owner: u32,
 }
-const _: () = assert!(size_of::<BackendMeta>() == 12);
+const _: () = assert!(size_of::<BackendMeta>() == 16);

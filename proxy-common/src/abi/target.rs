@@ -72,12 +72,60 @@ impl TargetWord {
 pub struct Target {
     /// Flipped atomically; all else is written before the first flip.
     pub word: TargetWord,
-    /// Identity of the Service, under which clients have affinity; 0: none.
+    /// Identity of the Service port (Service, port name, protocol, family), the same for its cluster and its local
+    /// list: clients have affinity under it, and its backends name it as their owner. Never 0 while in use.
     pub service: u32,
-    /// `sessionAffinity` timeout in seconds; 0: none.
+    /// `sessionAffinity` timeout in seconds; 0: none. Changed by one aligned 32-bit store.
     pub affinity_seconds: u32,
+    /// Set of source ranges in `SOURCE_RANGES` that clients of load balancer addresses must be in (semantics A3);
+    /// 0: everyone is let in. Changed by one aligned 32-bit store.
+    pub ranges: u32,
+    /// Zero.
+    pub pad: u32,
 }
-const _: () = assert!(size_of::<Target>() == 16);
+const _: () = assert!(size_of::<Target>() == 24);
+
+/// Key of `SOURCE_RANGES`, a longest-prefix trie. The ranges of a set are fixed while a target names it: other ranges
+/// are another set, and a set without ranges has no element and lets nobody in.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct RangeKey {
+    /// Bits that count: 32 of `set`, and those of `addr` (an IPv4 prefix of n bits has 96 + n). Host order.
+    pub prefix_len: u32,
+    /// Number of the set; never 0.
+    pub set: u32,
+    /// Client address, zero after the prefix.
+    pub addr: Addr,
+}
+const _: () = assert!(size_of::<RangeKey>() == 24);
+
+impl RangeKey {
+    /// Bits of `set`, which precede the address in every key.
+    pub const SET_BITS: u32 = 32;
+
+    /// The key that finds a client's address in a set.
+    #[inline(always)]
+    pub const fn of_client(set: u32, addr: Addr) -> Self {
+        Self {
+            prefix_len: Self::SET_BITS + 128,
+            set,
+            addr,
+        }
+    }
+}
 
 /// Value of `SLOTS`.
 #[derive(
@@ -140,8 +188,8 @@ impl BackendWord {
     }
 }
 
-/// Value of `BACKENDS`. All but `word` is fixed while the id is in use; an id is reused with a new generation, and
-/// only after every reader is through.
+/// Value of `BACKENDS`. All but `word` and `weight` is fixed while the id is in use; an id is reused with a new generation, and
+/// only after every reader is through. A free id keeps its last generation in `word`, all else is zero.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -155,7 +203,7 @@ pub struct Backend {
     pub protocol: u8,
     /// [`backend_flags`].
     pub flags: u8,
-    /// Relative weight.
+    /// Relative weight. Changed by one aligned 32-bit store.
     pub weight: u32,
     /// Flipped atomically.
     pub word: BackendWord,
