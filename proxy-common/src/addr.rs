@@ -5,7 +5,7 @@ use core::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The family of an address, and with it of a frontend and its backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +17,7 @@ pub enum Family {
     V6 = 6,
 }
 
-/// An address of 16 bytes in network order; IPv4 as `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2), so that one map key
+/// An address of 16 bytes in network order, kept as four words in memory order (BPF copies words, not bytes); IPv4 as `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2), so that one map key
 /// serves both families.
 #[derive(
     Clone,
@@ -39,18 +39,18 @@ pub struct Addr(pub [u8; 16]);
 
 impl Addr {
     /// `::`
-    pub const UNSPECIFIED_V6: Self = Self([0; 16]);
+    pub const UNSPECIFIED_V6: Self = Self([0; 4]);
     /// `0.0.0.0`, mapped.
     pub const UNSPECIFIED_V4: Self = Self::v4([0; 4]);
     /// `::1`
-    pub const LOOPBACK_V6: Self = Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    pub const LOOPBACK_V6: Self = Self([0, 0, 0, u32::from_ne_bytes([0, 0, 0, 1])]);
+
+    const V4_MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
     /// The mapped form of an IPv4 address.
     #[inline(always)]
-    pub const fn v4(a: [u8; 4]) -> Self {
-        Self([
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3],
-        ])
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        Self([0, 0, Self::V4_MAPPED, u32::from_ne_bytes(octets)])
     }
 
     /// The unspecified address of a family; node ports are keyed by it.
@@ -64,68 +64,77 @@ impl Addr {
 
     /// Whether this is a mapped IPv4 address.
     #[inline(always)]
-    pub fn is_v4(&self) -> bool {
-        let w = self.words();
-        w[0] == 0 && w[1] == 0 && w[2] == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    pub const fn is_v4(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == Self::V4_MAPPED
     }
 
     /// The family of this address.
     #[inline(always)]
-    pub fn family(&self) -> Family {
+    pub const fn family(&self) -> Family {
         if self.is_v4() { Family::V4 } else { Family::V6 }
     }
 
     /// The last four bytes: the IPv4 address, if it is one.
     #[inline(always)]
     pub const fn v4_octets(&self) -> [u8; 4] {
-        let a = &self.0;
-        [a[12], a[13], a[14], a[15]]
+        self.0[3].to_ne_bytes()
     }
 
     /// The address as four words in memory order, for comparing and hashing.
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
-        let a = &self.0;
-        [
-            u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
-            u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
-            u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
-            u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
-        ]
+        self.0
     }
 
     /// The address made of four words in memory order.
     #[inline(always)]
-    pub const fn from_words(w: [u32; 4]) -> Self {
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        Self(words)
+    }
+
+    /// The sixteen bytes in network order.
+    #[inline(always)]
+    pub const fn octets(&self) -> [u8; 16] {
         let (a, b, c, d) = (
-            w[0].to_ne_bytes(),
-            w[1].to_ne_bytes(),
-            w[2].to_ne_bytes(),
-            w[3].to_ne_bytes(),
+            self.0[0].to_ne_bytes(),
+            self.0[1].to_ne_bytes(),
+            self.0[2].to_ne_bytes(),
+            self.0[3].to_ne_bytes(),
         );
-        Self([
+        [
             a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
             d[2], d[3],
+        ]
+    }
+
+    /// The address made of sixteen bytes in network order.
+    #[inline(always)]
+    pub const fn from_octets(o: [u8; 16]) -> Self {
+        Self([
+            u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+            u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+            u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+            u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
         ])
     }
 
-    /// Equality by words: `[u8; 16] == [u8; 16]` would become a call of `memcmp`, which BPF does not have.
+    /// Equality word by word, without the call of `memcmp` that BPF does not have.
     #[inline(always)]
-    pub fn same(&self, other: &Self) -> bool {
-        let (a, b) = (self.words(), other.words());
+    pub const fn same(&self, other: &Self) -> bool {
+        let (a, b) = (&self.0, &other.0);
         a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3]
     }
 
     /// `0.0.0.0` or `::`.
     #[inline(always)]
-    pub fn is_unspecified(&self) -> bool {
+    pub const fn is_unspecified(&self) -> bool {
         self.same(&Self::UNSPECIFIED_V4) || self.same(&Self::UNSPECIFIED_V6)
     }
 
     /// `127.0.0.0/8` or `::1`.
     #[inline(always)]
-    pub fn is_loopback(&self) -> bool {
-        (self.is_v4() && self.0[12] == 127) || self.same(&Self::LOOPBACK_V6)
+    pub const fn is_loopback(&self) -> bool {
+        (self.is_v4() && self.v4_octets()[0] == 127) || self.same(&Self::LOOPBACK_V6)
     }
 
     /// As the standard library's type.
@@ -133,7 +142,7 @@ impl Addr {
         if self.is_v4() {
             IpAddr::V4(Ipv4Addr::from(self.v4_octets()))
         } else {
-            IpAddr::V6(Ipv6Addr::from(self.0))
+            IpAddr::V6(Ipv6Addr::from(self.octets()))
         }
     }
 }
@@ -142,7 +151,7 @@ impl From<IpAddr> for Addr {
     fn from(ip: IpAddr) -> Self {
         match ip {
             IpAddr::V4(v4) => Self::v4(v4.octets()),
-            IpAddr::V6(v6) => Self(v6.octets()),
+            IpAddr::V6(v6) => Self::from_octets(v6.octets()),
         }
     }
 }

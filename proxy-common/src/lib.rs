@@ -8,4 +8,11 @@
 
 pub mod abi;
 pub mod addr;
+pub mod balance;
+pub mod checksum;
+pub mod datapath;
 pub mod hash;
+pub mod packet;
+pub mod parse;
+pub mod socket;
+pub mod tables;

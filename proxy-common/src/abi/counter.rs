@@ -27,7 +27,6 @@ macro_rules! counters {
 }
 
 counters! {
-    Translated = "translated", "A packet of a flow was translated.";
     FlowCreated = "flow_created", "A new flow was given a backend by a packet.";
     FlowConfirmed = "flow_confirmed", "The first reply of a flow was seen.";
     SocketTranslated = "socket_translated", "A socket was connected, or sent, to a backend.";
@@ -42,5 +41,6 @@ counters! {
     DropTooBig = "drop_too_big", "Dropped: the packet is bigger than the path to the backend or client takes.";
     DropRewrite = "drop_rewrite", "Dropped: the packet could not be rewritten.";
     DropStaleBackend = "drop_stale_backend", "Dropped: the backend chosen was gone before it could be used.";
+    DropAnswer = "drop_answer", "Dropped: a refusal could not be built from the packet (IP options or extension headers).";
     FragmentPassed = "fragment_passed", "A fragment to a frontend went on to the kernel untranslated.";
 }

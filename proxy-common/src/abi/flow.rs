@@ -1,8 +1,11 @@
 //! Translated flows: two halves, each of which holds the other's key, inverted.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, network_endian::U16};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, network_endian::U16};
 
-use crate::addr::Addr;
+use crate::{
+    addr::Addr,
+    hash::{finish, mix},
+};
 
 /// A tuple as it is seen in a packet, and the key of `FLOWS`, `NEW_FLOWS` and `SNAT_CLAIMS`.
 #[derive(
@@ -19,7 +22,6 @@ use crate::addr::Addr;
     IntoBytes,
     Immutable,
     KnownLayout,
-    Unaligned,
 )]
 #[repr(C)]
 pub struct FlowKey {
@@ -50,6 +52,41 @@ impl FlowKey {
             protocol: self.protocol,
             pad: [0; 3],
         }
+    }
+
+    /// The two ports and the protocol as words, for hashing.
+    #[inline(always)]
+    const fn tail(&self) -> (u32, u32) {
+        (
+            (self.src_port.get() as u32) << 16 | self.dst_port.get() as u32,
+            self.protocol as u32,
+        )
+    }
+
+    /// 32 bits over the tuple, cheap enough for every packet; tells tuples apart, resists nobody.
+    #[inline(always)]
+    pub const fn fingerprint(&self) -> u32 {
+        let (s, d, (ports, protocol)) = (self.src.words(), self.dst.words(), self.tail());
+        s[0].wrapping_mul(0x9e37_79b1)
+            .wrapping_add(s[1].wrapping_mul(0x85eb_ca77))
+            .wrapping_add(s[2].wrapping_mul(0xc2b2_ae3d))
+            .wrapping_add(s[3].wrapping_mul(0x27d4_eb2f))
+            .wrapping_add(d[0].wrapping_mul(0x1656_67b1))
+            .wrapping_add(d[1].wrapping_mul(0xd3a2_646d))
+            .wrapping_add(d[2].wrapping_mul(0xfd70_46c5))
+            .wrapping_add(d[3].wrapping_mul(0xb55a_4f09))
+            .wrapping_add(ports.wrapping_mul(0x7feb_352d))
+            .wrapping_add(protocol.wrapping_mul(0x846c_a68b))
+    }
+
+    /// Hash under a key that senders do not know, so that they cannot choose their backend.
+    #[inline(always)]
+    pub const fn keyed_hash(&self, key: [u32; 2]) -> u32 {
+        let (s, d, (ports, protocol)) = (self.src.words(), self.dst.words(), self.tail());
+        let mut h = key[0];
+        h = mix(mix(mix(mix(h, s[0]), s[1]), s[2]), s[3]);
+        h = mix(mix(mix(mix(h, d[0]), d[1]), d[2]), d[3]);
+        finish(mix(mix(mix(h, ports), protocol), key[1]))
     }
 }
 
@@ -113,7 +150,8 @@ pub struct FlowValue {
     pub seen: u8,
     /// Zero.
     pub pad: u8,
-    /// Device that the client is behind (its packets came in there).
-    pub ifindex: u32,
+    /// [`FlowKey::fingerprint`] of this half's own key: an element that was evicted and reused while it was read is
+    /// told by it.
+    pub fingerprint: u32,
 }
 const _: () = assert!(size_of::<FlowValue>() == 64);

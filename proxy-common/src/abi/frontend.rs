@@ -1,6 +1,6 @@
 //! What clients connect to.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, network_endian::U16};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, network_endian::U16};
 
 use crate::addr::Addr;
 
@@ -29,7 +29,6 @@ pub enum Scope {
     IntoBytes,
     Immutable,
     KnownLayout,
-    Unaligned,
 )]
 #[repr(C)]
 pub struct FrontendKey {

@@ -1,0 +1,112 @@
+//! Destination → frontend → target → backend: the one lookup that sockets and packets share.
+
+use crate::{
+    abi::{
+        device::node_addr,
+        frontend::{FrontendKey, FrontendKind, FrontendValue, Scope},
+        target::{Backend, BackendState, Slot, TargetState, TargetWord},
+    },
+    addr::Addr,
+    hash,
+    tables::Tables,
+};
+use zerocopy::network_endian::U16;
+
+/// Tries at slots whose backend went away in this moment, before a connection is dropped.
+const MAX_STALE_SLOTS: u32 = 4;
+
+/// The frontend of a destination, and where it leads.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Kind.
+    pub kind: FrontendKind,
+    /// The target's word at this moment.
+    pub word: TargetWord,
+}
+
+/// The frontend that listens on a destination for a scope, if one does (semantics S1, S4).
+#[inline(always)]
+pub fn frontend<T: Tables>(
+    t: &mut T,
+    addr: &Addr,
+    port: U16,
+    protocol: u8,
+    scope: Scope,
+) -> Option<Found> {
+    let key = FrontendKey {
+        addr: *addr,
+        port,
+        protocol,
+        scope: scope as u8,
+    };
+    if let Some(found) = resolve(t, &key) {
+        return Some(found);
+    }
+    if t.node_addr(addr)? & node_addr::NODE_PORT == 0 {
+        return None;
+    }
+    node_port(t, addr, port, protocol, scope)
+}
+
+/// The node port of a destination that is known to be this node.
+#[inline(always)]
+pub fn node_port<T: Tables>(
+    t: &mut T,
+    addr: &Addr,
+    port: U16,
+    protocol: u8,
+    scope: Scope,
+) -> Option<Found> {
+    let key = FrontendKey {
+        addr: Addr::unspecified(addr.family()),
+        port,
+        protocol,
+        scope: scope as u8,
+    };
+    resolve(t, &key)
+}
+
+#[inline(always)]
+fn resolve<T: Tables>(t: &mut T, key: &FrontendKey) -> Option<Found> {
+    let value: FrontendValue = t.frontend(key)?;
+    if !value.belongs_to(key) {
+        return None;
+    }
+    let word = t.target(value.target())?.word;
+    match word.state() {
+        TargetState::Absent => None,
+        _ => Some(Found {
+            kind: value.kind(),
+            word,
+        }),
+    }
+}
+
+/// A backend of a target: the slot that `hash` names, or a following one if that backend went away just now.
+#[inline(always)]
+pub fn select<T: Tables>(t: &mut T, word: TargetWord, hash: u32) -> Option<(Slot, Backend)> {
+    let count = u32::from(word.count());
+    let mut index = hash::below(hash, count);
+    let mut tries = 0;
+    while tries < MAX_STALE_SLOTS {
+        let slot = t.slot(word.offset().wrapping_add(index))?;
+        if let Some(backend) = serving(t, slot) {
+            return Some((slot, backend));
+        }
+        index = if index + 1 < count { index + 1 } else { 0 };
+        tries += 1;
+    }
+    None
+}
+
+/// The backend that an id and generation name, while it serves.
+#[inline(always)]
+pub fn serving<T: Tables>(t: &mut T, slot: Slot) -> Option<Backend> {
+    let backend = t.backend(slot.backend)?;
+    if backend.word.generation() == slot.generation && backend.word.state() == BackendState::Serving
+    {
+        Some(backend)
+    } else {
+        None
+    }
+}

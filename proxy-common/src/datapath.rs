@@ -1,0 +1,163 @@
+//! The packet path, readable from top to bottom: ingress of a pod's device, ingress of an uplink, egress.
+//!
+//! Both translations sit on the device that the client is behind: DNAT at its ingress, the way back at its
+//! egress. Conntrack, masquerading, `rp_filter` and netfilter's policies then see one tuple, client ↔ backend.
+//! What comes in is translated back at ingress only if its source was translated by us.
+
+mod answer;
+mod begin;
+mod claim;
+mod flow;
+mod forward;
+mod rewrite;
+
+use crate::{
+    abi::{
+        counter::Counter,
+        device::LinkType,
+        flow::{Half, flow_flags},
+        frontend::Scope,
+        settings::{MAX_SNAT_RANGES, Settings},
+    },
+    packet::Packet,
+    parse::{Headers, parse},
+    tables::{FlowTable, PacketTables},
+};
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not ours, and unchanged: goes on to whoever comes next.
+    Pass,
+    /// Translated; goes on to the kernel.
+    Continue,
+    /// Translated; leaves by this device, to the neighbour that the kernel finds.
+    Forward {
+        /// ifindex.
+        ifindex: u32,
+    },
+    /// Goes back out of the device that it came in by; MACs are swapped already.
+    Bounce,
+    /// Dropped, counted under this reason.
+    Drop(Counter),
+}
+
+/// Where a packet came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Ingress {
+    /// Device.
+    pub ifindex: u32,
+    /// How its packets begin.
+    pub link: LinkType,
+}
+
+/// A packet that a pod of this node sends.
+#[inline(always)]
+pub fn pod_ingress<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress) -> Verdict {
+    ingress(p, t, at, Scope::Cluster)
+}
+
+/// A packet that comes from elsewhere, by an uplink or overlay.
+#[inline(always)]
+pub fn uplink_ingress<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress) -> Verdict {
+    ingress(p, t, at, Scope::External)
+}
+
+#[inline(always)]
+fn ingress<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, scope: Scope) -> Verdict {
+    let Some(h) = parse(p, at.link) else {
+        return Verdict::Pass;
+    };
+    if h.fragment {
+        return begin::fragment(t, &h, scope);
+    }
+    if let Some(entry) = t.flow(FlowTable::Confirmed, &h.tuple) {
+        match flow::established(t, &h, entry) {
+            flow::Step::Translate(value) => return forward::onward(p, t, at, &h, &value),
+            flow::Step::Pass => return Verdict::Pass,
+            flow::Step::Begin => {}
+        }
+    }
+    let settings = t.settings();
+    if claimed_port(&settings, h.tuple.dst_port.get(), scope)
+        && let Some(value) = flow::snat_reply(t, &h)
+    {
+        return forward::back(p, t, at, &h, &value);
+    }
+    if !h.may_begin() {
+        return Verdict::Pass;
+    }
+    begin::begin(p, t, at, &h, &settings, scope)
+}
+
+/// A packet that leaves by any device: the reply of a flow that came in by it is translated back.
+#[inline(always)]
+pub fn egress<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, link: LinkType) -> Verdict {
+    let Some(h) = parse(p, link) else {
+        return Verdict::Pass;
+    };
+    let Some(value) = flow::reply(t, &h) else {
+        return Verdict::Pass;
+    };
+    if value.half != Half::Reverse as u8 || value.flags & flow_flags::SNAT != 0 {
+        return Verdict::Pass;
+    }
+    match rewrite::rewrite(p, &h, &value.out, false) {
+        Some(()) => Verdict::Continue,
+        None => drop(t, Counter::DropRewrite),
+    }
+}
+
+/// Whether a reply to a translated source could have this destination port. Hairpin flows, the only ones whose
+/// replies come in from pods, take their ports from the last range alone, so that pods' other traffic is not
+/// looked up.
+#[inline(always)]
+fn claimed_port(settings: &Settings, port: u16, scope: Scope) -> bool {
+    let ranges = &settings.snat_ports;
+    let hairpin = claim::hairpin_range(settings);
+    let mut i = 0;
+    while i < MAX_SNAT_RANGES {
+        let r = ranges[i];
+        if (scope as u8 == Scope::External as u8 || i == hairpin)
+            && port >= r.first
+            && port <= r.last
+        {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+#[inline(always)]
+fn drop<T: PacketTables>(t: &mut T, reason: Counter) -> Verdict {
+    t.count(reason);
+    Verdict::Drop(reason)
+}
+
+/// The time that has passed between two readings of the clock, in its ticks.
+#[inline(always)]
+const fn since(now: u32, then: u32) -> u32 {
+    now.wrapping_sub(then)
+}
+
+/// TCP flags as flow tables keep them.
+#[inline(always)]
+const fn seen_flags(h: &Headers) -> u8 {
+    use crate::{abi::flow::seen, parse::tcp_flags};
+    let f = h.tcp_flags;
+    let mut s = 0;
+    if f & tcp_flags::SYN != 0 {
+        s |= seen::SYN;
+    }
+    if f & tcp_flags::FIN != 0 {
+        s |= seen::FIN;
+    }
+    if f & tcp_flags::RST != 0 {
+        s |= seen::RST;
+    }
+    if s == 0 {
+        s = seen::DATA;
+    }
+    s
+}

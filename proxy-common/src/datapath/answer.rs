@@ -1,0 +1,191 @@
+//! Refusing: TCP RST (RFC 9293 §3.5.2), ICMP port unreachable (RFC 792), `ICMPv6` port unreachable (RFC 4443 §3.1).
+
+use super::{Ingress, Verdict, drop, forward::swap_macs};
+use crate::{
+    abi::{counter::Counter, protocol},
+    addr::Family,
+    checksum::Sum,
+    packet::Packet,
+    parse::{Headers, tcp_flags},
+    tables::PacketTables,
+};
+
+const TTL: u8 = 64;
+const IPV4: usize = 20;
+const IPV6: usize = 40;
+/// Bytes of the transport header that an ICMP error quotes.
+const QUOTED: usize = 8;
+const ICMP_LEN: usize = 8;
+
+/// Answers a packet to a frontend without endpoints (semantics B5) and sends the answer back.
+#[inline(always)]
+pub(super) fn refuse<P: Packet, T: PacketTables>(
+    p: &mut P,
+    t: &mut T,
+    at: Ingress,
+    h: &Headers,
+) -> Verdict {
+    let plain = usize::from(h.l4 - h.l3)
+        == if matches!(h.family, Family::V4) {
+            IPV4
+        } else {
+            IPV6
+        };
+    // An answer to a multicast or broadcast source would be wrong (RFC 1122 §3.2.2), and none can come from there.
+    let built = if !plain {
+        None
+    } else if h.tuple.protocol == protocol::TCP {
+        reset(p, h)
+    } else {
+        match h.family {
+            Family::V4 => unreachable_v4(p, h),
+            Family::V6 => unreachable_v6(p, h),
+        }
+    };
+    if built.is_none() {
+        return drop(t, Counter::DropAnswer);
+    }
+    swap_macs(p, at.link);
+    t.count(Counter::RejectedNoEndpoint);
+    Verdict::Bounce
+}
+
+/// The pseudo-header's sum without the length's high half, which is always zero here.
+#[inline(always)]
+fn pseudo_header(h: &Headers, protocol: u8, len: u16) -> Sum {
+    let (s, d) = (h.tuple.src.words(), h.tuple.dst.words());
+    let sum = Sum::default()
+        .add(s[3])
+        .add(d[3])
+        .add16(u16::from(protocol).to_be())
+        .add16(len.to_be());
+    match h.family {
+        Family::V4 => sum,
+        Family::V6 => sum
+            .add(s[0])
+            .add(s[1])
+            .add(s[2])
+            .add(d[0])
+            .add(d[1])
+            .add(d[2]),
+    }
+}
+
+/// Rewrites the IP header for the way back.
+#[inline(always)]
+fn ip_header<P: Packet>(p: &mut P, h: &Headers, protocol: u8, payload: u16) -> Option<()> {
+    let l3 = usize::from(h.l3);
+    match h.family {
+        Family::V4 => {
+            let w = p.window::<IPV4>(l3)?;
+            let len = (payload + IPV4 as u16).to_be_bytes();
+            let (s, d) = (h.tuple.dst.v4_octets(), h.tuple.src.v4_octets());
+            *w = [
+                0x45, 0, len[0], len[1], 0, 0, 0x40, 0, TTL, protocol, 0, 0, s[0], s[1], s[2],
+                s[3], d[0], d[1], d[2], d[3],
+            ];
+            let sum = (!Sum::default().bytes(w).fold()).to_ne_bytes();
+            (w[10], w[11]) = (sum[0], sum[1]);
+        }
+        Family::V6 => {
+            let len = payload.to_be_bytes();
+            let w = p.window::<8>(l3)?;
+            *w = [0x60, 0, 0, 0, len[0], len[1], protocol, TTL];
+            *p.window::<16>(l3 + 8)? = h.tuple.dst.octets();
+            *p.window::<16>(l3 + 24)? = h.tuple.src.octets();
+        }
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn reset<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
+    const LEN: usize = 20;
+    let l4 = usize::from(h.l4);
+    let pending = p.checksum_pending(l4 + 16);
+    let w = p.window::<LEN>(l4)?;
+    let seq = u32::from_be_bytes([w[4], w[5], w[6], w[7]]);
+    p.resize((l4 + LEN) as u32)?;
+    ip_header(p, h, protocol::TCP, LEN as u16)?;
+    let ack = seq.wrapping_add(1).to_be_bytes();
+    let (s, d) = (h.tuple.dst_port.to_bytes(), h.tuple.src_port.to_bytes());
+    let w = p.window::<LEN>(l4)?;
+    *w = [
+        s[0],
+        s[1],
+        d[0],
+        d[1],
+        0,
+        0,
+        0,
+        0,
+        ack[0],
+        ack[1],
+        ack[2],
+        ack[3],
+        5 << 4,
+        tcp_flags::RST | tcp_flags::ACK,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ];
+    let pseudo = pseudo_header(h, protocol::TCP, LEN as u16);
+    // The sender's device sums up the segment itself where that is still pending.
+    let field = if pending {
+        pseudo.fold()
+    } else {
+        !pseudo.bytes(w).fold()
+    }
+    .to_ne_bytes();
+    (w[16], w[17]) = (field[0], field[1]);
+    Some(())
+}
+
+#[inline(always)]
+fn unreachable_v4<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
+    const LEN: usize = ICMP_LEN + IPV4 + QUOTED;
+    let (l3, l4) = (usize::from(h.l3), usize::from(h.l4));
+    let quoted_ip = *p.window::<IPV4>(l3)?;
+    let quoted = *p.window::<QUOTED>(l4)?;
+    p.resize((l4 + LEN) as u32)?;
+    ip_header(p, h, protocol::ICMP, LEN as u16)?;
+    *p.window::<IPV4>(l4 + ICMP_LEN)? = quoted_ip;
+    *p.window::<QUOTED>(l4 + ICMP_LEN + IPV4)? = quoted;
+    let sum = Sum::default()
+        .add16(u16::from_ne_bytes([3, 3]))
+        .bytes(&quoted_ip)
+        .bytes(&quoted);
+    let field = (!sum.fold()).to_ne_bytes();
+    // A checksum still pending from the datagram is written into the last two bytes here, which are unused: since
+    // the message sums up to zero, what is written does not change that.
+    *p.window::<ICMP_LEN>(l4)? = [3, 3, field[0], field[1], 0, 0, 0, 0];
+    Some(())
+}
+
+#[inline(always)]
+fn unreachable_v6<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
+    const LEN: usize = ICMP_LEN + IPV6 + QUOTED;
+    let (l3, l4) = (usize::from(h.l3), usize::from(h.l4));
+    let pending = p.checksum_pending(l4 + 6);
+    let quoted_ip = *p.window::<IPV6>(l3)?;
+    let quoted = *p.window::<QUOTED>(l4)?;
+    p.resize((l4 + LEN) as u32)?;
+    ip_header(p, h, protocol::ICMPV6, LEN as u16)?;
+    *p.window::<IPV6>(l4 + ICMP_LEN)? = quoted_ip;
+    *p.window::<QUOTED>(l4 + ICMP_LEN + IPV6)? = quoted;
+    let pseudo = pseudo_header(h, protocol::ICMPV6, LEN as u16);
+    let sum = pseudo
+        .add16(u16::from_ne_bytes([1, 4]))
+        .bytes(&quoted_ip)
+        .bytes(&quoted);
+    let field = (!sum.fold()).to_ne_bytes();
+    // Where a checksum is still pending from the datagram, the device replaces the last two bytes (unused here) by
+    // the complement of the sum over the message and these bytes: with the pseudo-header's sum in them, what comes
+    // out sums up right, pseudo-header included.
+    let unused = if pending { pseudo.fold() } else { 0 }.to_ne_bytes();
+    *p.window::<ICMP_LEN>(l4)? = [1, 4, field[0], field[1], 0, 0, unused[0], unused[1]];
+    Some(())
+}

@@ -1,0 +1,95 @@
+//! One tuple → another: addresses, ports, checksums, hop limit.
+
+use crate::{
+    abi::{flow::FlowKey, protocol},
+    addr::Family,
+    checksum::{Sum, update},
+    packet::{ChecksumChange, Packet},
+    parse::Headers,
+};
+
+/// Makes the packet carry the tuple `out`; with `hop`, its hop limit is one less. Nothing is returned, and nothing
+/// was changed, if a part of the packet could not be reached.
+#[inline(always)]
+pub(super) fn rewrite<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey, hop: bool) -> Option<()> {
+    let (l3, l4) = (usize::from(h.l3), usize::from(h.l4));
+    p.window::<8>(l4)?;
+    p.l4_checksum(h.checksum_offset(), change(h, out))?;
+    match h.family {
+        Family::V4 => ipv4(p, l3, h, out, hop)?,
+        Family::V6 => ipv6(p, l3, h, out, hop)?,
+    }
+    let ports = p.window::<4>(l4)?;
+    let (s, d) = (out.src_port.to_bytes(), out.dst_port.to_bytes());
+    *ports = [s[0], s[1], d[0], d[1]];
+    Some(())
+}
+
+#[inline(always)]
+fn change(h: &Headers, out: &FlowKey) -> ChecksumChange {
+    let v6 = matches!(h.family, Family::V6);
+    let pseudo = addresses(Sum::default(), h, out);
+    let port =
+        |sum: Sum, old: zerocopy::network_endian::U16, new: zerocopy::network_endian::U16| {
+            sum.replace16(
+                u16::from_ne_bytes(old.to_bytes()),
+                u16::from_ne_bytes(new.to_bytes()),
+            )
+        };
+    let data = port(
+        port(Sum::default(), h.tuple.src_port, out.src_port),
+        h.tuple.dst_port,
+        out.dst_port,
+    );
+    ChecksumChange {
+        pseudo,
+        data,
+        zero_means_none: h.tuple.protocol == protocol::UDP,
+        v6,
+    }
+}
+
+/// The change of the addresses, which the IPv4 header and the pseudo-headers both cover.
+#[inline(always)]
+fn addresses(sum: Sum, h: &Headers, out: &FlowKey) -> Sum {
+    let (os, ns) = (h.tuple.src.words(), out.src.words());
+    let (od, nd) = (h.tuple.dst.words(), out.dst.words());
+    let sum = sum.replace(os[3], ns[3]).replace(od[3], nd[3]);
+    match h.family {
+        Family::V4 => sum,
+        Family::V6 => sum
+            .replace(os[0], ns[0])
+            .replace(os[1], ns[1])
+            .replace(os[2], ns[2])
+            .replace(od[0], nd[0])
+            .replace(od[1], nd[1])
+            .replace(od[2], nd[2]),
+    }
+}
+
+#[inline(always)]
+fn ipv4<P: Packet>(p: &mut P, l3: usize, h: &Headers, out: &FlowKey, hop: bool) -> Option<()> {
+    let w = p.window::<20>(l3)?;
+    let mut sum = addresses(Sum::default(), h, out);
+    if hop {
+        let old = u16::from_ne_bytes([w[8], w[9]]);
+        w[8] = w[8].wrapping_sub(1);
+        sum = sum.replace16(old, u16::from_ne_bytes([w[8], w[9]]));
+    }
+    let field = update(u16::from_ne_bytes([w[10], w[11]]), sum).to_ne_bytes();
+    let (s, d) = (out.src.v4_octets(), out.dst.v4_octets());
+    (w[10], w[11]) = (field[0], field[1]);
+    (w[12], w[13], w[14], w[15]) = (s[0], s[1], s[2], s[3]);
+    (w[16], w[17], w[18], w[19]) = (d[0], d[1], d[2], d[3]);
+    Some(())
+}
+
+#[inline(always)]
+fn ipv6<P: Packet>(p: &mut P, l3: usize, h: &Headers, out: &FlowKey, hop: bool) -> Option<()> {
+    p.store(l3 + 8, &out.src.octets())?;
+    p.store(l3 + 24, &out.dst.octets())?;
+    if hop {
+        p.store(l3 + 7, &[h.ttl.wrapping_sub(1)])?;
+    }
+    Some(())
+}

@@ -1,0 +1,53 @@
+//! A packet, as the datapath may touch it.
+
+use crate::checksum::Sum;
+
+/// How a change reaches a transport checksum.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ChecksumChange {
+    /// Change of the pseudo-header: addresses, length, protocol.
+    pub pseudo: Sum,
+    /// Change of what the checksum covers beside: ports, header fields, payload.
+    pub data: Sum,
+    /// UDP over IPv4: a field of zero means "no checksum" and stays, a result of zero is written as `0xffff`
+    /// (RFC 768).
+    pub zero_means_none: bool,
+    /// The pseudo-header is an IPv6 one.
+    pub v6: bool,
+}
+
+/// A packet in a buffer: XDP frame, skb, or bytes on the host.
+///
+/// Offsets are in bytes from the start of the packet (Ethernet or IP header). Everything that can fail is tried
+/// before the first write: a verdict of "pass" must leave the packet as it came.
+pub trait Packet {
+    /// `N` bytes at `off`, or nothing if the packet ends before. Take one for each header and use constant
+    /// indices inside: the verifier then sees one bounds check.
+    fn window<const N: usize>(&mut self, off: usize) -> Option<&mut [u8; N]>;
+
+    /// Length in bytes.
+    fn len(&self) -> u32;
+
+    /// Whether it has no bytes at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Overwrites `N` bytes whose change no header checksum cancels (an IPv6 address, a hop limit), so that a sum
+    /// over the whole packet, where the kernel keeps one, stays right.
+    fn store<const N: usize>(&mut self, off: usize, bytes: &[u8; N]) -> Option<()>;
+
+    /// Updates the transport checksum field at `off`. Must come before the change itself is written.
+    fn l4_checksum(&mut self, off: usize, change: ChecksumChange) -> Option<()>;
+
+    /// Whether the transport checksum at `off` is left to the sender's device: the field then holds the
+    /// pseudo-header's sum, not complemented (`CHECKSUM_PARTIAL`).
+    fn checksum_pending(&mut self, off: usize) -> bool;
+
+    /// Cuts or extends the packet at its tail. What is new is zero.
+    fn resize(&mut self, len: u32) -> Option<()>;
+
+    /// Bytes of the biggest piece that will leave, from the IP header on: the length, or a segment of an
+    /// offloaded one.
+    fn wire_len(&self, l3: usize) -> u32;
+}

@@ -1,0 +1,226 @@
+//! Bytes → headers.
+
+use zerocopy::network_endian::U16;
+
+use crate::{
+    abi::{device::LinkType, flow::FlowKey, protocol},
+    addr::{Addr, Family},
+    packet::Packet,
+};
+
+/// Bits of [`Headers::tcp_flags`], as in the TCP header (RFC 9293 §3.1).
+pub mod tcp_flags {
+    /// FIN.
+    pub const FIN: u8 = 0x01;
+    /// SYN.
+    pub const SYN: u8 = 0x02;
+    /// RST.
+    pub const RST: u8 = 0x04;
+    /// ACK.
+    pub const ACK: u8 = 0x10;
+}
+
+/// Where the headers of a packet are and what they say.
+#[derive(Clone, Copy, Debug)]
+pub struct Headers {
+    /// Addresses, ports, protocol.
+    pub tuple: FlowKey,
+    /// Offset of the IP header.
+    pub l3: u16,
+    /// Offset of the transport header.
+    pub l4: u16,
+    /// Family.
+    pub family: Family,
+    /// TCP flags; zero for other protocols.
+    pub tcp_flags: u8,
+    /// Hop limit.
+    pub ttl: u8,
+    /// A first fragment: others follow that have no ports.
+    pub fragment: bool,
+}
+
+impl Headers {
+    /// A SYN without ACK, or any datagram: what may begin a flow.
+    #[inline(always)]
+    pub const fn may_begin(&self) -> bool {
+        self.tuple.protocol != protocol::TCP || self.is_syn()
+    }
+
+    /// A TCP segment with SYN and without ACK.
+    #[inline(always)]
+    pub const fn is_syn(&self) -> bool {
+        self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
+    }
+
+    /// Offset of the transport checksum.
+    #[inline(always)]
+    pub const fn checksum_offset(&self) -> usize {
+        self.l4 as usize
+            + if self.tuple.protocol == protocol::TCP {
+                16
+            } else {
+                6
+            }
+    }
+}
+
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
+const ETH_P_8021Q: u16 = 0x8100;
+const ETH_P_8021AD: u16 = 0x88a8;
+
+/// Extension headers that are skipped in one packet; a packet with more is not ours.
+const MAX_EXTENSIONS: usize = 4;
+
+/// The headers of a TCP or UDP packet, or nothing: any other packet is not ours, whatever its form.
+///
+/// A frame with a VLAN id belongs to the VLAN's own device, which sees it without the tag; a priority tag (id 0)
+/// is skipped.
+#[inline(always)]
+pub fn parse<P: Packet>(p: &mut P, link: LinkType) -> Option<Headers> {
+    let (l3, family) = match link {
+        LinkType::Ethernet => ethernet(p)?,
+        LinkType::RawIp => (0, version(p)?),
+    };
+    match family {
+        Family::V4 => ipv4(p, l3),
+        Family::V6 => ipv6(p, l3),
+    }
+}
+
+#[inline(always)]
+fn version<P: Packet>(p: &mut P) -> Option<Family> {
+    match p.window::<1>(0)?[0] >> 4 {
+        4 => Some(Family::V4),
+        6 => Some(Family::V6),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn ethernet<P: Packet>(p: &mut P) -> Option<(usize, Family)> {
+    let w = p.window::<14>(0)?;
+    let (mut ethertype, mut l3) = (u16::from_be_bytes([w[12], w[13]]), 14);
+    if ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD {
+        let tag = p.window::<4>(14)?;
+        if u16::from_be_bytes([tag[0], tag[1]]) & 0x0fff != 0 {
+            return None;
+        }
+        (ethertype, l3) = (u16::from_be_bytes([tag[2], tag[3]]), 18);
+    }
+    match ethertype {
+        ETH_P_IP => Some((l3, Family::V4)),
+        ETH_P_IPV6 => Some((l3, Family::V6)),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn ipv4<P: Packet>(p: &mut P, l3: usize) -> Option<Headers> {
+    let room = p.len().checked_sub(l3 as u32)?;
+    let w = p.window::<20>(l3)?;
+    let ihl = usize::from(w[0] & 0x0f) * 4;
+    let total = u32::from(u16::from_be_bytes([w[2], w[3]]));
+    let fragment = u16::from_be_bytes([w[6], w[7]]);
+    // A total length of zero is that of a big TCP packet (GSO beyond 64 KiB).
+    if w[0] >> 4 != 4 || ihl < 20 || total > room || fragment & 0x1fff != 0 {
+        return None;
+    }
+    let tuple = FlowKey {
+        src: Addr::v4([w[12], w[13], w[14], w[15]]),
+        dst: Addr::v4([w[16], w[17], w[18], w[19]]),
+        protocol: w[9],
+        ..FlowKey::default()
+    };
+    let headers = Headers {
+        tuple,
+        l3: l3 as u16,
+        l4: (l3 + ihl) as u16,
+        family: Family::V4,
+        tcp_flags: 0,
+        ttl: w[8],
+        fragment: fragment & 0x2000 != 0,
+    };
+    transport(p, headers)
+}
+
+#[inline(always)]
+fn ipv6<P: Packet>(p: &mut P, l3: usize) -> Option<Headers> {
+    let room = p.len().checked_sub(l3 as u32)?;
+    let w = p.window::<40>(l3)?;
+    let payload = u32::from(u16::from_be_bytes([w[4], w[5]]));
+    if w[0] >> 4 != 6 || payload + 40 > room {
+        return None;
+    }
+    let tuple = FlowKey {
+        src: Addr::from_octets([
+            w[8], w[9], w[10], w[11], w[12], w[13], w[14], w[15], w[16], w[17], w[18], w[19],
+            w[20], w[21], w[22], w[23],
+        ]),
+        dst: Addr::from_octets([
+            w[24], w[25], w[26], w[27], w[28], w[29], w[30], w[31], w[32], w[33], w[34], w[35],
+            w[36], w[37], w[38], w[39],
+        ]),
+        ..FlowKey::default()
+    };
+    let (mut next, ttl) = (w[6], w[7]);
+    // A mapped address on the wire is nobody's (RFC 4291 §2.5.5.2), and must not be taken for an IPv4 flow.
+    if tuple.src.is_v4() || tuple.dst.is_v4() {
+        return None;
+    }
+    let (mut l4, mut fragment, mut i) = (l3 + 40, false, 0);
+    while i < MAX_EXTENSIONS {
+        match next {
+            // Hop-by-hop, routing, destination options (RFC 8200 §4).
+            0 | 43 | 60 => {
+                let e = p.window::<8>(l4)?;
+                next = e[0];
+                l4 += (usize::from(e[1]) + 1) * 8;
+            }
+            44 => {
+                let e = p.window::<8>(l4)?;
+                let field = u16::from_be_bytes([e[2], e[3]]);
+                if field & 0xfff8 != 0 {
+                    return None;
+                }
+                fragment |= field & 1 != 0;
+                next = e[0];
+                l4 += 8;
+            }
+            _ => break,
+        }
+        i += 1;
+    }
+    let headers = Headers {
+        tuple: FlowKey {
+            protocol: next,
+            ..tuple
+        },
+        l3: l3 as u16,
+        l4: l4 as u16,
+        family: Family::V6,
+        tcp_flags: 0,
+        ttl,
+        fragment,
+    };
+    transport(p, headers)
+}
+
+#[inline(always)]
+fn transport<P: Packet>(p: &mut P, mut h: Headers) -> Option<Headers> {
+    match h.tuple.protocol {
+        protocol::TCP => {
+            let w = p.window::<20>(usize::from(h.l4))?;
+            h.tuple.src_port = U16::from_bytes([w[0], w[1]]);
+            h.tuple.dst_port = U16::from_bytes([w[2], w[3]]);
+            h.tcp_flags = w[13];
+        }
+        protocol::UDP => {
+            let w = p.window::<8>(usize::from(h.l4))?;
+            h.tuple.src_port = U16::from_bytes([w[0], w[1]]);
+            h.tuple.dst_port = U16::from_bytes([w[2], w[3]]);
+        }
+        _ => return None,
+    }
+    Some(h)
+}

@@ -1,0 +1,208 @@
+//! The socket hooks: a socket that connects or sends to a frontend goes straight to a backend.
+
+use zerocopy::network_endian::U16;
+
+use crate::{
+    abi::{
+        counter::Counter,
+        frontend::{FrontendKind, Scope},
+        protocol,
+        settings::settings_flags,
+        socket::{SocketBackend, SocketFrontend, SocketKey},
+        target::{Slot, TargetState},
+    },
+    addr::Addr,
+    balance::{self, Found},
+    tables::{SocketTables, Tables},
+};
+
+/// Seconds after which an idle unconnected UDP socket forgets its backend, as conntrack would (semantics L6).
+pub const UDP_IDLE_SECONDS: u32 = 120;
+
+/// A socket, and the address that its caller named.
+#[derive(Clone, Copy, Debug)]
+pub struct Socket {
+    /// Cookie.
+    pub cookie: u64,
+    /// Cookie of its network namespace.
+    pub netns: u64,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Destination (or, where something is reported back, the peer's) address; IPv4 mapped.
+    pub addr: Addr,
+    /// Port.
+    pub port: U16,
+}
+
+/// What to do with the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Leave it alone.
+    Untouched,
+    /// Use this address instead.
+    Use {
+        /// Address.
+        addr: Addr,
+        /// Port.
+        port: U16,
+    },
+    /// ECONNREFUSED: no endpoint anywhere (semantics B5).
+    Refuse,
+    /// What would be dropped as a packet: the caller gets at once the error that it would wait for.
+    TimeOut,
+}
+
+impl Socket {
+    #[inline(always)]
+    fn key(&self, addr: &Addr, port: U16) -> SocketKey {
+        SocketKey {
+            cookie: self.cookie,
+            addr: *addr,
+            port,
+            protocol: self.protocol,
+            pad: [0; 5],
+        }
+    }
+}
+
+/// `connect`.
+#[inline(always)]
+pub fn connect<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
+    let Some(found) = frontend(t, s) else {
+        return Decision::Untouched;
+    };
+    if let Some(refusal) = refusal(t, &found) {
+        return refusal;
+    }
+    let random = t.random();
+    match balance::select(t, found.word, random) {
+        Some((_, backend)) => translated(t, s, &backend.addr, backend.port),
+        None => Decision::Untouched,
+    }
+}
+
+/// `sendto` and `sendmsg` with an address, of UDP: the socket keeps its backend for a frontend while that serves
+/// and is used (semantics L6).
+#[inline(always)]
+pub fn send<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
+    let Some(found) = frontend(t, s) else {
+        return Decision::Untouched;
+    };
+    if let Some(refusal) = refusal(t, &found) {
+        return refusal;
+    }
+    let key = s.key(&s.addr, s.port);
+    let (now, hz) = (t.now(), t.settings().hz);
+    let kept = t.socket_backend(&key).and_then(|kept| {
+        let slot = Slot {
+            backend: kept.backend,
+            generation: kept.generation,
+        };
+        let idle = now.wrapping_sub(kept.last_used);
+        let backend = balance::serving(t, slot)?;
+        if idle > UDP_IDLE_SECONDS * hz {
+            return None;
+        }
+        Some((slot, backend, idle > hz))
+    });
+    let (slot, backend, write) = if let Some(kept) = kept {
+        kept
+    } else {
+        let random = t.random();
+        match balance::select(t, found.word, random) {
+            Some((slot, backend)) => (slot, backend, true),
+            None => return Decision::Untouched,
+        }
+    };
+    if write {
+        t.put_socket_backend(
+            &key,
+            &SocketBackend {
+                backend: slot.backend,
+                generation: slot.generation,
+                last_used: now,
+                pad: 0,
+            },
+        );
+    }
+    translated(t, s, &backend.addr, backend.port)
+}
+
+/// `recvmsg` and `getpeername`: what comes from a backend is reported as coming from the frontend.
+#[inline(always)]
+pub fn report<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
+    match t.socket_frontend(&s.key(&s.addr, s.port)) {
+        Some(frontend) => Decision::Use {
+            addr: frontend.addr,
+            port: frontend.port,
+        },
+        None => Decision::Untouched,
+    }
+}
+
+/// The socket is closed: its peer is forgotten.
+#[inline(always)]
+pub fn release<T: SocketTables>(t: &mut T, s: &Socket) {
+    t.remove_socket_frontend(&s.key(&s.addr, s.port));
+}
+
+/// The frontend that a socket names: node ports on the node's loopback too, for the node's own processes
+/// (semantics S4); the node's own processes are not taken off the node's own addresses (semantics S7).
+#[inline(always)]
+fn frontend<T: SocketTables>(t: &mut T, s: &Socket) -> Option<Found> {
+    let settings = t.settings();
+    let host = settings.host_netns_cookie != 0 && settings.host_netns_cookie == s.netns;
+    if !host && settings.flags & pods(s.protocol) == 0 {
+        return None;
+    }
+    if s.addr.is_unspecified() || s.addr.is_loopback() {
+        return if host {
+            balance::node_port(t, &s.addr, s.port, s.protocol, Scope::Cluster)
+        } else {
+            None
+        };
+    }
+    let found = balance::frontend(t, &s.addr, s.port, s.protocol, Scope::Cluster)?;
+    if host && found.kind == FrontendKind::ExternalIp && t.node_addr(&s.addr).is_some() {
+        return None;
+    }
+    Some(found)
+}
+
+const fn pods(protocol: u8) -> u32 {
+    match protocol {
+        protocol::TCP => settings_flags::SOCKETS_PODS_TCP,
+        protocol::UDP => settings_flags::SOCKETS_PODS_UDP,
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn refusal<T: Tables>(t: &mut T, found: &Found) -> Option<Decision> {
+    match found.word.state() {
+        TargetState::Reject => {
+            t.count(Counter::RefusedNoEndpoint);
+            Some(Decision::Refuse)
+        }
+        TargetState::Drop => {
+            t.count(Counter::DropNoLocalEndpoint);
+            Some(Decision::TimeOut)
+        }
+        TargetState::Serve | TargetState::Absent => None,
+    }
+}
+
+#[inline(always)]
+fn translated<T: SocketTables>(t: &mut T, s: &Socket, addr: &Addr, port: U16) -> Decision {
+    let key = s.key(addr, port);
+    let frontend = SocketFrontend {
+        addr: s.addr,
+        port: s.port,
+        pad: [0; 6],
+    };
+    if t.socket_frontend(&key) != Some(frontend) {
+        t.put_socket_frontend(&key, &frontend);
+    }
+    t.count(Counter::SocketTranslated);
+    Decision::Use { addr: *addr, port }
+}

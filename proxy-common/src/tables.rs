@@ -1,0 +1,133 @@
+//! What the datapath asks of the world: maps, time, chance, routes. The kernel and the host each have one
+//! implementation, and the host's is deterministic.
+
+use crate::{
+    abi::{
+        counter::Counter,
+        device::Device,
+        flow::{FlowKey, FlowValue},
+        frontend::{FrontendKey, FrontendValue},
+        settings::Settings,
+        socket::{SocketBackend, SocketFrontend, SocketKey},
+        target::{Backend, Slot, Target},
+    },
+    addr::Addr,
+};
+
+/// What every hook needs: finding a frontend and a backend for it.
+pub trait Tables {
+    /// Jiffies, low 32 bits.
+    fn now(&mut self) -> u32;
+    /// The agent's settings; all zero before it has written any.
+    fn settings(&mut self) -> Settings;
+    /// Looks up `FRONTENDS`.
+    fn frontend(&mut self, key: &FrontendKey) -> Option<FrontendValue>;
+    /// Looks up `TARGETS`.
+    fn target(&mut self, id: u32) -> Option<Target>;
+    /// Looks up `SLOTS`.
+    fn slot(&mut self, index: u32) -> Option<Slot>;
+    /// Looks up `BACKENDS`.
+    fn backend(&mut self, id: u32) -> Option<Backend>;
+    /// Looks up `NODE_ADDRS`: flags of an address of this node.
+    fn node_addr(&mut self, addr: &Addr) -> Option<u32>;
+    /// Adds one to a counter.
+    fn count(&mut self, counter: Counter);
+}
+
+/// One of the three flow tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FlowTable {
+    /// `FLOWS`.
+    Confirmed,
+    /// `NEW_FLOWS`.
+    New,
+    /// `SNAT_CLAIMS`.
+    Claims,
+}
+
+/// An element of a flow table. Others may write it at the same time.
+pub trait FlowRef: Copy {
+    /// A copy, if the element still is that of `key`.
+    fn load(&self, key: &FlowKey) -> Option<FlowValue>;
+    /// Notes a packet: the time, and TCP flags (`abi::flow::seen`) not seen before.
+    fn touch(&self, now: u32, seen: u8);
+    /// Sets flags (`abi::flow::flow_flags`).
+    fn set_flags(&self, flags: u8);
+}
+
+/// What came of an insertion that must not replace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insert {
+    /// Inserted.
+    Done,
+    /// The key is there already.
+    Exists,
+    /// The table is full.
+    Full,
+}
+
+/// A question to the routing table, as for a packet that is forwarded.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteQuery<'a> {
+    /// Source address.
+    pub src: &'a Addr,
+    /// Destination address.
+    pub dst: &'a Addr,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Device that the packet came in by.
+    pub ifindex: u32,
+}
+
+/// What the routing table says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Out of a device, to a neighbour whose MAC is known.
+    Neighbour {
+        /// Device.
+        ifindex: u32,
+        /// The neighbour's MAC.
+        mac: [u8; 6],
+    },
+    /// Out of a device, to a neighbour that is not resolved (or the device needs none).
+    Device {
+        /// Device.
+        ifindex: u32,
+    },
+    /// Nowhere.
+    None,
+}
+
+/// What the packet hooks need beside.
+pub trait PacketTables: Tables {
+    /// A flow table's element.
+    type Flow: FlowRef;
+    /// Looks up `DEVICES`.
+    fn device(&mut self, ifindex: u32) -> Option<Device>;
+    /// Looks up a flow table.
+    fn flow(&mut self, table: FlowTable, key: &FlowKey) -> Option<Self::Flow>;
+    /// Inserts into a flow table what is not there.
+    fn insert_flow(&mut self, table: FlowTable, key: &FlowKey, value: &FlowValue) -> Insert;
+    /// Removes from a flow table; says whether it was there (only one of several removers hears yes).
+    fn remove_flow(&mut self, table: FlowTable, key: &FlowKey) -> bool;
+    /// Asks the routing table.
+    fn route(&mut self, query: RouteQuery<'_>) -> Route;
+    /// Whether a local socket would take the packet.
+    fn listens(&mut self, tuple: &FlowKey) -> bool;
+}
+
+/// What the socket hooks need beside.
+pub trait SocketTables: Tables {
+    /// A random number.
+    fn random(&mut self) -> u32;
+    /// Looks up `SOCKET_BACKENDS`.
+    fn socket_backend(&mut self, key: &SocketKey) -> Option<SocketBackend>;
+    /// Writes `SOCKET_BACKENDS`.
+    fn put_socket_backend(&mut self, key: &SocketKey, value: &SocketBackend);
+    /// Looks up `SOCKET_FRONTENDS`.
+    fn socket_frontend(&mut self, key: &SocketKey) -> Option<SocketFrontend>;
+    /// Writes `SOCKET_FRONTENDS`.
+    fn put_socket_frontend(&mut self, key: &SocketKey, value: &SocketFrontend);
+    /// Removes from `SOCKET_FRONTENDS`.
+    fn remove_socket_frontend(&mut self, key: &SocketKey);
+}
