@@ -32,10 +32,9 @@ pub enum Family {
     IntoBytes,
     Immutable,
     KnownLayout,
-    Unaligned,
 )]
 #[repr(transparent)]
-pub struct Addr(pub [u8; 16]);
+pub struct Addr([u32; 4]);
 
 impl Addr {
     /// `::`
