@@ -1,0 +1,84 @@
+//! Running other programs.
+
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use crate::error::{LabError, Result};
+
+/// What a command wrote to stdout; an error if it did not end well.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| failed(command, &error.to_string()))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(failed(
+        command,
+        &format!("ended with {}: {}", output.status, said.trim()),
+    ))
+}
+
+/// A program with arguments, the first word being the program.
+pub(crate) fn words<I, S>(words: I) -> Result<Command>
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    let mut words = words.into_iter();
+    let program = words
+        .next()
+        .ok_or_else(|| LabError::Topology("an empty command".to_owned()))?;
+    let mut command = Command::new(program);
+    command.args(words);
+    Ok(command)
+}
+
+/// Runs `ip -batch` with one command a line, in the namespace of the calling thread.
+pub(crate) fn ip_batch(script: &str) -> Result<()> {
+    let mut command = Command::new("ip");
+    command
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| {
+        failed(
+            &command,
+            &format!("does not start: {error} (package iproute2)"),
+        )
+    })?;
+    let written = child
+        .stdin
+        .take()
+        .map_or(Ok(()), |mut stdin| stdin.write_all(script.as_bytes()));
+    let output = child
+        .wait_with_output()
+        .map_err(|error| failed(&command, &error.to_string()))?;
+    if output.status.success() && written.is_ok() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(failed(
+        &command,
+        &format!(
+            "ended with {}: {}; its input was:\n{script}",
+            output.status,
+            said.trim()
+        ),
+    ))
+}
+
+fn failed(command: &Command, ending: &str) -> LabError {
+    let line: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(OsStr::to_string_lossy)
+        .collect();
+    LabError::Command {
+        command: line.join(" "),
+        ending: ending.to_owned(),
+    }
+}

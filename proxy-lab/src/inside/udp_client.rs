@@ -1,0 +1,96 @@
+//! UDP datagrams that ask one question.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use socket2::{SockAddr, Socket, Type};
+
+use super::tcp_client::{QUESTION, parse};
+use super::{bound, failed, failure};
+use crate::protocol::{Exchange, UdpRequest, unspecified_like};
+
+/// `request.times` datagrams, one after the other.
+pub(super) fn exchanges(request: &UdpRequest) -> Vec<Exchange> {
+    let bind = request
+        .bind
+        .unwrap_or_else(|| SocketAddr::new(unspecified_like(request.to), 0));
+    let mut kept: Option<Socket> = None;
+    let mut results = Vec::with_capacity(request.times);
+    for _ in 0..request.times {
+        let start = Instant::now();
+        let socket = match kept.take() {
+            Some(socket) => socket,
+            None => match open(bind, request.connected.then_some(request.to)) {
+                Ok(socket) => socket,
+                Err(error) => {
+                    results.push(failed("connect", &error, start.elapsed()));
+                    continue;
+                }
+            },
+        };
+        results.push(exchange(
+            &socket,
+            (!request.connected).then_some(request.to),
+            request.timeout,
+        ));
+        if request.same_socket {
+            kept = Some(socket);
+        }
+    }
+    results
+}
+
+/// A socket bound to `bind`, connected if asked.
+pub(super) fn open(bind: SocketAddr, connect: Option<SocketAddr>) -> std::io::Result<Socket> {
+    // An IPv4-mapped destination needs a socket that speaks both families.
+    let mapped = connect
+        .is_some_and(|to| matches!(to, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some()));
+    let socket = if mapped || bind.is_ipv6() {
+        dual(bind)?
+    } else {
+        bound(Type::DGRAM, bind)?
+    };
+    if let Some(to) = connect {
+        socket.connect(&SockAddr::from(to))?;
+    }
+    Ok(socket)
+}
+
+fn dual(bind: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(socket2::Domain::IPV6, Type::DGRAM, None)?;
+    socket.set_only_v6(false)?;
+    socket.bind(&SockAddr::from(bind))?;
+    Ok(socket)
+}
+
+/// Sends one question on `socket` and waits for the answer.
+pub(super) fn exchange(socket: &Socket, to: Option<SocketAddr>, timeout: Duration) -> Exchange {
+    let start = Instant::now();
+    let socket: &std::net::UdpSocket = &match socket.try_clone() {
+        Ok(clone) => clone.into(),
+        Err(error) => return failed("socket", &error, start.elapsed()),
+    };
+    let sent = match to {
+        Some(to) => socket.send_to(QUESTION, to),
+        None => socket.send(QUESTION),
+    };
+    let mut peer = None;
+    let outcome = sent.map_err(|error| failure("send", &error)).and_then(|_| {
+        let mut buffer = [0_u8; 512];
+        let received = socket
+            .set_read_timeout(Some(timeout))
+            .and_then(|()| socket.recv_from(&mut buffer));
+        let (length, from) = received.map_err(|error| failure("read", &error))?;
+        peer = Some(from);
+        parse(&buffer[..length])
+    });
+    if to.is_none() {
+        peer = socket.peer_addr().ok();
+    }
+    Exchange {
+        outcome,
+        elapsed: start.elapsed(),
+        local: socket.local_addr().ok(),
+        peer,
+    }
+}

@@ -1,0 +1,105 @@
+//! A node: a host with pods, a cgroup and a bpffs folder, on which agents run.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::address::{self, Family, Pair};
+use crate::agent::{Agent, AgentOptions, tail};
+use crate::error::Result;
+use crate::host::Host;
+use crate::spec::{Cni, NodeSpec};
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    host: Host,
+    spec: NodeSpec,
+    index: u8,
+    bpffs: PathBuf,
+    temp: PathBuf,
+    logs: Mutex<Vec<PathBuf>>,
+}
+
+impl std::ops::Deref for Node {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        &self.host
+    }
+}
+
+impl Node {
+    pub(crate) fn new(
+        host: Host,
+        spec: NodeSpec,
+        index: u8,
+        bpffs: PathBuf,
+        temp: PathBuf,
+    ) -> Self {
+        Self {
+            host,
+            spec,
+            index,
+            bpffs,
+            temp,
+            logs: Mutex::default(),
+        }
+    }
+
+    /// How it connects its pods.
+    pub fn cni(&self) -> Cni {
+        self.spec.cni
+    }
+
+    /// Its folder in bpffs, for `--bpffs`.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// The address range of its pods.
+    pub fn pod_range(&self, family: Family) -> String {
+        let (v4, v6) = address::pod_ranges(self.index);
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        }
+    }
+
+    /// The node's own address among its pods.
+    pub fn pod_gateway(&self) -> Pair {
+        address::gateway(self.index)
+    }
+
+    /// The node's device that leads to a pod: its veth.
+    pub fn device_of(&self, pod: &str) -> String {
+        crate::wiring::veth(pod)
+    }
+
+    /// Starts an agent in the node's namespace and cgroup, and waits until it is ready.
+    pub fn spawn_agent(&self, options: &AgentOptions) -> Result<Agent> {
+        let log = {
+            let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+            let log = self
+                .temp
+                .join(format!("agent-{}-{}.log", self.name(), logs.len()));
+            logs.push(log.clone());
+            log
+        };
+        Agent::spawn(self, options, log)
+    }
+
+    /// The logs of its agents, oldest first.
+    pub fn agent_logs(&self) -> Vec<PathBuf> {
+        self.logs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Prints the end of each agent's log to stderr.
+    pub(crate) fn print_logs(&self) {
+        for log in self.agent_logs() {
+            eprintln!("--- the end of {}:\n{}", log.display(), tail(&log));
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Devices, addresses, routes and sysctls. What each namespace gets is written down as text by pure functions, then
+//! run by `ip -batch` inside it.
+
+mod lan;
+mod pod;
+
+use std::fmt::Write as _;
+
+use crate::address::{self, Pair};
+use crate::spec::{Cni, NodeSpec};
+
+pub(crate) use lan::{attach, switch, switch_port};
+pub(crate) use pod::{bridge, pod};
+
+/// The LAN device of every host.
+pub(crate) const LAN_DEVICE: &str = "eth0";
+/// The pod bridge of a node.
+pub(crate) const BRIDGE: &str = "cni0";
+
+/// A node's or pod's name as part of a device name, which has 15 characters.
+pub(crate) fn veth(name: &str) -> String {
+    format!("v-{name}")
+}
+
+/// The default routes; in a batch the family follows from the prefix.
+pub(crate) const DEFAULT: (&str, &str) = ("0.0.0.0/0", "::/0");
+
+/// A batch for `ip`.
+#[derive(Debug, Default)]
+pub(crate) struct Script(String);
+
+impl Script {
+    /// Adds a line.
+    pub(crate) fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a String does not fail.
+        let _ = writeln!(self.0, "{line}");
+    }
+
+    /// Adds a route of each family.
+    fn routes(&mut self, (v4, v6): (&str, &str), via: Pair) {
+        self.line(format_args!("route add {v4} via {}", via.v4));
+        self.line(format_args!("route add {v6} via {}", via.v6));
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Sysctls of every namespace, before it has devices: IPv6 addresses are usable at once.
+pub(crate) const EVERYWHERE: [(&str, &str); 2] = [
+    ("net.ipv6.conf.all.accept_dad", "0"),
+    ("net.ipv6.conf.default.accept_dad", "0"),
+];
+
+/// Sysctls of a node.
+pub(crate) fn node_sysctls(node: &NodeSpec) -> Vec<(&'static str, &'static str)> {
+    let filter = node.rp_filter.value();
+    let mut settings = vec![
+        ("net.ipv4.ip_forward", "1"),
+        ("net.ipv6.conf.all.forwarding", "1"),
+        ("net.ipv4.conf.all.rp_filter", filter),
+        ("net.ipv4.conf.default.rp_filter", filter),
+    ];
+    if let Cni::Bridge {
+        nf_call_iptables, ..
+    } = node.cni
+    {
+        let value = if nf_call_iptables { "1" } else { "0" };
+        settings.push(("net.bridge.bridge-nf-call-iptables", value));
+        settings.push(("net.bridge.bridge-nf-call-ip6tables", value));
+    }
+    settings
+}
+
+/// Sysctls of the workstation: it is also the nodes' router to the rest of the world, and filters nothing.
+pub(crate) const WORKSTATION_SYSCTLS: [(&str, &str); 4] = [
+    ("net.ipv4.ip_forward", "1"),
+    ("net.ipv6.conf.all.forwarding", "1"),
+    ("net.ipv4.conf.all.rp_filter", "0"),
+    ("net.ipv4.conf.default.rp_filter", "0"),
+];
+
+/// The workstation's routes: LoadBalancer and external IPs are behind one node.
+pub(crate) fn workstation_routes(entry: Pair) -> Script {
+    let mut script = Script::default();
+    script.routes(address::LOAD_BALANCERS, entry);
+    script.routes(address::EXTERNAL_IPS, entry);
+    script
+}
