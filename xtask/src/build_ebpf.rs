@@ -1,6 +1,6 @@
 //! `build-ebpf`: the eBPF object, with BTF, for the little-endian BPF target.
 
-use std::{env, path::PathBuf, process::Command};
+use std::{env, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -11,14 +11,19 @@ use crate::{
     workspace::{BPF_TARGET, Workspace},
 };
 
-/// Builds the eBPF object and returns its path.
-pub fn run(ui: &Ui, workspace: &Workspace) -> Result<PathBuf> {
+/// Sets up the toolchain and builds the eBPF object.
+pub fn run(ui: &Ui, workspace: &Workspace) -> Result<()> {
     let toolchain = setup::ebpf_toolchain(ui)?;
-    process::step(
-        ui,
-        &format!("eBPF object, with {toolchain}"),
-        &mut cargo_build(workspace, &toolchain),
-    )?;
+    with(ui, workspace, &toolchain)
+}
+
+/// Builds the eBPF object with a toolchain that is there.
+pub fn with(ui: &Ui, workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
+    let mut cargo = command(workspace, toolchain, "build");
+    let output = process::step(ui, "eBPF object", cargo.arg("--bins"))?;
+    for line in output.iter().filter(|line| !is_noise(line)) {
+        ui.line(line);
+    }
     let object = workspace.ebpf_object();
     let size = object
         .metadata()
@@ -30,14 +35,21 @@ pub fn run(ui: &Ui, workspace: &Workspace) -> Result<PathBuf> {
         object.display()
     );
     ui.line(&format!("    {} ({} KiB)", object.display(), size / 1024));
-    Ok(object)
+    Ok(())
 }
 
-fn cargo_build(workspace: &Workspace, toolchain: &Toolchain) -> Command {
-    let mut cargo = toolchain.cargo(workspace);
+/// A cargo command for the eBPF crate: `build`, or a check that sees what the build sees.
+pub fn command(workspace: &Workspace, toolchain: &Toolchain, subcommand: &str) -> Command {
+    let mut cargo = toolchain.cargo(workspace, subcommand);
     cargo
-        .args(["build", "--package", "proxy-ebpf", "--bins", "--release"])
-        .args(["--target", BPF_TARGET, "--target-dir"])
+        .args([
+            "--package",
+            "proxy-ebpf",
+            "--release",
+            "--target",
+            BPF_TARGET,
+            "--target-dir",
+        ])
         .arg(workspace.ebpf_target())
         .args(toolchain.build_args())
         .env(
@@ -45,6 +57,23 @@ fn cargo_build(workspace: &Workspace, toolchain: &Toolchain) -> Command {
             rustflags(workspace, toolchain).join("\x1f"),
         );
     cargo
+}
+
+/// Cargo's own lines; what is left are the compiler's and the linker's warnings.
+pub fn is_noise(line: &str) -> bool {
+    let verb = line.split_whitespace().next().unwrap_or_default();
+    line.is_empty()
+        || matches!(
+            verb,
+            "Adding"
+                | "Blocking"
+                | "Compiling"
+                | "Downloaded"
+                | "Downloading"
+                | "Finished"
+                | "Locking"
+                | "Updating"
+        )
 }
 
 fn rustflags(workspace: &Workspace, toolchain: &Toolchain) -> Vec<String> {

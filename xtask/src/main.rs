@@ -1,19 +1,24 @@
 //! The project's own commands: `cargo xtask --help`.
 
+mod build;
 mod build_ebpf;
+mod demo;
+mod lint;
 mod process;
 mod setup;
+mod summary;
+mod test;
 mod ui;
 mod workspace;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
 use crate::{ui::Ui, workspace::Workspace};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about, version)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -21,10 +26,25 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what the other commands need (they all do this by themselves)
+    /// Install what the other commands need (each of them does so by itself)
     Setup,
     /// Build the eBPF object, with BTF
     BuildEbpf,
+    /// Build the product: the agent with the eBPF object inside, optimised
+    Build,
+    /// Check formats and lints, also of the eBPF crate
+    Lint,
+    /// Check and test everything, or one part; as root for the tests that need it
+    Test {
+        /// Only this part
+        part: Option<test::Part>,
+    },
+    /// Build all, then show Services at work in a lab of network namespaces (root)
+    Demo {
+        /// Arguments for the demo itself, see `cargo xtask demo -- --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -33,6 +53,10 @@ fn main() -> ExitCode {
     let result = Workspace::find().and_then(|workspace| match cli.command {
         Command::Setup => setup::run(&ui),
         Command::BuildEbpf => build_ebpf::run(&ui, &workspace).map(drop),
+        Command::Build => build::product(&ui, &workspace),
+        Command::Lint => lint::run(&ui, &workspace),
+        Command::Test { part } => test::run(&ui, &workspace, part),
+        Command::Demo { arguments } => demo::run(&ui, &workspace, &arguments),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,6 +11,9 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::ui::{Step, Ui};
 
+/// Names the agent's binary to the lab and its tests.
+pub const AGENT_BINARY: &str = "PROXY_AGENT_BIN";
+
 /// How much of a failed step's output is printed.
 const KEPT_LINES: usize = 400;
 
@@ -41,13 +44,24 @@ pub fn read(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("no UTF-8 from {command:?}"))
 }
 
-/// Runs a command as a step of its own: its output is shown line by line, and kept only for a failure.
-pub fn step(ui: &Ui, title: &str, command: &mut Command) -> Result<()> {
+/// Runs a command as a step of its own and returns its output, which the user sees only line by line
+/// beside the step's title, and as part of the error when it fails.
+pub fn step(ui: &Ui, title: &str, command: &mut Command) -> Result<Vec<String>> {
     ui.step(title, |step| follow(step, command))
 }
 
 /// Runs a command inside a step, see [`step`].
-pub fn follow(step: &Step, command: &mut Command) -> Result<()> {
+pub fn follow(step: &Step, command: &mut Command) -> Result<Vec<String>> {
+    let (success, output) = watch(step, command)?;
+    if !success {
+        let end = &output[output.len().saturating_sub(KEPT_LINES)..];
+        bail!("failed: {command:?}\n{}", end.join("\n"));
+    }
+    Ok(output)
+}
+
+/// Runs a command inside a step; says whether it succeeded, and what it printed either way.
+pub fn watch(step: &Step, command: &mut Command) -> Result<(bool, Vec<String>)> {
     let (reader, writer) = pipe().context("could not make a pipe")?;
     let second = writer.try_clone().context("could not clone a pipe")?;
     let mut child = command
@@ -59,21 +73,15 @@ pub fn follow(step: &Step, command: &mut Command) -> Result<()> {
     // The command holds the pipe's writing ends: the reader below would wait for them for ever.
     command.stdout(Stdio::null()).stderr(Stdio::null());
 
-    let mut kept = Vec::new();
+    let mut output = Vec::new();
     for line in BufReader::new(reader).split(b'\n') {
-        let line =
-            String::from_utf8_lossy(&line.context("could not read a child's output")?).into_owned();
+        let line = line.context("could not read a child's output")?;
+        let line = String::from_utf8_lossy(&line).into_owned();
         step.show(&line);
-        if kept.len() == KEPT_LINES {
-            kept.remove(0);
-        }
-        kept.push(line);
+        output.push(line);
     }
     let status = child.wait().context("could not wait for a child")?;
-    if !status.success() {
-        bail!("failed with {status}: {command:?}\n{}", kept.join("\n"));
-    }
-    Ok(())
+    Ok((status.success(), output))
 }
 
 /// The path of a program on `PATH`, or in the folders that only root's `PATH` has.

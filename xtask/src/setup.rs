@@ -28,11 +28,12 @@ pub enum Toolchain {
 }
 
 impl Toolchain {
-    /// Cargo with this toolchain's compiler, free of what the caller's environment says about another.
-    pub fn cargo(&self, workspace: &Workspace) -> Command {
+    /// A cargo subcommand with this toolchain's compiler, free of what the caller's environment says
+    /// about another.
+    pub fn cargo(&self, workspace: &Workspace, subcommand: &str) -> Command {
         let mut command = match self {
-            Self::Rustup(nightly) => nightly.cargo(),
-            Self::Debian(unpacked) => unpacked.cargo(),
+            Self::Rustup(nightly) => nightly.cargo(subcommand),
+            Self::Debian(unpacked) => unpacked.cargo(subcommand),
         };
         command
             .current_dir(workspace.root())
@@ -76,6 +77,11 @@ pub fn run(ui: &Ui) -> Result<()> {
 /// What the commands that run the lab need: root, network tools, bpffs.
 pub fn lab(ui: &Ui) -> Result<()> {
     lab::prepare(ui)
+}
+
+/// Whether this process may do what the lab does.
+pub fn is_root() -> bool {
+    apt::is_root()
 }
 
 /// The eBPF toolchain, installed if it has to be.

@@ -51,6 +51,11 @@ impl Workspace {
             .join("release/proxy-ebpf")
     }
 
+    /// A binary that cargo built: `profile` is the name of its folder.
+    pub fn binary(&self, profile: &str, name: &str) -> PathBuf {
+        self.target.join(profile).join(name)
+    }
+
     /// The cargo that runs this program, started in the workspace's root.
     pub fn cargo(&self) -> Command {
         let mut command = Command::new(cargo());

@@ -46,7 +46,7 @@ pub fn refresh(ui: &Ui) -> Lists {
     let mut update = get();
     update.args(["update", "-o", "APT::Update::Error-Mode=any"]);
     match step(ui, "apt-get update", &mut update) {
-        Ok(()) => Lists::Fresh,
+        Ok(_) => Lists::Fresh,
         Err(error) => Lists::Old(format!("{error:#}")),
     }
 }
@@ -83,7 +83,7 @@ pub fn missing_with(package: &str) -> Result<Vec<String>> {
 }
 
 /// Downloads packages (`name` or `name=version`) into a folder.
-pub fn download(ui: &Ui, packages: &[String], folder: &Path) -> Result<()> {
+pub fn download(ui: &Ui, packages: &[String], folder: &Path) -> Result<Vec<String>> {
     ui.step(
         &format!("download of {} packages", packages.len()),
         |step| {
@@ -100,7 +100,7 @@ pub fn download(ui: &Ui, packages: &[String], folder: &Path) -> Result<()> {
 }
 
 /// Installs packages into the system.
-pub fn install(ui: &Ui, packages: &[&str]) -> Result<()> {
+pub fn install(ui: &Ui, packages: &[&str]) -> Result<Vec<String>> {
     if !is_root() {
         bail!("only root may install packages");
     }

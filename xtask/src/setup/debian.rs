@@ -23,7 +23,7 @@ const BPF_LINKER_LLVM: [u32; 3] = [21, 22, 23];
 /// The release that the project was last checked with; a newer one is taken too, with a note.
 const CHECKED_RUSTC: &str = "1.96.0";
 /// Raised when a change below makes folders of before unusable.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 /// Written last: a folder without it is not used.
 const COMPLETE: &str = "complete";
 
@@ -52,10 +52,17 @@ impl Unpacked {
         &self.linker
     }
 
-    pub fn cargo(&self) -> Command {
-        let mut command = Command::new(cargo());
+    pub fn cargo(&self, subcommand: &str) -> Command {
+        // Clippy has to be the compiler's own: rustup's would bring another compiler.
+        let mut command = if subcommand == "clippy" {
+            Command::new(self.folder.join("bin/cargo-clippy"))
+        } else {
+            Command::new(cargo())
+        };
         // The BPF target and its flags are unstable, hence the bootstrap switch on this stable release.
         command
+            .arg(subcommand)
+            .env("CARGO", cargo())
             .env("RUSTC", self.folder.join("bin/rustc"))
             .env("RUSTC_BOOTSTRAP", "1");
         command
@@ -99,8 +106,8 @@ pub fn install(ui: &Ui, cache: &Path, no_rustup: &str) -> Result<Unpacked> {
     );
     ui.line(&format!(
         "setup: eBPF toolchain: Debian's rustc-web, as {no_rustup}.\n  \
-         About 115 MB are downloaded and bpf-linker is compiled, 2 to 5 minutes in all, once.\n  \
-         It goes into {} (470 MB); nothing is installed into the system.",
+         About 120 MB are downloaded and bpf-linker is compiled, 2 to 5 minutes in all, once.\n  \
+         It goes into {} (480 MB); nothing is installed into the system.",
         cache.display()
     ));
     let lists = apt::refresh(ui);
@@ -164,6 +171,7 @@ fn unpack(ui: &Ui, lists: &Lists, version: &str, folder: &Path) -> Result<()> {
         "rustc-web",
         "libstd-rust-web-dev",
         "libstd-rust-web-dev-bpf",
+        "rust-web-clippy",
         &driver,
     ]
     .map(|package| format!("{package}={version}"))
@@ -197,7 +205,8 @@ fn unpack(ui: &Ui, lists: &Lists, version: &str, folder: &Path) -> Result<()> {
             core.is_dir(),
             "the packages hold no `core` for {BPF_TARGET}"
         );
-        wrap(folder, "rustc", "usr/bin/rustc")
+        wrap(folder, "rustc", "usr/bin/rustc")?;
+        wrap(folder, "cargo-clippy", "usr/bin/cargo-clippy")
     })
 }
 

@@ -16,11 +16,11 @@ pub struct Nightly {
 }
 
 impl Nightly {
-    pub fn cargo(&self) -> Command {
+    pub fn cargo(&self, subcommand: &str) -> Command {
         let mut command = Command::new(&self.rustup);
         // RUSTC names the compiler of the cargo that runs xtask, if anything.
         command
-            .args(["run", "nightly", "cargo"])
+            .args(["run", "nightly", "cargo", subcommand])
             .env_remove("RUSTC")
             .env_remove("CARGO");
         command

@@ -1,0 +1,22 @@
+//! `demo`: builds what it needs, then hands the terminal to the lab's demo.
+
+use std::{ffi::OsString, process::Command};
+
+use anyhow::Result;
+
+use crate::{build, process, setup, ui::Ui, workspace::Workspace};
+
+/// Runs the demo with the given arguments; its exit code decides.
+pub fn run(ui: &Ui, workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
+    setup::lab(ui)?;
+    build::lab(ui, workspace)?;
+    process::exec(
+        Command::new(workspace.binary("debug", "demo"))
+            .args(arguments)
+            .current_dir(workspace.root())
+            .env(
+                process::AGENT_BINARY,
+                workspace.binary("debug", "proxy-agent"),
+            ),
+    )
+}
