@@ -71,7 +71,7 @@ pub fn all(ui: &Ui, workspace: &Workspace, toolchain: &Toolchain, summary: &mut 
 /// give the object `std`.
 fn clippy_ebpf(ui: &Ui, workspace: &Workspace, toolchain: &Toolchain) -> Result<String> {
     let mut cargo = build_ebpf::command(workspace, toolchain, "clippy");
-    cargo.args(["--lib", "--bins", "--"]);
+    cargo.args(["--bins", "--"]);
     // A nightly has other lints every day: there they are shown, not refused.
     let note = match toolchain {
         Toolchain::Debian(_) => {
