@@ -1,5 +1,11 @@
 //! The agent: keeps the maps equal to what Services, `EndpointSlices` and the Node mean.
 
+pub mod claims;
+pub mod convert;
 pub mod dataplane;
 pub mod maps;
+pub mod model;
 pub mod plan;
+pub mod planner;
+pub mod policy;
+pub mod store;

@@ -1,0 +1,282 @@
+//! Events in, plans of changed Services out: the store, the claims and the policy behind one door.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use proxy_common::abi::frontend::FrontendKind;
+
+use crate::{
+    claims::{ClaimKey, Claimant, Claims, Outcome},
+    model::{Change, EndpointSlice, Event, Node, ObjectRef, Problem, Service, SliceName},
+    plan::{FrontendAddress, Protocol, ServiceName, ServicePlan},
+    policy::{self, Here, Options, frontends},
+    store::Store,
+};
+
+/// What a [`Planner`] must be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlannerConfig {
+    /// Name of this node (`--hostname-override`).
+    pub node_name: String,
+    /// Options of the rules.
+    pub options: Options,
+}
+
+/// Keeps the plan of every Service. Pure: no clock, no I/O.
+#[derive(Debug, Default)]
+pub struct Planner {
+    config: PlannerConfig,
+    store: Store,
+    claims: Claims,
+    node_addresses: BTreeSet<IpAddr>,
+    dirty: BTreeSet<ServiceName>,
+    /// Services whose plan, as handed out, was not empty.
+    handed_out: BTreeSet<ServiceName>,
+    synced: bool,
+}
+
+impl Planner {
+    /// A planner that knows nothing yet.
+    pub fn new(config: PlannerConfig) -> Self {
+        Self {
+            config,
+            ..Self::default()
+        }
+    }
+
+    /// Takes in one event; returns what is newly wrong with the objects in their relation to each other. (What is
+    /// wrong within one object is reported by its source.)
+    pub fn apply(&mut self, event: Event) -> Vec<Problem> {
+        match event {
+            Event::Service(change) => self.apply_service(change),
+            Event::Slice(change) => self.apply_slice(change),
+            Event::Node(change) => {
+                self.apply_node(change);
+                Vec::new()
+            }
+            Event::Synced => {
+                let first = !std::mem::replace(&mut self.synced, true);
+                if first { self.orphans() } else { Vec::new() }
+            }
+        }
+    }
+
+    /// Replaces this node's addresses, with which `local` and claims are decided. Loopback addresses may be among
+    /// them.
+    pub fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) -> Vec<Problem> {
+        let moved: BTreeSet<IpAddr> = self
+            .node_addresses
+            .symmetric_difference(&addresses)
+            .copied()
+            .collect();
+        if moved.is_empty() {
+            return Vec::new();
+        }
+        self.dirty_where(|slice| slice.endpoints.iter().any(|e| moved.contains(&e.address)));
+        self.node_addresses.clone_from(&addresses);
+        let outcome = self.claims.set_node_addresses(addresses);
+        self.take_outcome(outcome)
+    }
+
+    /// Whether the source's first full list is complete. Before that nothing may be removed from the maps.
+    pub const fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// This node's object, if the source has named it.
+    pub fn node(&self) -> Option<&Node> {
+        self.store.node()
+    }
+
+    /// The plans of all Services that may have changed since the last call; a Service that is gone, or means nothing
+    /// here any more, has an empty one.
+    pub fn take_changes(&mut self) -> Vec<(ServiceName, ServicePlan)> {
+        let mut changes = Vec::new();
+        for name in std::mem::take(&mut self.dirty) {
+            let plan = self.plan(&name);
+            let known = if plan == ServicePlan::default() {
+                self.handed_out.remove(&name)
+            } else {
+                self.handed_out.insert(name.clone());
+                true
+            };
+            if known {
+                changes.push((name, plan));
+            }
+        }
+        changes
+    }
+
+    /// The plans of all Services that mean something here, whether they changed or not.
+    pub fn plan_all(&self) -> BTreeMap<ServiceName, ServicePlan> {
+        self.store
+            .services()
+            .map(|service| (service.name.clone(), self.plan(&service.name)))
+            .filter(|(_, plan)| *plan != ServicePlan::default())
+            .collect()
+    }
+
+    /// All that is wrong now with the objects in their relation to each other.
+    pub fn problems(&self) -> Vec<Problem> {
+        let lost = self
+            .claims
+            .lost()
+            .filter(|(claimant, ..)| self.is_ours(&claimant.service))
+            .map(|(claimant, key, rival)| lost_claim(claimant, key, rival));
+        lost.chain(self.orphans()).collect()
+    }
+
+    fn plan(&self, name: &ServiceName) -> ServicePlan {
+        let Some(service) = self.store.service(name) else {
+            return ServicePlan::default();
+        };
+        let here = Here {
+            name: &self.config.node_name,
+            zone: self.store.node().and_then(|node| node.zone.as_deref()),
+            addresses: &self.node_addresses,
+        };
+        policy::plan(
+            service,
+            self.store.slices(name),
+            here,
+            &self.config.options,
+            |key| self.claims.rival(key, name).is_none(),
+        )
+    }
+
+    fn apply_service(&mut self, change: Change<Service, ServiceName>) -> Vec<Problem> {
+        let (name, created, claims) = match &change {
+            Change::Upsert(service) => (
+                service.name.clone(),
+                service.created,
+                if self.config.options.is_ours(service) {
+                    frontends::claims(service)
+                } else {
+                    frontends::cluster_ip_claims(service)
+                },
+            ),
+            Change::Delete(name) => (name.clone(), None, BTreeMap::new()),
+        };
+        if !self.store.apply_service(change) {
+            return Vec::new();
+        }
+        let outcome = self.claims.set(&name, created, claims);
+        self.dirty.insert(name);
+        self.take_outcome(outcome)
+    }
+
+    fn apply_slice(&mut self, change: Change<EndpointSlice, SliceName>) -> Vec<Problem> {
+        let orphan = match &change {
+            Change::Upsert(slice) if self.synced => self.orphan(slice),
+            _ => None,
+        };
+        let touched = self.store.apply_slice(change);
+        let changed = !touched.is_empty();
+        self.dirty.extend(touched);
+        orphan.filter(|_| changed).into_iter().collect()
+    }
+
+    fn apply_node(&mut self, change: Change<Node, String>) {
+        let node = match change {
+            Change::Upsert(node) if node.name == self.config.node_name => Some(node),
+            Change::Delete(name) if name == self.config.node_name => None,
+            Change::Upsert(_) | Change::Delete(_) => return,
+        };
+        let zone_of = |node: Option<&Node>| node.and_then(|node| node.zone.clone());
+        if zone_of(self.store.node()) != zone_of(node.as_ref()) {
+            self.dirty_where(|slice| slice.endpoints.iter().any(|e| !e.zone_hints.is_empty()));
+        }
+        self.store.set_node(node);
+    }
+
+    fn dirty_where(&mut self, touches: impl Fn(&EndpointSlice) -> bool) {
+        let names: BTreeSet<ServiceName> = self
+            .store
+            .all_slices()
+            .filter(|slice| touches(slice))
+            .map(|slice| slice.service.clone())
+            .collect();
+        self.dirty.extend(names);
+    }
+
+    fn take_outcome(&mut self, outcome: Outcome) -> Vec<Problem> {
+        let problems = outcome
+            .lost
+            .iter()
+            .filter(|(service, _)| self.is_ours(service))
+            .filter_map(|(service, key)| {
+                let claimant = self.claims.claimant(key, service)?;
+                Some(lost_claim(claimant, key, self.claims.rival(key, service)?))
+            })
+            .collect();
+        self.dirty.extend(outcome.replan);
+        problems
+    }
+
+    fn is_ours(&self, name: &ServiceName) -> bool {
+        self.store
+            .service(name)
+            .is_some_and(|service| self.config.options.is_ours(service))
+    }
+
+    fn orphans(&self) -> Vec<Problem> {
+        self.store
+            .all_slices()
+            .filter_map(|slice| self.orphan(slice))
+            .collect()
+    }
+
+    fn orphan(&self, slice: &EndpointSlice) -> Option<Problem> {
+        self.store
+            .service(&slice.service)
+            .is_none()
+            .then(|| Problem {
+                object: ObjectRef::namespaced(
+                    "EndpointSlice",
+                    &slice.name.namespace,
+                    &slice.name.name,
+                ),
+                message: format!(
+                    "its Service {} does not exist; its endpoints wait for it",
+                    slice.service
+                ),
+            })
+    }
+}
+
+fn lost_claim(claimant: &Claimant, key: &ClaimKey, rival: &Claimant) -> Problem {
+    let protocol = match key.protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+        Protocol::Sctp => "SCTP",
+    };
+    let what = match (claimant.kind, key.address) {
+        (_, FrontendAddress::Node(_)) => format!("node port {}/{protocol}", key.port),
+        (FrontendKind::ExternalIp, FrontendAddress::Ip(ip)) => {
+            format!("external IP {ip}, port {}/{protocol}", key.port)
+        }
+        (FrontendKind::LoadBalancer, FrontendAddress::Ip(ip)) => {
+            format!("load balancer address {ip}, port {}/{protocol}", key.port)
+        }
+        (_, FrontendAddress::Ip(ip)) => format!("ClusterIP {ip}, port {}/{protocol}", key.port),
+    };
+    let why = match (rival.kind, claimant.kind) {
+        (FrontendKind::ClusterIp, kind) if kind != FrontendKind::ClusterIp => {
+            format!("is a ClusterIP of Service {}", rival.service)
+        }
+        (FrontendKind::NodePort, kind) if kind != FrontendKind::NodePort => {
+            format!("is a node port of Service {} on this node", rival.service)
+        }
+        _ => format!("belongs to Service {}, which came first", rival.service),
+    };
+    Problem {
+        object: ObjectRef::namespaced(
+            "Service",
+            &claimant.service.namespace,
+            &claimant.service.name,
+        ),
+        message: format!("{what} {why}; it is left out here until that one goes"),
+    }
+}

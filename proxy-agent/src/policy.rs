@@ -1,0 +1,122 @@
+//! What a Service means on this node: one pure function of the Service, its slices, the node and the claims.
+
+pub mod endpoints;
+pub mod frontends;
+pub mod topology;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use proxy_common::abi::{frontend::FrontendKind, meta::List};
+
+use self::{endpoints::merge, topology::categorize};
+use crate::{
+    claims::ClaimKey,
+    model::{EndpointSlice, Service, Sharing},
+    plan::{Empty, FrontendPlan, ServicePlan, TargetPlan},
+};
+
+/// What the rules depend on besides objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Services with this `service.kubernetes.io/service-proxy-name` are ours too (semantics S2).
+    pub service_proxy_name: Option<String>,
+    /// A ClusterIP answers from outside too (semantics S6).
+    pub external_cluster_ip: bool,
+    /// `loadBalancerSourceRanges` hold for all frontends of a Service, not only its load balancer's addresses
+    /// (semantics A3).
+    pub source_ranges_everywhere: bool,
+}
+
+impl Options {
+    /// Whether we proxy a Service (semantics S2).
+    pub fn is_ours(&self, service: &Service) -> bool {
+        match &service.sharing {
+            Sharing::None => false,
+            Sharing::Default => true,
+            Sharing::Named(name) => self.service_proxy_name.as_ref() == Some(name),
+        }
+    }
+
+    /// Whether `loadBalancerSourceRanges` hold for frontends of a kind (semantics A3).
+    pub fn filters_sources(&self, kind: FrontendKind) -> bool {
+        self.source_ranges_everywhere || kind == FrontendKind::LoadBalancer
+    }
+}
+
+/// This node.
+#[derive(Clone, Copy, Debug)]
+pub struct Here<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its zone, if known.
+    pub zone: Option<&'a str>,
+    /// Its addresses.
+    pub addresses: &'a BTreeSet<IpAddr>,
+}
+
+/// Plans one Service. `owns` says whether it has got a key that it claims (semantics S7).
+pub fn plan<'a>(
+    service: &Service,
+    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    here: Here<'_>,
+    options: &Options,
+    owns: impl Fn(&ClaimKey) -> bool,
+) -> ServicePlan {
+    let mut plan = ServicePlan::default();
+    if !options.is_ours(service) {
+        return plan;
+    }
+    for (port, frontends) in frontends::by_port(service, owns) {
+        let candidates = merge(slices.clone(), &port);
+        let categories = categorize(&candidates, here);
+        let mut lists: BTreeMap<List, bool> = BTreeMap::new();
+        for (claim, kind) in frontends {
+            for &scope in frontends::scopes(kind, options) {
+                let list = frontends::list(service, kind, scope);
+                *lists.entry(list).or_default() |= options.filters_sources(kind);
+                plan.frontends.push(FrontendPlan {
+                    address: claim.address,
+                    port: claim.port,
+                    protocol: claim.protocol,
+                    scope,
+                    kind,
+                    target: port.with_list(list),
+                });
+            }
+        }
+        let mut listed = BTreeSet::new();
+        for (list, filtered) in lists {
+            let chosen = categories.list(list);
+            listed.extend(chosen.iter().map(|c| c.key()));
+            plan.targets.insert(
+                port.with_list(list),
+                TargetPlan {
+                    backends: chosen.iter().map(|c| c.backend(here)).collect(),
+                    empty: match (chosen.is_empty(), categories.any) {
+                        (false, _) => None,
+                        (true, true) => Some(Empty::Drop),
+                        (true, false) => Some(Empty::Reject),
+                    },
+                    affinity_seconds: service.affinity_seconds,
+                    source_ranges: filtered
+                        .then(|| service.source_ranges_of(port.family))
+                        .flatten(),
+                },
+            );
+        }
+        let draining: Vec<_> = candidates
+            .iter()
+            .filter(|c| c.serves() && !listed.contains(&c.key()))
+            .map(|c| c.backend(here))
+            .collect();
+        if !draining.is_empty() {
+            plan.draining
+                .insert(port.with_list(List::Cluster), draining);
+        }
+    }
+    plan.frontends.sort_unstable();
+    plan
+}
