@@ -15,7 +15,7 @@ use crate::{
     abi::{
         counter::Counter,
         device::LinkType,
-        flow::{Half, flow_flags},
+        flow::{FlowKey, FlowValue, flow_flags},
         frontend::Scope,
         settings::{MAX_SNAT_RANGES, Settings},
     },
@@ -51,20 +51,47 @@ pub struct Ingress {
     pub link: LinkType,
 }
 
+/// Memory for one packet, which a program's stack has no room for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// The half of the flow that the packet belongs to.
+    value: FlowValue,
+    /// The other half, while it is made.
+    other: FlowValue,
+    /// A key that is not the packet's own tuple.
+    key: FlowKey,
+}
+
 /// A packet that a pod of this node sends.
 #[inline(always)]
-pub fn pod_ingress<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress) -> Verdict {
-    ingress(p, t, at, Scope::Cluster)
+pub fn pod_ingress<P: Packet, T: PacketTables>(
+    p: &mut P,
+    t: &mut T,
+    w: &mut Work,
+    at: Ingress,
+) -> Verdict {
+    ingress(p, t, w, at, Scope::Cluster)
 }
 
 /// A packet that comes from elsewhere, by an uplink or overlay.
 #[inline(always)]
-pub fn uplink_ingress<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress) -> Verdict {
-    ingress(p, t, at, Scope::External)
+pub fn uplink_ingress<P: Packet, T: PacketTables>(
+    p: &mut P,
+    t: &mut T,
+    w: &mut Work,
+    at: Ingress,
+) -> Verdict {
+    ingress(p, t, w, at, Scope::External)
 }
 
 #[inline(always)]
-fn ingress<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, scope: Scope) -> Verdict {
+fn ingress<P: Packet, T: PacketTables>(
+    p: &mut P,
+    t: &mut T,
+    w: &mut Work,
+    at: Ingress,
+    scope: Scope,
+) -> Verdict {
     let Some(h) = parse(p, at.link) else {
         return Verdict::Pass;
     };
@@ -72,56 +99,51 @@ fn ingress<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, scope:
         return begin::fragment(t, &h, scope);
     }
     if let Some(entry) = t.flow(FlowTable::Confirmed, &h.tuple) {
-        match flow::established(t, &h, entry) {
-            flow::Step::Translate(value) => return forward::onward(p, t, at, &h, &value),
+        match flow::established(t, &h, w, entry) {
+            flow::Step::Translate => return forward::onward(p, t, at, &h, &w.value),
             flow::Step::Pass => return Verdict::Pass,
             flow::Step::Begin => {}
         }
     }
-    let settings = t.settings();
-    if claimed_port(&settings, h.tuple.dst_port.get(), scope)
-        && let Some(value) = flow::snat_reply(t, &h)
+    if may_be_snat_reply(&t.settings(), h.tuple.dst_port.get(), scope) && flow::snat_reply(t, &h, w)
     {
-        return forward::back(p, t, at, &h, &value);
+        return forward::back(p, t, at, &h, &w.value);
     }
     if !h.may_begin() {
         return Verdict::Pass;
     }
-    begin::begin(p, t, at, &h, &settings, scope)
+    begin::begin(p, t, w, at, &h, scope)
 }
 
 /// A packet that leaves by any device: the reply of a flow that came in by it is translated back.
 #[inline(always)]
-pub fn egress<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, link: LinkType) -> Verdict {
+pub fn egress<P: Packet, T: PacketTables>(
+    p: &mut P,
+    t: &mut T,
+    w: &mut Work,
+    link: LinkType,
+) -> Verdict {
     let Some(h) = parse(p, link) else {
         return Verdict::Pass;
     };
-    let Some(value) = flow::reply(t, &h) else {
-        return Verdict::Pass;
-    };
-    if value.half != Half::Reverse as u8 || value.flags & flow_flags::SNAT != 0 {
+    if h.fragment || !flow::reply(t, &h, w) || w.value.flags & flow_flags::SNAT != 0 {
         return Verdict::Pass;
     }
-    match rewrite::rewrite(p, &h, &value.out, false) {
+    match rewrite::rewrite(p, &h, &w.value.out, false) {
         Some(()) => Verdict::Continue,
         None => drop(t, Counter::DropRewrite),
     }
 }
 
-/// Whether a reply to a translated source could have this destination port. Hairpin flows, the only ones whose
-/// replies come in from pods, take their ports from the last range alone, so that pods' other traffic is not
-/// looked up.
+/// Whether a reply to a translated source could have this destination port.
 #[inline(always)]
-fn claimed_port(settings: &Settings, port: u16, scope: Scope) -> bool {
-    let ranges = &settings.snat_ports;
-    let hairpin = claim::hairpin_range(settings);
+fn may_be_snat_reply(settings: &Settings, port: u16, scope: Scope) -> bool {
+    if scope as u8 == Scope::Cluster as u8 {
+        return settings.hairpin_ports.contains(port);
+    }
     let mut i = 0;
     while i < MAX_SNAT_RANGES {
-        let r = ranges[i];
-        if (scope as u8 == Scope::External as u8 || i == hairpin)
-            && port >= r.first
-            && port <= r.last
-        {
+        if settings.snat_ports[i].contains(port) {
             return true;
         }
         i += 1;

@@ -45,10 +45,25 @@ pub enum FlowTable {
     Claims,
 }
 
+/// The part of a flow's half that says how it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowState {
+    /// Jiffies of about the last packet.
+    pub last_seen: u32,
+    /// `abi::flow::Half` as a number.
+    pub half: u8,
+    /// `abi::flow::flow_flags`.
+    pub flags: u8,
+    /// `abi::flow::seen`.
+    pub seen: u8,
+}
+
 /// An element of a flow table. Others may write it at the same time.
 pub trait FlowRef: Copy {
-    /// A copy, if the element still is that of `key`.
-    fn load(&self, key: &FlowKey) -> Option<FlowValue>;
+    /// Copies the element, if it still is that of `key`.
+    fn load(&self, key: &FlowKey, into: &mut FlowValue) -> bool;
+    /// How the element stands, if it still is that of `key`.
+    fn state(&self, key: &FlowKey) -> Option<FlowState>;
     /// Notes a packet: the time, and TCP flags (`abi::flow::seen`) not seen before.
     fn touch(&self, now: u32, seen: u8);
     /// Sets flags (`abi::flow::flow_flags`).

@@ -13,6 +13,13 @@ macro_rules! counters {
             /// How many there are.
             pub const COUNT: u32 = Self::ALL.len() as u32;
 
+            /// The counter of a number.
+            #[inline(always)]
+            pub const fn from_u32(n: u32) -> Option<Self> {
+                $(if n == Self::$name as u32 { return Some(Self::$name); })*
+                None
+            }
+
             /// Label in metrics.
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$name => $label),* }

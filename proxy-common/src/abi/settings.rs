@@ -39,7 +39,30 @@ pub struct Settings {
     pub hz: u32,
     /// [`settings_flags`].
     pub flags: u32,
-    /// Where source ports are taken from.
+    /// Where source ports are taken from; ranges that are not used are zero, and come last.
     pub snat_ports: [PortRange; MAX_SNAT_RANGES],
+    /// One of these ranges, the only one that hairpin flows take their ports from: their replies come in from pods,
+    /// whose other traffic then need not be looked up.
+    pub hairpin_ports: PortRange,
+    /// Zero.
+    pub pad: u32,
 }
-const _: () = assert!(size_of::<Settings>() == 40);
+const _: () = assert!(size_of::<Settings>() == 48);
+
+impl PortRange {
+    /// How many ports there are.
+    #[inline(always)]
+    pub const fn size(self) -> u32 {
+        if self.last == 0 || self.last < self.first {
+            0
+        } else {
+            self.last as u32 - self.first as u32 + 1
+        }
+    }
+
+    /// Whether a port is one of them.
+    #[inline(always)]
+    pub const fn contains(self, port: u16) -> bool {
+        port >= self.first && port <= self.last && self.last != 0
+    }
+}

@@ -25,16 +25,27 @@ pub(super) fn refuse<P: Packet, T: PacketTables>(
     at: Ingress,
     h: &Headers,
 ) -> Verdict {
+    if !build(p, h) {
+        return drop(t, Counter::DropAnswer);
+    }
+    swap_macs(p, at.link);
+    t.count(Counter::RejectedNoEndpoint);
+    Verdict::Bounce
+}
+
+/// Makes the packet its own refusal, up to the MAC addresses. A call of its own: what it quotes takes stack.
+#[inline(never)]
+fn build<P: Packet>(p: &mut P, h: &Headers) -> bool {
     let plain = usize::from(h.l4 - h.l3)
         == if matches!(h.family, Family::V4) {
             IPV4
         } else {
             IPV6
         };
-    // An answer to a multicast or broadcast source would be wrong (RFC 1122 §3.2.2), and none can come from there.
-    let built = if !plain {
-        None
-    } else if h.tuple.protocol == protocol::TCP {
+    if !plain {
+        return false;
+    }
+    let built = if h.tuple.protocol == protocol::TCP {
         reset(p, h)
     } else {
         match h.family {
@@ -42,12 +53,7 @@ pub(super) fn refuse<P: Packet, T: PacketTables>(
             Family::V6 => unreachable_v6(p, h),
         }
     };
-    if built.is_none() {
-        return drop(t, Counter::DropAnswer);
-    }
-    swap_macs(p, at.link);
-    t.count(Counter::RejectedNoEndpoint);
-    Verdict::Bounce
+    built.is_some()
 }
 
 /// The pseudo-header's sum without the length's high half, which is always zero here.

@@ -1,13 +1,11 @@
 //! The first packet of a flow: frontend, backend, claim.
 
-use super::{Ingress, Verdict, answer, claim, drop, flow, forward};
+use super::{Ingress, Verdict, Work, answer, claim, drop, flow, forward};
 use crate::{
     abi::{
         counter::Counter,
-        flow::{FlowValue, Half, flow_flags, seen},
+        flow::{FlowValue, Half, flow_flags},
         frontend::{FrontendKind, Scope},
-        protocol,
-        settings::Settings,
         target::{Backend, Slot, TargetState, TargetWord},
     },
     addr::Addr,
@@ -35,13 +33,13 @@ pub(super) fn fragment<T: PacketTables>(t: &mut T, h: &Headers, scope: Scope) ->
 pub(super) fn begin<P: Packet, T: PacketTables>(
     p: &mut P,
     t: &mut T,
+    w: &mut Work,
     at: Ingress,
     h: &Headers,
-    settings: &Settings,
     scope: Scope,
 ) -> Verdict {
     let Some(found) = lookup(t, h, scope) else {
-        untranslated(t, h);
+        untranslated(t, h, w);
         return Verdict::Pass;
     };
     match found.word.state() {
@@ -49,14 +47,28 @@ pub(super) fn begin<P: Packet, T: PacketTables>(
         TargetState::Drop => return drop(t, Counter::DropNoLocalEndpoint),
         TargetState::Serve | TargetState::Absent => {}
     }
-    if let Some(value) = repeated(t, h) {
-        return forward::onward(p, t, at, h, &value);
+    if !repeated(t, h, w) {
+        let place = Place {
+            at,
+            scope,
+            word: found.word,
+        };
+        if let Some(reason) = Counter::from_u32(create(t, h, w, &place)) {
+            return drop(t, reason);
+        }
     }
-    match create(t, at, h, settings, scope, found.word) {
-        Ok(value) => forward::onward(p, t, at, h, &value),
-        Err(reason) => drop(t, reason),
-    }
+    forward::onward(p, t, at, h, &w.value)
 }
+
+/// Where a new flow begins.
+struct Place {
+    at: Ingress,
+    scope: Scope,
+    word: TargetWord,
+}
+
+/// What [`create`] returns for a flow that was created; no counter has this number.
+const CREATED: u32 = u32::MAX;
 
 /// The frontend of a packet. One on an address of this node leaves the node's own listeners alone (semantics S7).
 #[inline(always)]
@@ -74,87 +86,87 @@ fn lookup<T: PacketTables>(t: &mut T, h: &Headers, scope: Scope) -> Option<Found
 /// A connection that is not translated, on a tuple that a translated flow of the same client holds: it is the
 /// client's latest word, the old flow is over.
 #[inline(always)]
-fn untranslated<T: PacketTables>(t: &mut T, h: &Headers) {
+fn untranslated<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) {
     if !h.is_syn() {
         return;
     }
-    let key = h.tuple.inverted();
-    if let Some(value) = t
-        .flow(FlowTable::Confirmed, &key)
-        .and_then(|entry| entry.load(&key))
+    w.key = h.tuple.inverted();
+    if let Some(entry) = t.flow(FlowTable::Confirmed, &w.key)
+        && entry.load(&w.key, &mut w.value)
     {
-        flow::retire(t, &key, &value);
+        forget(t, w, FlowTable::Confirmed);
     }
-    if let Some(value) = t
-        .flow(FlowTable::New, &key)
-        .and_then(|entry| entry.load(&key))
+    if let Some(entry) = t.flow(FlowTable::New, &w.key)
+        && entry.load(&w.key, &mut w.value)
     {
-        t.remove_flow(FlowTable::New, &key);
-        t.remove_flow(FlowTable::New, &value.out.inverted());
+        forget(t, w, FlowTable::New);
     }
 }
 
-/// The forward half of an unconfirmed flow that this packet repeats, while its backend serves and its reverse
+/// Removes both halves of a flow of which `Work` holds one.
+#[inline(always)]
+fn forget<T: PacketTables>(t: &mut T, w: &mut Work, table: FlowTable) {
+    t.remove_flow(table, &w.key);
+    w.other.out = w.value.out.inverted();
+    t.remove_flow(flow::other_table(&w.value, table), &w.other.out);
+}
+
+/// Finds the forward half of an unconfirmed flow that this packet repeats, while its backend serves and its reverse
 /// half, which may have been evicted alone, is there or can be made again.
 #[inline(always)]
-fn repeated<T: PacketTables>(t: &mut T, h: &Headers) -> Option<FlowValue> {
-    let entry = t.flow(FlowTable::New, &h.tuple)?;
-    let value = entry.load(&h.tuple)?;
-    let slot = Slot {
-        backend: value.backend,
-        generation: value.generation,
+fn repeated<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) -> bool {
+    let Some(entry) = t.flow(FlowTable::New, &h.tuple) else {
+        return false;
     };
-    if value.half != Half::Forward as u8 || balance::serving(t, slot).is_none() {
-        t.remove_flow(FlowTable::New, &h.tuple);
-        t.remove_flow(FlowTable::New, &value.out.inverted());
-        return None;
-    }
-    let reverse_key = value.out.inverted();
-    let table = if value.flags & flow_flags::SNAT != 0 {
-        FlowTable::Claims
-    } else {
-        FlowTable::New
-    };
-    let mine = h.tuple.inverted();
-    match t
-        .flow(table, &reverse_key)
-        .and_then(|entry| entry.load(&reverse_key))
+    if entry.load(&h.tuple, &mut w.value)
+        && w.value.half == Half::Forward as u8
+        && balance::serving(t, flow::slot(&w.value)).is_some()
+        && has_reverse(t, h, w)
     {
-        Some(reverse) if reverse.out == mine => {}
-        Some(_) => {
-            t.remove_flow(FlowTable::New, &h.tuple);
-            return None;
-        }
-        None => {
-            let reverse = FlowValue {
-                out: mine,
-                half: Half::Reverse as u8,
-                seen: 0,
-                fingerprint: reverse_key.fingerprint(),
-                ..value
-            };
-            if t.insert_flow(table, &reverse_key, &reverse) != Insert::Done {
-                t.remove_flow(FlowTable::New, &h.tuple);
-                return None;
-            }
-        }
+        let now = t.now();
+        entry.touch(now, super::seen_flags(h));
+        return true;
     }
-    let now = t.now();
-    entry.touch(now, super::seen_flags(h));
-    Some(value)
+    t.remove_flow(FlowTable::New, &h.tuple);
+    false
 }
 
-/// Gives a new flow its backend and both of its halves.
+/// Whether the reverse half of the flow in `Work` is there, made again if it was not.
 #[inline(always)]
-fn create<T: PacketTables>(
+fn has_reverse<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) -> bool {
+    w.key = w.value.out.inverted();
+    let table = flow::other_table(&w.value, FlowTable::New);
+    if let Some(entry) = t.flow(table, &w.key)
+        && entry.load(&w.key, &mut w.other)
+    {
+        let (theirs, mine) = (&w.other.out, &h.tuple);
+        return theirs.dst.same(&mine.src)
+            && theirs.src.same(&mine.dst)
+            && theirs.dst_port == mine.src_port
+            && theirs.src_port == mine.dst_port;
+    }
+    claim::write_reverse(h, w);
+    t.insert_flow(table, &w.key, &w.other) == Insert::Done
+}
+
+/// Gives a new flow its backend and both of its halves; the forward one is in `Work::value`. Returns [`CREATED`], or
+/// the number of the reason why not. A call of its own, for the stack.
+#[inline(never)]
+fn create<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work, place: &Place) -> u32 {
+    match try_create(t, h, w, place) {
+        Ok(()) => CREATED,
+        Err(reason) => reason as u32,
+    }
+}
+
+#[inline(always)]
+fn try_create<T: PacketTables>(
     t: &mut T,
-    at: Ingress,
     h: &Headers,
-    settings: &Settings,
-    scope: Scope,
-    word: TargetWord,
-) -> Result<FlowValue, Counter> {
-    let seed = h.tuple.keyed_hash(settings.hash_key);
+    w: &mut Work,
+    place: &Place,
+) -> Result<(), Counter> {
+    let seed = h.tuple.keyed_hash(t.settings().hash_key);
     let mut tried = 0;
     while tried < MAX_BACKENDS_TRIED {
         let choice = if tried == 0 {
@@ -162,22 +174,19 @@ fn create<T: PacketTables>(
         } else {
             hash::finish(seed ^ tried)
         };
-        let (slot, backend) = balance::select(t, word, choice).ok_or(Counter::DropStaleBackend)?;
-        let last = tried + 1 == MAX_BACKENDS_TRIED || word.count() == 1;
-        let mut value = shape(t, at, h, scope, slot, &backend)?;
-        if claim::claim(t, h, settings, &mut value, seed, last)? {
-            value.half = Half::Forward as u8;
-            value.fingerprint = h.tuple.fingerprint();
-            value.seen = if h.tuple.protocol == protocol::TCP {
-                seen::SYN
-            } else {
-                seen::DATA
-            };
-            if t.insert_flow(FlowTable::New, &h.tuple, &value) == Insert::Full {
+        let (slot, backend) =
+            balance::select(t, place.word, choice).ok_or(Counter::DropStaleBackend)?;
+        let last = tried + 1 == MAX_BACKENDS_TRIED || place.word.count() == 1;
+        shape(t, h, place, slot, &backend, &mut w.value)?;
+        if claim::claim(t, h, w, seed, last)? {
+            w.value.half = Half::Forward as u8;
+            w.value.seen = flow::first_seen(h);
+            w.value.fingerprint = h.tuple.fingerprint();
+            if t.insert_flow(FlowTable::New, &h.tuple, &w.value) == Insert::Full {
                 return Err(Counter::DropFlowTableFull);
             }
             t.count(Counter::FlowCreated);
-            return Ok(value);
+            return Ok(());
         }
         tried += 1;
     }
@@ -188,32 +197,33 @@ fn create<T: PacketTables>(
 #[inline(always)]
 fn shape<T: PacketTables>(
     t: &mut T,
-    at: Ingress,
     h: &Headers,
-    scope: Scope,
+    place: &Place,
     slot: Slot,
     backend: &Backend,
-) -> Result<FlowValue, Counter> {
-    let mut value = FlowValue {
+    value: &mut FlowValue,
+) -> Result<(), Counter> {
+    let now = t.now();
+    *value = FlowValue {
         out: h.tuple,
-        created: t.now(),
+        created: now,
+        last_seen: now,
         backend: slot.backend,
         generation: slot.generation,
         ..FlowValue::default()
     };
-    value.last_seen = value.created;
     value.out.dst = backend.addr;
     value.out.dst_port = backend.port;
     if backend.addr.same(&h.tuple.src) {
         value.out.src = h.tuple.dst;
         value.flags = flow_flags::SNAT | flow_flags::HAIRPIN;
-    } else if scope as u8 == Scope::External as u8 && !backend.is_local() {
-        value.out.src = masquerade_address(t, at, h, backend)?;
+    } else if place.scope as u8 == Scope::External as u8 && !backend.is_local() {
+        value.out.src = masquerade_address(t, h, place.at, &backend.addr)?;
         value.flags = flow_flags::SNAT;
     } else if backend.is_local() {
         value.flags = flow_flags::LOCAL;
     }
-    Ok(value)
+    Ok(())
 }
 
 /// The source that masquerading would take: an address of the device that leads to the backend, so that the reply
@@ -221,13 +231,13 @@ fn shape<T: PacketTables>(
 #[inline(always)]
 fn masquerade_address<T: PacketTables>(
     t: &mut T,
-    at: Ingress,
     h: &Headers,
-    backend: &Backend,
+    at: Ingress,
+    backend: &Addr,
 ) -> Result<Addr, Counter> {
     let query = RouteQuery {
         src: &h.tuple.src,
-        dst: &backend.addr,
+        dst: backend,
         protocol: h.tuple.protocol,
         ifindex: at.ifindex,
     };
@@ -236,7 +246,7 @@ fn masquerade_address<T: PacketTables>(
         Route::None => return Err(Counter::DropNoRoute),
     };
     let device = t.device(ifindex).ok_or(Counter::DropNoSourceAddress)?;
-    let addr = if backend.addr.is_v4() {
+    let addr = if backend.is_v4() {
         device.snat_v4
     } else {
         device.snat_v6

@@ -2,12 +2,12 @@
 
 use zerocopy::network_endian::U16;
 
-use super::since;
+use super::{Work, flow, since};
 use crate::{
     abi::{
         counter::Counter,
-        flow::{FlowKey, FlowValue, Half, flow_flags},
-        settings::{MAX_SNAT_RANGES, PortRange, Settings},
+        flow::{Half, flow_flags},
+        settings::{MAX_SNAT_RANGES, Settings},
     },
     hash,
     parse::Headers,
@@ -20,76 +20,57 @@ const MAX_PORTS_TRIED: u32 = 8;
 /// Seconds after which a claim that no reply has confirmed may be taken over.
 const UNCONFIRMED_SECONDS: u32 = 3;
 
-/// Claims the reverse tuple of the flow that `value.out` describes, and writes its reverse half. Says no if the
-/// client's own tuple is held by another flow and the caller should try another backend; with `last`, the source
-/// port is translated instead.
+/// Claims the reverse tuple of the flow in `Work::value`, and writes its reverse half. Says no if the client's own
+/// tuple is held by another flow and the caller should try another backend; with `last`, the source port is
+/// translated instead.
 #[inline(always)]
 pub(super) fn claim<T: PacketTables>(
     t: &mut T,
     h: &Headers,
-    settings: &Settings,
-    value: &mut FlowValue,
+    w: &mut Work,
     seed: u32,
     last: bool,
 ) -> Result<bool, Counter> {
-    if value.flags & flow_flags::SNAT != 0 {
-        return port(t, h, settings, value, seed, FlowTable::Claims).map(|()| true);
-    }
-    if try_tuple(t, h, value, FlowTable::New)? {
-        return Ok(true);
-    }
-    if !last {
-        return Ok(false);
-    }
-    value.flags |= flow_flags::PORT;
-    port(t, h, settings, value, seed, FlowTable::New).map(|()| true)
-}
-
-/// Translates the source port to one that is free.
-#[inline(always)]
-fn port<T: PacketTables>(
-    t: &mut T,
-    h: &Headers,
-    settings: &Settings,
-    value: &mut FlowValue,
-    seed: u32,
-    table: FlowTable,
-) -> Result<(), Counter> {
-    let hairpin = value.flags & flow_flags::HAIRPIN != 0;
-    let total = ports(settings, hairpin);
-    let mut i = 0;
-    while i < MAX_PORTS_TRIED {
-        let n = hash::below(
-            hash::finish(seed.wrapping_add(i.wrapping_mul(0x9e37_79b9))),
-            total,
-        );
-        value.out.src_port = U16::new(nth_port(settings, hairpin, n));
-        if try_tuple(t, h, value, table)? {
-            return Ok(());
+    let mut tried = 0;
+    if w.value.flags & flow_flags::SNAT == 0 {
+        if try_tuple(t, h, w)? {
+            return Ok(true);
         }
-        i += 1;
+        if !last {
+            return Ok(false);
+        }
+        w.value.flags |= flow_flags::PORT;
+    }
+    while tried < MAX_PORTS_TRIED {
+        let random = hash::finish(seed.wrapping_add(tried.wrapping_mul(0x9e37_79b9)));
+        w.value.out.src_port = U16::new(port(&t.settings(), w.value.flags, random));
+        if try_tuple(t, h, w)? {
+            return Ok(true);
+        }
+        tried += 1;
     }
     Err(Counter::DropNoSourcePort)
 }
 
+/// Makes `Work::other` the reverse half of `Work::value`, and `Work::key` its key.
+#[inline(always)]
+pub(super) fn write_reverse(h: &Headers, w: &mut Work) {
+    w.key = w.value.out.inverted();
+    w.other = w.value;
+    w.other.out = h.tuple.inverted();
+    w.other.half = Half::Reverse as u8;
+    w.other.seen = 0;
+    w.other.fingerprint = w.key.fingerprint();
+}
+
 /// Claims one reverse tuple, if nobody holds it.
 #[inline(always)]
-fn try_tuple<T: PacketTables>(
-    t: &mut T,
-    h: &Headers,
-    value: &FlowValue,
-    table: FlowTable,
-) -> Result<bool, Counter> {
-    let key = value.out.inverted();
-    let reverse = FlowValue {
-        out: h.tuple.inverted(),
-        half: Half::Reverse as u8,
-        fingerprint: key.fingerprint(),
-        ..*value
-    };
-    let mut inserted = t.insert_flow(table, &key, &reverse);
-    if inserted == Insert::Exists && abandoned(t, &key, table) && t.remove_flow(table, &key) {
-        inserted = t.insert_flow(table, &key, &reverse);
+fn try_tuple<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) -> Result<bool, Counter> {
+    let table = flow::other_table(&w.value, FlowTable::New);
+    write_reverse(h, w);
+    let mut inserted = t.insert_flow(table, &w.key, &w.other);
+    if inserted == Insert::Exists && abandoned(t, w, table) && t.remove_flow(table, &w.key) {
+        inserted = t.insert_flow(table, &w.key, &w.other);
     }
     match inserted {
         Insert::Done => {}
@@ -97,8 +78,8 @@ fn try_tuple<T: PacketTables>(
         Insert::Full => return Err(Counter::DropFlowTableFull),
     }
     // Asked only now: a holder that is confirmed meanwhile writes FLOWS before it leaves NEW_FLOWS.
-    if table == FlowTable::New && t.flow(FlowTable::Confirmed, &key).is_some() {
-        t.remove_flow(FlowTable::New, &key);
+    if table == FlowTable::New && t.flow(FlowTable::Confirmed, &w.key).is_some() {
+        t.remove_flow(FlowTable::New, &w.key);
         return Ok(false);
     }
     Ok(true)
@@ -106,66 +87,37 @@ fn try_tuple<T: PacketTables>(
 
 /// Whether a claim was never confirmed and is old. A successful removal elects the one who takes it over.
 #[inline(always)]
-fn abandoned<T: PacketTables>(t: &mut T, key: &FlowKey, table: FlowTable) -> bool {
-    let Some(value) = t.flow(table, key).and_then(|entry| entry.load(key)) else {
+fn abandoned<T: PacketTables>(t: &mut T, w: &Work, table: FlowTable) -> bool {
+    let Some(state) = t.flow(table, &w.key).and_then(|entry| entry.state(&w.key)) else {
         return false;
     };
-    let now = t.now();
-    let hz = t.settings().hz;
-    value.flags & flow_flags::CONFIRMED == 0
-        && since(now, value.last_seen) > UNCONFIRMED_SECONDS * hz
+    let (now, hz) = (t.now(), t.settings().hz);
+    state.flags & flow_flags::CONFIRMED == 0
+        && since(now, state.last_seen) > UNCONFIRMED_SECONDS * hz
 }
 
-/// Index of the range that hairpin flows take their ports from: the last that is given.
+/// A port from the ranges that a flow may take its source port from.
 #[inline(always)]
-pub(super) fn hairpin_range(settings: &Settings) -> usize {
-    let (mut last, mut i) = (0, 0);
-    while i < MAX_SNAT_RANGES {
-        if settings.snat_ports[i].last != 0 {
-            last = i;
-        }
-        i += 1;
+fn port(settings: &Settings, flags: u8, random: u32) -> u16 {
+    if flags & flow_flags::HAIRPIN != 0 {
+        let range = settings.hairpin_ports;
+        return range
+            .first
+            .wrapping_add(hash::below(random, range.size()) as u16);
     }
-    last
-}
-
-#[inline(always)]
-const fn size(r: PortRange) -> u32 {
-    if r.last == 0 || r.last < r.first {
-        0
-    } else {
-        r.last as u32 - r.first as u32 + 1
-    }
-}
-
-/// How many ports there are to choose from.
-#[inline(always)]
-fn ports(settings: &Settings, hairpin: bool) -> u32 {
-    let only = hairpin_range(settings);
     let (mut total, mut i) = (0, 0);
     while i < MAX_SNAT_RANGES {
-        if !hairpin || i == only {
-            total += size(settings.snat_ports[i]);
-        }
+        total += settings.snat_ports[i].size();
         i += 1;
     }
-    total
-}
-
-/// The `n`-th of them, or 0 where there is none.
-#[inline(always)]
-fn nth_port(settings: &Settings, hairpin: bool, mut n: u32) -> u16 {
-    let only = hairpin_range(settings);
-    let mut i = 0;
+    let mut n = hash::below(random, total);
+    i = 0;
     while i < MAX_SNAT_RANGES {
-        let r = settings.snat_ports[i];
-        let size = size(r);
-        if !hairpin || i == only {
-            if n < size {
-                return r.first.wrapping_add(n as u16);
-            }
-            n -= size;
+        let range = settings.snat_ports[i];
+        if n < range.size() {
+            return range.first.wrapping_add(n as u16);
         }
+        n -= range.size();
         i += 1;
     }
     0

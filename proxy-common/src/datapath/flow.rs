@@ -1,11 +1,11 @@
 //! Packets of flows that exist: the forward half at ingress, the reverse half at egress (or at ingress, where the
 //! source was translated), and the step from unconfirmed to confirmed.
 
-use super::seen_flags;
+use super::{Work, seen_flags};
 use crate::{
     abi::{
         counter::Counter,
-        flow::{FlowKey, FlowValue, Half, flow_flags, seen},
+        flow::{FlowValue, Half, flow_flags, seen},
         protocol,
         target::Slot,
     },
@@ -16,8 +16,8 @@ use crate::{
 
 /// What to do with a packet whose tuple is in `FLOWS`.
 pub(super) enum Step {
-    /// Translate it so.
-    Translate(FlowValue),
+    /// Translate it as `Work::value` says.
+    Translate,
     /// Leave it alone.
     Pass,
     /// The flow is over: this packet may begin another.
@@ -26,162 +26,171 @@ pub(super) enum Step {
 
 /// A packet at ingress whose tuple is a half of a confirmed flow.
 #[inline(always)]
-pub(super) fn established<T: PacketTables>(t: &mut T, h: &Headers, entry: T::Flow) -> Step {
-    let Some(value) = entry.load(&h.tuple) else {
+pub(super) fn established<T: PacketTables>(
+    t: &mut T,
+    h: &Headers,
+    w: &mut Work,
+    entry: T::Flow,
+) -> Step {
+    if !entry.load(&h.tuple, &mut w.value) {
         return Step::Begin;
-    };
-    if value.half != Half::Forward as u8 {
+    }
+    if w.value.half != Half::Forward as u8 {
         // A backend's reply on its way in: translated where the client is. A SYN of its own on this tuple says
         // that the flow is over.
         if h.is_syn() {
-            retire(t, &h.tuple, &value);
+            retire(t, h, w);
             return Step::Begin;
         }
         return Step::Pass;
     }
-    if h.may_begin() && is_over(t, h, &value) {
-        retire(t, &h.tuple, &value);
+    if h.may_begin() && is_over(t, h, w) {
+        retire(t, h, w);
         return Step::Begin;
     }
     let now = t.now();
     entry.touch(now, seen_flags(h));
-    Step::Translate(value)
+    Step::Translate
 }
 
 /// Whether a SYN or datagram that meets a confirmed flow finds it over: closed, or its backend gone (semantics L3).
 #[inline(always)]
-fn is_over<T: PacketTables>(t: &mut T, h: &Headers, forward: &FlowValue) -> bool {
-    let slot = Slot {
-        backend: forward.backend,
-        generation: forward.generation,
-    };
-    if balance::serving(t, slot).is_none() {
+fn is_over<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) -> bool {
+    if balance::serving(t, slot(&w.value)).is_none() {
         return true;
     }
     if h.tuple.protocol != protocol::TCP {
         return false;
     }
     let closing = seen::FIN | seen::RST;
-    if forward.seen & closing != 0 {
+    if w.value.seen & closing != 0 {
         return true;
     }
-    let key = forward.out.inverted();
-    match t.flow(reverse_table(forward), &key) {
-        Some(entry) => entry
-            .load(&key)
-            .is_none_or(|reverse| reverse.seen & closing != 0),
-        None => true,
+    w.key = w.value.out.inverted();
+    t.flow(other_table(&w.value, FlowTable::Confirmed), &w.key)
+        .and_then(|entry| entry.state(&w.key))
+        .is_none_or(|reverse| reverse.seen & closing != 0)
+}
+
+/// The backend of a flow, as slots name it.
+#[inline(always)]
+pub(super) fn slot(value: &FlowValue) -> Slot {
+    Slot {
+        backend: value.backend,
+        generation: value.generation,
     }
 }
 
-/// The table that holds the reverse half of a confirmed flow.
+/// The table of the reverse half, given that of the forward half.
 #[inline(always)]
-fn reverse_table(value: &FlowValue) -> FlowTable {
+pub(super) fn other_table(value: &FlowValue, table: FlowTable) -> FlowTable {
     if value.flags & flow_flags::SNAT != 0 {
         FlowTable::Claims
     } else {
-        FlowTable::Confirmed
+        table
     }
 }
 
-/// Removes both halves of a flow, given one of them.
+/// Removes both halves of the confirmed flow of which the packet's tuple is one.
 #[inline(always)]
-pub(super) fn retire<T: PacketTables>(t: &mut T, key: &FlowKey, value: &FlowValue) {
-    let other = value.out.inverted();
-    t.remove_flow(FlowTable::Confirmed, key);
-    if value.flags & flow_flags::SNAT != 0 {
-        t.remove_flow(FlowTable::Claims, &other);
-    } else {
-        t.remove_flow(FlowTable::Confirmed, &other);
-    }
+fn retire<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) {
+    w.key = w.value.out.inverted();
+    t.remove_flow(FlowTable::Confirmed, &h.tuple);
+    t.remove_flow(other_table(&w.value, FlowTable::Confirmed), &w.key);
 }
 
-/// The reverse half of a reply that arrives with a translated destination, confirmed if it is the first.
+/// Finds the reverse half of a reply that arrives with a translated destination, confirmed if it is the first.
 #[inline(always)]
-pub(super) fn snat_reply<T: PacketTables>(t: &mut T, h: &Headers) -> Option<FlowValue> {
-    let entry = t.flow(FlowTable::Claims, &h.tuple)?;
-    let value = entry.load(&h.tuple)?;
+pub(super) fn snat_reply<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) -> bool {
+    let Some(entry) = t.flow(FlowTable::Claims, &h.tuple) else {
+        return false;
+    };
+    if !entry.load(&h.tuple, &mut w.value) {
+        return false;
+    }
     let now = t.now();
     entry.touch(now, seen_flags(h));
-    if value.flags & flow_flags::CONFIRMED == 0 {
-        if !insert_forward(t, &h.tuple, &value, now) {
-            return None;
+    if w.value.flags & flow_flags::CONFIRMED == 0 {
+        if !confirm_forward(t, h, w, now) {
+            t.count(Counter::DropFlowTableFull);
+            return true;
         }
-        entry.set_flags(value.flags | flow_flags::CONFIRMED);
+        entry.set_flags(w.value.flags | flow_flags::CONFIRMED);
+        t.remove_flow(FlowTable::New, &w.key);
         t.count(Counter::FlowConfirmed);
     }
-    Some(value)
+    true
 }
 
-/// The reverse half of a packet that leaves, confirmed if it is the first reply.
+/// Finds the reverse half of a packet that leaves, confirmed if it is the first reply.
 #[inline(always)]
-pub(super) fn reply<T: PacketTables>(t: &mut T, h: &Headers) -> Option<FlowValue> {
+pub(super) fn reply<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) -> bool {
     if let Some(entry) = t.flow(FlowTable::Confirmed, &h.tuple) {
-        let value = entry.load(&h.tuple)?;
-        if value.half == Half::Reverse as u8 {
-            let now = t.now();
-            entry.touch(now, seen_flags(h));
+        if !entry.load(&h.tuple, &mut w.value) || w.value.half != Half::Reverse as u8 {
+            return false;
         }
-        return Some(value);
+        let now = t.now();
+        entry.touch(now, seen_flags(h));
+        return true;
     }
     // Of TCP, only the answer to a SYN can be the first.
     if h.tuple.protocol == protocol::TCP && seen_flags(h) & (seen::SYN | seen::RST) == 0 {
-        return None;
+        return false;
     }
-    let entry = t.flow(FlowTable::New, &h.tuple)?;
-    let value = entry.load(&h.tuple)?;
-    if value.half == Half::Reverse as u8 {
-        confirm(t, h, &value);
+    let Some(entry) = t.flow(FlowTable::New, &h.tuple) else {
+        return false;
+    };
+    if !entry.load(&h.tuple, &mut w.value) || w.value.half != Half::Reverse as u8 {
+        return false;
     }
-    Some(value)
+    confirm(t, h, w);
+    true
 }
 
-/// Moves a flow from `NEW_FLOWS` to `FLOWS` at its first reply. Where `FLOWS` is full it stays where it is, and
-/// the client's next packet is not translated: counted, and tried again at the next reply.
+/// Moves a flow from `NEW_FLOWS` to `FLOWS` at its first reply. Where `FLOWS` is full it stays where it is: counted,
+/// and tried again at the next reply. A refusal ends the flow.
 #[inline(always)]
-fn confirm<T: PacketTables>(t: &mut T, h: &Headers, value: &FlowValue) {
-    let forward_key = value.out.inverted();
+fn confirm<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) {
     if seen_flags(h) & seen::RST == 0 {
         let now = t.now();
-        let reverse = FlowValue {
-            last_seen: now,
-            seen: seen_flags(h),
-            flags: value.flags | flow_flags::CONFIRMED,
-            ..*value
-        };
-        if t.insert_flow(FlowTable::Confirmed, &h.tuple, &reverse) == Insert::Full
-            || !insert_forward(t, &h.tuple, value, now)
+        w.other = w.value;
+        w.other.last_seen = now;
+        w.other.seen = seen_flags(h);
+        w.other.flags |= flow_flags::CONFIRMED;
+        if t.insert_flow(FlowTable::Confirmed, &h.tuple, &w.other) == Insert::Full
+            || !confirm_forward(t, h, w, now)
         {
             t.count(Counter::DropFlowTableFull);
             return;
         }
         t.count(Counter::FlowConfirmed);
     }
-    t.remove_flow(FlowTable::New, &forward_key);
+    w.key = w.value.out.inverted();
+    t.remove_flow(FlowTable::New, &w.key);
     t.remove_flow(FlowTable::New, &h.tuple);
 }
 
-/// Writes the forward half of a flow into `FLOWS`; the reverse half says all about it.
+/// Writes the forward half into `FLOWS`: the reverse half, which the packet is of, says all about it. Leaves its key
+/// in `Work::key`.
 #[inline(always)]
-fn insert_forward<T: PacketTables>(
-    t: &mut T,
-    reverse_key: &FlowKey,
-    reverse: &FlowValue,
-    now: u32,
-) -> bool {
-    let key = reverse.out.inverted();
-    let forward = FlowValue {
-        out: reverse_key.inverted(),
-        last_seen: now,
-        half: Half::Forward as u8,
-        flags: reverse.flags | flow_flags::CONFIRMED,
-        seen: if key.protocol == protocol::TCP {
-            seen::SYN
-        } else {
-            seen::DATA
-        },
-        fingerprint: key.fingerprint(),
-        ..*reverse
-    };
-    t.insert_flow(FlowTable::Confirmed, &key, &forward) != Insert::Full
+fn confirm_forward<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work, now: u32) -> bool {
+    w.key = w.value.out.inverted();
+    w.other = w.value;
+    w.other.out = h.tuple.inverted();
+    w.other.last_seen = now;
+    w.other.half = Half::Forward as u8;
+    w.other.flags |= flow_flags::CONFIRMED;
+    w.other.seen = first_seen(h);
+    w.other.fingerprint = w.key.fingerprint();
+    t.insert_flow(FlowTable::Confirmed, &w.key, &w.other) != Insert::Full
+}
+
+/// What the client's first packet carried.
+#[inline(always)]
+pub(super) const fn first_seen(h: &Headers) -> u8 {
+    if h.tuple.protocol == protocol::TCP {
+        seen::SYN
+    } else {
+        seen::DATA
+    }
 }

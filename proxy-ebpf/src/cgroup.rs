@@ -1,0 +1,173 @@
+//! The socket hooks of the root cgroup.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{bpf_sock, bpf_sock_addr},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    macros::{cgroup_sock, cgroup_sock_addr},
+    programs::{SockAddrContext, SockContext},
+};
+use proxy_common::{
+    abi::{protocol, socket::SocketKey},
+    addr::{Addr, Family},
+    socket::{self, Decision, Socket},
+};
+use zerocopy::network_endian::U16;
+
+use crate::{
+    kernel::Kernel,
+    maps::{HAVE_SET_RETVAL, SOCKET_FRONTENDS},
+};
+
+const ALLOW: i32 = 1;
+const DENY: i32 = 0;
+const ECONNREFUSED: i32 = 111;
+const ETIMEDOUT: i32 = 110;
+
+/// `connect` of an `AF_INET` socket.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Family::V4, |kernel, s| socket::connect(kernel, s))
+}
+
+/// `connect` of an `AF_INET6` socket, to mapped IPv4 addresses too.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Family::V6, |kernel, s| socket::connect(kernel, s))
+}
+
+/// `sendto` and `sendmsg` with an address.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Family::V4, |kernel, s| socket::send(kernel, s))
+}
+
+/// The same, of an `AF_INET6` socket.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Family::V6, |kernel, s| socket::send(kernel, s))
+}
+
+/// The source address that `recvmsg` reports.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Family::V4, |kernel, s| socket::report(kernel, s))
+}
+
+/// The same, of an `AF_INET6` socket.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Family::V6, |kernel, s| socket::report(kernel, s))
+}
+
+/// The peer that `getpeername` reports.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Family::V4, |kernel, s| socket::report(kernel, s))
+}
+
+/// The same, of an `AF_INET6` socket.
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    call(&ctx, Family::V6, |kernel, s| socket::report(kernel, s))
+}
+
+/// A socket is closed: the frontend of its peer is forgotten.
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    let sk: *mut bpf_sock = ctx.as_ptr().cast();
+    // SAFETY: the context is valid, and these fields may be read by this program type.
+    let (protocol, port, family) = unsafe { ((*sk).protocol as u8, (*sk).dst_port, (*sk).family) };
+    if port == 0 || (protocol != protocol::TCP && protocol != protocol::UDP) {
+        return ALLOW;
+    }
+    // SAFETY: as above.
+    let addr = unsafe {
+        if family == u32::from(AF_INET) {
+            Addr::from_words([0, 0, Addr::UNSPECIFIED_V4.words()[2], (*sk).dst_ip4])
+        } else {
+            Addr::from_words((*sk).dst_ip6)
+        }
+    };
+    let key = SocketKey {
+        // SAFETY: the helper takes the context.
+        cookie: unsafe { bpf_get_socket_cookie(sk.cast()) },
+        addr,
+        port: U16::from_bytes(port.to_ne_bytes()),
+        protocol,
+        pad: [0; 5],
+    };
+    let _ = SOCKET_FRONTENDS.remove(key);
+    ALLOW
+}
+
+const AF_INET: u8 = 2;
+
+#[inline(always)]
+fn call(
+    ctx: &SockAddrContext,
+    family: Family,
+    decide: impl FnOnce(&mut Kernel<bpf_sock_addr>, &Socket) -> Decision,
+) -> i32 {
+    let sa: *mut bpf_sock_addr = ctx.as_ptr().cast();
+    // SAFETY: the context is valid, and the fields of the hook's family may be read; the helpers take the context.
+    let s = unsafe {
+        Socket {
+            cookie: bpf_get_socket_cookie(sa.cast()),
+            netns: bpf_get_netns_cookie(sa.cast()),
+            protocol: (*sa).protocol as u8,
+            addr: match family {
+                Family::V4 => Addr::v4((*sa).user_ip4.to_ne_bytes()),
+                Family::V6 => Addr::from_words([
+                    (*sa).user_ip6[0],
+                    (*sa).user_ip6[1],
+                    (*sa).user_ip6[2],
+                    (*sa).user_ip6[3],
+                ]),
+            },
+            port: U16::from_bytes(((*sa).user_port as u16).to_ne_bytes()),
+        }
+    };
+    if s.protocol != protocol::TCP && s.protocol != protocol::UDP {
+        return ALLOW;
+    }
+    match decide(&mut Kernel(sa), &s) {
+        Decision::Untouched => ALLOW,
+        Decision::Use { addr, port } => {
+            write(sa, family, &addr, port);
+            ALLOW
+        }
+        Decision::Refuse => fail(ECONNREFUSED),
+        Decision::TimeOut => fail(ETIMEDOUT),
+    }
+}
+
+#[inline(always)]
+fn write(sa: *mut bpf_sock_addr, family: Family, addr: &Addr, port: U16) {
+    let words = addr.words();
+    // SAFETY: the fields of the hook's family may be written.
+    unsafe {
+        match family {
+            Family::V4 => (*sa).user_ip4 = words[3],
+            Family::V6 => {
+                (*sa).user_ip6[0] = words[0];
+                (*sa).user_ip6[1] = words[1];
+                (*sa).user_ip6[2] = words[2];
+                (*sa).user_ip6[3] = words[3];
+            }
+        }
+        (*sa).user_port = u32::from(u16::from_ne_bytes(port.to_bytes()));
+    }
+}
+
+/// Fails the call with an errno; where the kernel has no way to say which, the call goes on untranslated and the
+/// packet path answers.
+#[inline(always)]
+fn fail(errno: i32) -> i32 {
+    if HAVE_SET_RETVAL.load() == 0 {
+        return ALLOW;
+    }
+    // SAFETY: a helper that takes a number.
+    unsafe { bpf_set_retval(-errno) };
+    DENY
+}

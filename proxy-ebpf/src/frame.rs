@@ -1,0 +1,118 @@
+//! An skb as a `Packet`: all pointer arithmetic of the project.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
+    helpers::generated::{
+        bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
+    },
+};
+use proxy_common::packet::{ChecksumChange, Packet};
+
+/// Bytes that are made linear before parsing: Ethernet, tag, IP with options or a few extensions, TCP.
+const HEADERS: u32 = 14 + 4 + 60 + 60;
+
+/// Offsets beyond this are not looked at; the verifier learns from it that an offset is small.
+const MAX_OFFSET: usize = 0xff;
+
+/// The packet of a tc program.
+pub struct Frame {
+    skb: *mut __sk_buff,
+}
+
+impl Frame {
+    /// Takes the context of a tc program, whose headers are then linear.
+    #[inline(always)]
+    pub fn new(skb: *mut __sk_buff) -> Self {
+        // SAFETY: the context of a tc program is a valid `__sk_buff`; the helper takes just that.
+        unsafe {
+            let len = (*skb).len;
+            let wanted = if len < HEADERS { len } else { HEADERS };
+            if (*skb).data_end.wrapping_sub((*skb).data) < wanted {
+                bpf_skb_pull_data(skb, wanted);
+            }
+        }
+        Self { skb }
+    }
+}
+
+impl Packet for Frame {
+    #[inline(always)]
+    fn window<const N: usize>(&mut self, off: usize) -> Option<&mut [u8; N]> {
+        if off > MAX_OFFSET {
+            return None;
+        }
+        // SAFETY: the context is valid; the pointer is used only after the check against `data_end`, and the
+        // borrow of `self` ends before any helper could move the packet.
+        unsafe {
+            let data = (*self.skb).data as usize;
+            let end = (*self.skb).data_end as usize;
+            let start = data + off;
+            if start + N > end {
+                return None;
+            }
+            Some(&mut *(start as *mut [u8; N]))
+        }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: the context of a tc program is valid.
+        unsafe { (*self.skb).len }
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, off: usize, bytes: &[u8; N]) -> Option<()> {
+        let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+        // SAFETY: `bytes` are N readable bytes; the helper checks the offset.
+        let rc = unsafe {
+            bpf_skb_store_bytes(self.skb, off as u32, bytes.as_ptr().cast(), N as u32, flags)
+        };
+        (rc == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn l4_checksum(&mut self, off: usize, change: ChecksumChange) -> Option<()> {
+        let mangled = if change.zero_means_none {
+            u64::from(BPF_F_MARK_MANGLED_0)
+        } else {
+            0
+        };
+        let pseudo = u64::from(BPF_F_PSEUDO_HDR) | mangled;
+        // SAFETY: the helper checks the offset; a size of 0 in the flags means that `to` is a difference.
+        let rc = unsafe {
+            bpf_l4_csum_replace(self.skb, off as u32, 0, u64::from(change.pseudo.0), pseudo)
+                | bpf_l4_csum_replace(self.skb, off as u32, 0, u64::from(change.data.0), mangled)
+        };
+        (rc == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn checksum_pending(&mut self, off: usize) -> bool {
+        // A change of what the checksum covers leaves a pending field as it is: the device sums up the bytes.
+        let Some(before) = self.window::<2>(off).map(|w| *w) else {
+            return false;
+        };
+        // SAFETY: the helper checks the offset. The field is written anew by the caller.
+        let rc = unsafe { bpf_l4_csum_replace(self.skb, off as u32, 0, 1, 0) };
+        rc == 0 && self.window::<2>(off).map(|w| *w) == Some(before)
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: u32) -> Option<()> {
+        // SAFETY: the helper checks the length.
+        let rc = unsafe { bpf_skb_change_tail(self.skb, len, 0) };
+        (rc == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn wire_len(&self, l3: usize) -> u32 {
+        // SAFETY: the context of a tc program is valid.
+        let (len, segment) = unsafe { ((*self.skb).len, (*self.skb).gso_size) };
+        // A segment's headers are small beside what they are allowed: a GSO packet is cut to the path's MSS.
+        if segment != 0 {
+            segment
+        } else {
+            len - (l3 as u32)
+        }
+    }
+}

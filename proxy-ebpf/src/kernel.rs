@@ -1,0 +1,323 @@
+//! Maps and helpers as the `Tables` of the datapath: all access to shared memory.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{
+        __sk_buff, BPF_F_CURRENT_NETNS, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_NOEXIST, bpf_fib_lookup as FibLookup, bpf_sock_addr, bpf_sock_tuple,
+    },
+    helpers::generated::{
+        bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_skc_lookup_tcp,
+    },
+};
+use proxy_common::{
+    abi::{
+        counter::Counter,
+        device::Device,
+        flow::{FlowKey, FlowValue},
+        frontend::{FrontendKey, FrontendValue},
+        protocol,
+        settings::Settings,
+        socket::{SocketBackend, SocketFrontend, SocketKey},
+        target::{Backend, BackendWord, Slot, Target, TargetWord},
+    },
+    addr::Addr,
+    tables::{
+        FlowRef, FlowState, FlowTable, Insert, PacketTables, Route, RouteQuery, SocketTables,
+        Tables,
+    },
+};
+
+use crate::maps;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const EEXIST: i32 = 17;
+
+/// The world of a program with the context `C`.
+pub struct Kernel<C>(pub *mut C);
+
+impl<C> Tables for Kernel<C> {
+    #[inline(always)]
+    fn now(&mut self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_jiffies64() as u32 }
+    }
+
+    #[inline(always)]
+    fn settings(&mut self) -> Settings {
+        maps::SETTINGS.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn frontend(&mut self, key: &FrontendKey) -> Option<FrontendValue> {
+        let value = maps::FRONTENDS.get_ptr(key)?;
+        // SAFETY: the pointer is to a live element; one aligned word, read once, is never torn.
+        Some(FrontendValue(unsafe {
+            ptr::read_volatile(value.cast::<u64>())
+        }))
+    }
+
+    #[inline(always)]
+    fn target(&mut self, id: u32) -> Option<Target> {
+        let p = maps::TARGETS.get_ptr(id)?;
+        // SAFETY: the pointer is to an array element, which lives as long as the map; the word is read once.
+        unsafe {
+            Some(Target {
+                word: TargetWord(ptr::read_volatile(&raw const (*p).word.0)),
+                ..*p
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn slot(&mut self, index: u32) -> Option<Slot> {
+        let p = maps::SLOTS.get_ptr(index)?;
+        // SAFETY: as above; a slot is one aligned word.
+        let word = unsafe { ptr::read_volatile(p.cast::<u64>()) };
+        Some(Slot {
+            backend: word as u32,
+            generation: (word >> 32) as u32,
+        })
+    }
+
+    #[inline(always)]
+    fn backend(&mut self, id: u32) -> Option<Backend> {
+        let p = maps::BACKENDS.get_ptr(id)?;
+        // SAFETY: as above. All but the word is fixed while the generation in the word is in use.
+        unsafe {
+            Some(Backend {
+                word: BackendWord(ptr::read_volatile(&raw const (*p).word.0)),
+                ..*p
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn node_addr(&mut self, addr: &Addr) -> Option<u32> {
+        // SAFETY: the element is a single aligned word.
+        maps::NODE_ADDRS
+            .get_ptr(addr)
+            .map(|p| unsafe { ptr::read_volatile(p) })
+    }
+
+    #[inline(always)]
+    fn count(&mut self, counter: Counter) {
+        if let Some(p) = maps::COUNTERS.get_ptr_mut(counter as u32) {
+            // SAFETY: the element belongs to this CPU.
+            unsafe { *p = (*p).wrapping_add(1) };
+        }
+    }
+}
+
+/// A flow table's element, which other CPUs may write.
+#[derive(Clone, Copy)]
+pub struct FlowElement(*mut FlowValue);
+
+impl FlowRef for FlowElement {
+    #[inline(always)]
+    fn load(&self, key: &FlowKey, into: &mut FlowValue) -> bool {
+        // SAFETY: the pointer is to memory of the map, valid until the program ends; whether it still is this
+        // key's element is told by the fingerprint, read last.
+        unsafe {
+            *into = *self.0;
+            ptr::read_volatile(&raw const (*self.0).fingerprint) == key.fingerprint()
+        }
+    }
+
+    #[inline(always)]
+    fn state(&self, key: &FlowKey) -> Option<FlowState> {
+        // SAFETY: as above.
+        unsafe {
+            let state = FlowState {
+                last_seen: (*self.0).last_seen,
+                half: (*self.0).half,
+                flags: (*self.0).flags,
+                seen: (*self.0).seen,
+            };
+            let fingerprint = ptr::read_volatile(&raw const (*self.0).fingerprint);
+            (fingerprint == key.fingerprint()).then_some(state)
+        }
+    }
+
+    #[inline(always)]
+    fn touch(&self, now: u32, seen: u8) {
+        // SAFETY: as above; single aligned words, whose loss in a race costs nothing but accuracy. They are
+        // written only when they change, to leave the cache line shared.
+        unsafe {
+            if (*self.0).last_seen != now {
+                (*self.0).last_seen = now;
+            }
+            if (*self.0).seen | seen != (*self.0).seen {
+                (*self.0).seen |= seen;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn set_flags(&self, flags: u8) {
+        // SAFETY: as above.
+        unsafe { (*self.0).flags = flags };
+    }
+}
+
+impl PacketTables for Kernel<__sk_buff> {
+    type Flow = FlowElement;
+
+    #[inline(always)]
+    fn device(&mut self, ifindex: u32) -> Option<Device> {
+        // SAFETY: elements of DEVICES are replaced, not written.
+        unsafe { maps::DEVICES.get(ifindex).copied() }
+    }
+
+    #[inline(always)]
+    fn flow(&mut self, table: FlowTable, key: &FlowKey) -> Option<FlowElement> {
+        match table {
+            FlowTable::Confirmed => maps::FLOWS.get_ptr_mut(key),
+            FlowTable::New => maps::NEW_FLOWS.get_ptr_mut(key),
+            FlowTable::Claims => maps::SNAT_CLAIMS.get_ptr_mut(key),
+        }
+        .map(FlowElement)
+    }
+
+    #[inline(always)]
+    fn insert_flow(&mut self, table: FlowTable, key: &FlowKey, value: &FlowValue) -> Insert {
+        let flags = u64::from(BPF_NOEXIST);
+        let result = match table {
+            FlowTable::Confirmed => maps::FLOWS.insert(key, value, flags),
+            FlowTable::New => maps::NEW_FLOWS.insert(key, value, flags),
+            FlowTable::Claims => maps::SNAT_CLAIMS.insert(key, value, flags),
+        };
+        match result {
+            Ok(()) => Insert::Done,
+            Err(rc) if rc == -EEXIST => Insert::Exists,
+            Err(_) => Insert::Full,
+        }
+    }
+
+    #[inline(always)]
+    fn remove_flow(&mut self, table: FlowTable, key: &FlowKey) -> bool {
+        match table {
+            FlowTable::Confirmed => maps::FLOWS.remove(key),
+            FlowTable::New => maps::NEW_FLOWS.remove(key),
+            FlowTable::Claims => maps::SNAT_CLAIMS.remove(key),
+        }
+        .is_ok()
+    }
+
+    #[inline(always)]
+    fn route(&mut self, query: RouteQuery<'_>) -> Route {
+        // SAFETY: all fields are integers and arrays of them, for which zero is a value.
+        let mut params: FibLookup = unsafe { core::mem::zeroed() };
+        params.l4_protocol = query.protocol;
+        params.ifindex = query.ifindex;
+        if query.dst.is_v4() {
+            params.family = AF_INET;
+            params.__bindgen_anon_3.ipv4_src = query.src.words()[3];
+            params.__bindgen_anon_4.ipv4_dst = query.dst.words()[3];
+        } else {
+            params.family = AF_INET6;
+            params.__bindgen_anon_3.ipv6_src = query.src.words();
+            params.__bindgen_anon_4.ipv6_dst = query.dst.words();
+        }
+        // SAFETY: the context and the parameters are valid, and the length is theirs.
+        let rc = unsafe {
+            bpf_fib_lookup(
+                self.0.cast(),
+                &raw mut params,
+                size_of::<FibLookup>() as i32,
+                0,
+            )
+        };
+        let ifindex = params.ifindex;
+        if rc == i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+            Route::Neighbour {
+                ifindex,
+                mac: params.dmac,
+            }
+        } else if rc == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
+            Route::Device { ifindex }
+        } else {
+            Route::None
+        }
+    }
+
+    #[inline(always)]
+    fn listens(&mut self, tuple: &FlowKey) -> bool {
+        // SAFETY: all fields are integers and arrays of them, for which zero is a value.
+        let mut t: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+        let (sport, dport) = (
+            u16::from_ne_bytes(tuple.src_port.to_bytes()),
+            u16::from_ne_bytes(tuple.dst_port.to_bytes()),
+        );
+        // SAFETY: the fields of the family that the size names are written; others are not read.
+        let len = unsafe {
+            if tuple.dst.is_v4() {
+                t.__bindgen_anon_1.ipv4.saddr = tuple.src.words()[3];
+                t.__bindgen_anon_1.ipv4.daddr = tuple.dst.words()[3];
+                t.__bindgen_anon_1.ipv4.sport = sport;
+                t.__bindgen_anon_1.ipv4.dport = dport;
+                size_of_val(&t.__bindgen_anon_1.ipv4)
+            } else {
+                t.__bindgen_anon_1.ipv6.saddr = tuple.src.words();
+                t.__bindgen_anon_1.ipv6.daddr = tuple.dst.words();
+                t.__bindgen_anon_1.ipv6.sport = sport;
+                t.__bindgen_anon_1.ipv6.dport = dport;
+                size_of_val(&t.__bindgen_anon_1.ipv6)
+            }
+        } as u32;
+        let netns = BPF_F_CURRENT_NETNS as i64 as u64;
+        // SAFETY: the context and the tuple are valid; the socket found is released and not used.
+        unsafe {
+            let socket = if tuple.protocol == protocol::TCP {
+                bpf_skc_lookup_tcp(self.0.cast(), &raw mut t, len, netns, 0)
+            } else {
+                bpf_sk_lookup_udp(self.0.cast(), &raw mut t, len, netns, 0)
+            };
+            if socket.is_null() {
+                return false;
+            }
+            bpf_sk_release(socket.cast());
+        }
+        true
+    }
+}
+
+impl SocketTables for Kernel<bpf_sock_addr> {
+    #[inline(always)]
+    fn random(&mut self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn socket_backend(&mut self, key: &SocketKey) -> Option<SocketBackend> {
+        // SAFETY: an element that is reused meanwhile is another socket's: at worst one datagram goes to another
+        // backend that serves, since backend and generation are checked.
+        unsafe { maps::SOCKET_BACKENDS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn put_socket_backend(&mut self, key: &SocketKey, value: &SocketBackend) {
+        // An LRU table has room always; if not, the socket chooses again at its next datagram.
+        let _ = maps::SOCKET_BACKENDS.insert(key, value, 0);
+    }
+
+    #[inline(always)]
+    fn socket_frontend(&mut self, key: &SocketKey) -> Option<SocketFrontend> {
+        // SAFETY: an element that is reused meanwhile would misreport one peer's name.
+        unsafe { maps::SOCKET_FRONTENDS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn put_socket_frontend(&mut self, key: &SocketKey, value: &SocketFrontend) {
+        let _ = maps::SOCKET_FRONTENDS.insert(key, value, 0);
+    }
+
+    #[inline(always)]
+    fn remove_socket_frontend(&mut self, key: &SocketKey) {
+        let _ = maps::SOCKET_FRONTENDS.remove(key);
+    }
+}

@@ -1,0 +1,71 @@
+//! Every map of the object. Names and shapes are `proxy_common::abi::MAPS`'; a test compares them.
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+};
+use proxy_common::{
+    abi::{
+        capacity,
+        device::Device,
+        flow::{FlowKey, FlowValue},
+        frontend::{FrontendKey, FrontendValue},
+        meta::{BackendMeta, Name, TargetMeta},
+        settings::Settings,
+        socket::{SocketBackend, SocketFrontend, SocketKey},
+        target::{Backend, Slot, Target},
+    },
+    addr::Addr,
+    datapath::Work,
+};
+
+/// Whether `bpf_set_retval` may be called by socket address programs (kernel 5.18); overridden by the agent's probe.
+#[unsafe(no_mangle)]
+pub static HAVE_SET_RETVAL: Global<u32> = Global::new(0);
+
+#[map]
+pub static FRONTENDS: HashMap<FrontendKey, FrontendValue> =
+    HashMap::pinned(capacity::FRONTENDS, BPF_F_NO_PREALLOC);
+#[map]
+pub static TARGETS: Array<Target> = Array::pinned(capacity::TARGETS, BPF_F_MMAPABLE);
+#[map]
+pub static SLOTS: Array<Slot> = Array::pinned(capacity::SLOTS, BPF_F_MMAPABLE);
+#[map]
+pub static BACKENDS: Array<Backend> = Array::pinned(capacity::BACKENDS, BPF_F_MMAPABLE);
+#[map]
+pub static NODE_ADDRS: HashMap<Addr, u32> =
+    HashMap::pinned(capacity::NODE_ADDRS, BPF_F_NO_PREALLOC);
+#[map]
+pub static DEVICES: HashMap<u32, Device> = HashMap::pinned(capacity::DEVICES, BPF_F_NO_PREALLOC);
+#[map]
+pub static SETTINGS: Array<Settings> = Array::pinned(capacity::SETTINGS, 0);
+#[map]
+pub static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::pinned(capacity::FLOWS, BPF_F_NO_PREALLOC);
+#[map]
+pub static NEW_FLOWS: LruHashMap<FlowKey, FlowValue> = LruHashMap::pinned(capacity::NEW_FLOWS, 0);
+#[map]
+pub static SNAT_CLAIMS: HashMap<FlowKey, FlowValue> =
+    HashMap::pinned(capacity::SNAT_CLAIMS, BPF_F_NO_PREALLOC);
+#[map]
+pub static SOCKET_BACKENDS: LruHashMap<SocketKey, SocketBackend> =
+    LruHashMap::pinned(capacity::SOCKET_BACKENDS, 0);
+#[map]
+pub static SOCKET_FRONTENDS: LruHashMap<SocketKey, SocketFrontend> =
+    LruHashMap::pinned(capacity::SOCKET_FRONTENDS, 0);
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(capacity::COUNTERS, 0);
+#[map]
+pub static META_TARGETS: HashMap<u32, TargetMeta> =
+    HashMap::pinned(capacity::META_TARGETS, BPF_F_NO_PREALLOC);
+#[map]
+pub static META_BACKENDS: HashMap<u32, BackendMeta> =
+    HashMap::pinned(capacity::META_BACKENDS, BPF_F_NO_PREALLOC);
+#[map]
+pub static META_NAMES: HashMap<u32, Name> =
+    HashMap::pinned(capacity::META_NAMES, BPF_F_NO_PREALLOC);
+
+/// One for each CPU: tc programs are not interrupted by one another.
+#[map]
+pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
