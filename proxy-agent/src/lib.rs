@@ -3,6 +3,7 @@
 pub mod claims;
 pub mod convert;
 pub mod dataplane;
+pub mod delta;
 pub mod maps;
 pub mod model;
 pub mod plan;

@@ -1,0 +1,7 @@
+//! The kernel side of the agent: loading, attaching, pinning, and map contents.
+
+pub mod attach;
+pub mod load;
+pub mod pin;
+pub mod probe;
+pub mod sys;

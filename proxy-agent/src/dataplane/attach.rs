@@ -1,0 +1,410 @@
+//! Attaching: socket hooks on the cgroup, packet programs on devices, each by a pinned link.
+//!
+//! A restart finds the links by their pins and replaces their programs in place, so that nothing passes untranslated
+//! meanwhile. Programs of others stay where they are. In a device's chain ours is first at ingress and last at egress:
+//! there the packets are those that the client sends and gets, and whatever a CNI attached between us and the node
+//! sees one tuple, client ↔ pod, in both directions.
+
+mod clsact;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::PathBuf,
+};
+
+use proxy_common::abi::device::{Device, DeviceClass, LinkType};
+
+use self::clsact::ClsactError;
+use super::{
+    load::{LoadError, PacketProgram, ProgramName, Programs, SOCKET_HOOKS, SocketHook},
+    pin::{PinError, PinFolder, unpin},
+    sys::{
+        link::{self, AttachType, Order},
+        object::{self, LinkInfo},
+    },
+};
+
+/// Which side of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// Packets that come in.
+    Ingress,
+    /// Packets that go out.
+    Egress,
+}
+
+impl Direction {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Egress, Self::Ingress];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+
+    const fn attach_type(self) -> AttachType {
+        match self {
+            Self::Ingress => AttachType::TcxIngress,
+            Self::Egress => AttachType::TcxEgress,
+        }
+    }
+
+    const fn order(self) -> Order {
+        match self {
+            Self::Ingress => Order::First,
+            Self::Egress => Order::Last,
+        }
+    }
+}
+
+/// How programs go on devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcMode {
+    /// Links in the tcx chain (Linux 6.6).
+    Tcx,
+    /// Filters of a clsact qdisc.
+    Clsact,
+}
+
+/// Why a program could not be attached or detached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// A socket hook.
+    #[error("could not attach {hook} to the cgroup")]
+    Cgroup {
+        /// Hook.
+        hook: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A device.
+    #[error("could not {action} {program} at the {side} of device {device}")]
+    Device {
+        /// What was tried.
+        action: &'static str,
+        /// Program.
+        program: &'static str,
+        /// Ingress or egress.
+        side: &'static str,
+        /// Name, or ifindex.
+        device: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A link could not be pinned or examined.
+    #[error("could not {action} the link {}", .path.display())]
+    Link {
+        /// What was tried.
+        action: &'static str,
+        /// Pin.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The filters of a device without tcx.
+    #[error(transparent)]
+    Clsact(#[from] ClsactError),
+    /// The bpffs folder.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The programs.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+/// What the programs of a device depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Name of the device.
+    pub name: String,
+    /// Its class and form.
+    pub device: Device,
+}
+
+/// The program that a device gets on a side; none for a bridge, whose ports have them.
+pub const fn program_for(device: &Device, side: Direction) -> Option<PacketProgram> {
+    const POD: u8 = DeviceClass::Pod as u8;
+    const UPLINK: u8 = DeviceClass::Uplink as u8;
+    const OVERLAY: u8 = DeviceClass::Overlay as u8;
+    let raw = device.link == LinkType::RawIp as u8;
+    Some(match (device.class, side, raw) {
+        (POD, Direction::Ingress, false) => PacketProgram::PodIngress,
+        (UPLINK | OVERLAY, Direction::Ingress, false) => PacketProgram::UplinkIngress,
+        (UPLINK | OVERLAY, Direction::Ingress, true) => PacketProgram::UplinkIngressL3,
+        (POD | UPLINK | OVERLAY, Direction::Egress, false) => PacketProgram::Egress,
+        (UPLINK | OVERLAY, Direction::Egress, true) => PacketProgram::EgressL3,
+        _ => return None,
+    })
+}
+
+fn device_link(ifindex: u32, side: Direction) -> String {
+    format!("dev-{ifindex}-{}", side.label())
+}
+
+/// The ifindex and side in the name of a device's link.
+fn parse_device_link(name: &str) -> Option<(u32, Direction)> {
+    let (ifindex, side) = name.strip_prefix("dev-")?.split_once('-')?;
+    let side = Direction::ALL
+        .into_iter()
+        .find(|direction| direction.label() == side)?;
+    Some((ifindex.parse().ok()?, side))
+}
+
+/// What is attached, and how to attach more.
+#[derive(Debug)]
+pub struct Attachments {
+    pins: PinFolder,
+    programs: Programs,
+    mode: TcMode,
+    /// Programs on devices, as attached by this process.
+    devices: BTreeMap<(u32, Direction), PacketProgram>,
+}
+
+impl Attachments {
+    /// Attaches `programs`, nothing yet.
+    pub const fn new(pins: PinFolder, programs: Programs, mode: TcMode) -> Self {
+        Self {
+            pins,
+            programs,
+            mode,
+            devices: BTreeMap::new(),
+        }
+    }
+
+    /// The loaded programs.
+    pub const fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// Puts all socket hooks on a cgroup, in place of those of an earlier run.
+    pub fn attach_sockets(&self, cgroup: &File) -> Result<(), AttachError> {
+        for hook in SOCKET_HOOKS {
+            self.attach_socket(cgroup, hook)?;
+        }
+        Ok(())
+    }
+
+    fn attach_socket(&self, cgroup: &File, hook: SocketHook) -> Result<(), AttachError> {
+        let failed = |source| AttachError::Cgroup {
+            hook: hook.name,
+            source,
+        };
+        let program = self.programs.fd(ProgramName::Socket(hook))?;
+        let name = format!("cgroup-{}", hook.name);
+        // A cgroup's id is its inode number (kernfs).
+        let id = cgroup.metadata().map_err(failed)?.ino();
+        if let Some((link, info)) = self.open_link(&name)? {
+            if info.detail == id {
+                return link::update(&link, program).map_err(failed);
+            }
+            self.remove_link(&name)?;
+        }
+        let link = link::attach_cgroup(program, cgroup, hook.attach_type).map_err(failed)?;
+        self.pin_link(&link, &name)
+    }
+
+    /// Makes the programs on devices what `wanted` (by ifindex) says. One device's failure does not keep the
+    /// others from theirs; all failures are returned.
+    pub fn reconcile(&mut self, wanted: &BTreeMap<u32, Port>) -> Vec<AttachError> {
+        let mut errors = Vec::new();
+        for key in self.unwanted(wanted).unwrap_or_else(|error| {
+            errors.push(error.into());
+            Vec::new()
+        }) {
+            match self.detach_device(key.0, key.1) {
+                Ok(()) => drop(self.devices.remove(&key)),
+                Err(error) => errors.push(error),
+            }
+        }
+        for (&ifindex, port) in wanted {
+            // Egress first: a packet that is translated on its way in must find its way back.
+            for side in Direction::ALL {
+                let Some(program) = program_for(&port.device, side) else {
+                    continue;
+                };
+                if self.devices.get(&(ifindex, side)) == Some(&program) {
+                    continue;
+                }
+                match self.attach_device(ifindex, &port.name, side, program) {
+                    Ok(()) => drop(self.devices.insert((ifindex, side), program)),
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        errors
+    }
+
+    /// Links of devices that are attached, by this run or by an earlier one, and are wanted no more.
+    fn unwanted(&self, wanted: &BTreeMap<u32, Port>) -> Result<Vec<(u32, Direction)>, PinError> {
+        let mut attached: BTreeSet<_> = self.devices.keys().copied().collect();
+        if self.mode == TcMode::Tcx {
+            let names = self.pins.link_names()?;
+            attached.extend(names.iter().filter_map(|name| parse_device_link(name)));
+        }
+        attached.retain(|(ifindex, side)| {
+            wanted
+                .get(ifindex)
+                .is_none_or(|port| program_for(&port.device, *side).is_none())
+        });
+        Ok(attached.into_iter().collect())
+    }
+
+    fn attach_device(
+        &mut self,
+        ifindex: u32,
+        device: &str,
+        side: Direction,
+        program: PacketProgram,
+    ) -> Result<(), AttachError> {
+        if self.mode == TcMode::Clsact {
+            return Ok(clsact::attach(&mut self.programs, device, side, program)?);
+        }
+        let failed = |action| {
+            move |source| AttachError::Device {
+                action,
+                program: program.name(),
+                side: side.label(),
+                device: device.to_owned(),
+                source,
+            }
+        };
+        let fd = self.programs.fd(ProgramName::Packet(program))?;
+        let name = device_link(ifindex, side);
+        if let Some((link, info)) = self.open_link(&name)? {
+            // The number may be another device's by now, here or in the namespace that the device went to.
+            let chain = link::tcx_chain(ifindex, side.attach_type()).map_err(failed("query"))?;
+            if info.ifindex() == ifindex && chain.iter().any(|entry| entry.link == info.id) {
+                return link::update(&link, fd).map_err(failed("replace"));
+            }
+            self.remove_link(&name)?;
+        }
+        let link = link::attach_tcx(fd, ifindex, side.attach_type(), side.order())
+            .map_err(failed("attach"))?;
+        self.pin_link(&link, &name)
+    }
+
+    fn detach_device(&self, ifindex: u32, side: Direction) -> Result<(), AttachError> {
+        match self.mode {
+            TcMode::Tcx => self.remove_link(&device_link(ifindex, side)),
+            TcMode::Clsact => Ok(clsact::detach(ifindex, side).map(drop)?),
+        }
+    }
+
+    fn open_link(&self, name: &str) -> Result<Option<(OwnedFd, LinkInfo)>, AttachError> {
+        let path = self.pins.link(name);
+        let failed = |action| {
+            let path = path.clone();
+            move |source| AttachError::Link {
+                action,
+                path,
+                source,
+            }
+        };
+        match object::open(&path) {
+            Ok(link) => {
+                let info = object::info(&link).map_err(failed("examine"))?;
+                Ok(Some((link, info)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("open")(error)),
+        }
+    }
+
+    fn pin_link(&self, link: impl AsFd, name: &str) -> Result<(), AttachError> {
+        let path = self.pins.link(name);
+        object::pin(link, &path).map_err(|source| AttachError::Link {
+            action: "pin",
+            path,
+            source,
+        })
+    }
+
+    /// Detaches a link and removes its pin.
+    fn remove_link(&self, name: &str) -> Result<(), AttachError> {
+        detach_pinned(&self.pins.link(name)).map(drop)
+    }
+}
+
+/// Detaches a pinned link, whoever else holds it open, and removes its pin; false where there was none.
+pub fn detach_pinned(path: &std::path::Path) -> Result<bool, AttachError> {
+    match object::open(path) {
+        // A link whose device or cgroup is gone is detached already.
+        Ok(link) => match link::detach(&link) {
+            Err(source) if source.raw_os_error() != Some(libc::ENOLINK) => {
+                tracing::debug!(path = %path.display(), error = %source, "link was not attached");
+            }
+            Ok(()) | Err(_) => {}
+        },
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => {
+            return Err(AttachError::Link {
+                action: "open",
+                path: path.to_path_buf(),
+                source,
+            });
+        }
+    }
+    Ok(unpin(path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(class: DeviceClass, link: LinkType) -> Device {
+        Device {
+            class: class as u8,
+            link: link as u8,
+            ..Device::default()
+        }
+    }
+
+    #[test]
+    fn a_bridge_has_no_program_and_its_ports_have_the_pods() {
+        let bridge = device(DeviceClass::Bridge, LinkType::Ethernet);
+        let port = device(DeviceClass::Pod, LinkType::Ethernet);
+        assert_eq!(program_for(&bridge, Direction::Ingress), None);
+        assert_eq!(program_for(&bridge, Direction::Egress), None);
+        assert_eq!(
+            program_for(&port, Direction::Ingress),
+            Some(PacketProgram::PodIngress)
+        );
+        assert_eq!(
+            program_for(&port, Direction::Egress),
+            Some(PacketProgram::Egress)
+        );
+    }
+
+    #[test]
+    fn a_tunnel_without_ethernet_has_programs_that_expect_none() {
+        let wireguard = device(DeviceClass::Overlay, LinkType::RawIp);
+        assert_eq!(
+            program_for(&wireguard, Direction::Ingress),
+            Some(PacketProgram::UplinkIngressL3)
+        );
+        assert_eq!(
+            program_for(&wireguard, Direction::Egress),
+            Some(PacketProgram::EgressL3)
+        );
+    }
+
+    #[test]
+    fn names_of_links_come_back() {
+        for side in Direction::ALL {
+            assert_eq!(parse_device_link(&device_link(42, side)), Some((42, side)));
+        }
+        assert_eq!(parse_device_link("cgroup-connect4"), None);
+        assert_eq!(parse_device_link("dev-x-ingress"), None);
+    }
+}

@@ -1,0 +1,300 @@
+//! Loading the embedded object: maps are those pinned, or new and pinned; programs are new each time.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    programs::{CgroupSock, CgroupSockAddr, ProgramError, ProgramFd, SchedClassifier},
+};
+use proxy_common::abi::{MAPS, MapKind, MapSpec};
+
+use super::{
+    pin::PinFolder,
+    sys::{
+        self,
+        link::AttachType,
+        object::{self, MapInfo},
+        process,
+    },
+};
+
+/// The eBPF object, built by `cargo xtask build-ebpf`.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/proxy-ebpf.o"));
+
+/// Why the programs could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The agent was built without an object.
+    #[error(
+        "this agent was built without the eBPF object (PROXY_EBPF_SKIP=1); build it with `cargo xtask build-ebpf`"
+    )]
+    NoObject,
+    /// A pinned map is not what this version makes.
+    #[error(
+        "the pinned map {name} has another shape ({found}) than this version's ({expected}): \
+         run `proxy-agent cleanup` with the same --bpffs first"
+    )]
+    OtherShape {
+        /// Map.
+        name: &'static str,
+        /// What is pinned.
+        found: String,
+        /// What this version makes.
+        expected: String,
+    },
+    /// A pinned map could not be examined.
+    #[error("could not open the pinned map {name}")]
+    Map {
+        /// Map.
+        name: &'static str,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The object as a whole was refused.
+    #[error("could not load the eBPF object")]
+    Object(#[source] Box<EbpfError>),
+    /// A program is missing or of another kind.
+    #[error("the eBPF object has no program {0} of the kind expected")]
+    Missing(&'static str),
+    /// The kernel refused a program.
+    #[error("the kernel refused the program {name}")]
+    Refused {
+        /// Program.
+        name: &'static str,
+        /// Why, with the verifier's log.
+        #[source]
+        source: Box<ProgramError>,
+    },
+}
+
+/// The programs of the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProgramName {
+    /// A program on the cgroup.
+    Socket(SocketHook),
+    /// A program on devices.
+    Packet(PacketProgram),
+    /// Gives jiffies to a test run.
+    Clock,
+}
+
+/// The socket hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketHook {
+    /// Name of the program and of its link.
+    pub name: &'static str,
+    /// Where it goes.
+    pub attach_type: AttachType,
+}
+
+/// The programs on devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PacketProgram {
+    /// Ingress of pod-facing devices.
+    PodIngress,
+    /// Ingress of uplinks and overlays.
+    UplinkIngress,
+    /// The same, without an Ethernet header.
+    UplinkIngressL3,
+    /// Egress.
+    Egress,
+    /// The same, without an Ethernet header.
+    EgressL3,
+}
+
+impl PacketProgram {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::PodIngress,
+        Self::UplinkIngress,
+        Self::UplinkIngressL3,
+        Self::Egress,
+        Self::EgressL3,
+    ];
+
+    /// Name in the object.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PodIngress => "tc_pod_ingress",
+            Self::UplinkIngress => "tc_uplink_ingress",
+            Self::UplinkIngressL3 => "tc_uplink_ingress_l3",
+            Self::Egress => "tc_egress",
+            Self::EgressL3 => "tc_egress_l3",
+        }
+    }
+}
+
+const fn hook(name: &'static str, attach_type: AttachType) -> SocketHook {
+    SocketHook { name, attach_type }
+}
+
+/// All socket hooks. Those that translate back come first, so that no socket is translated without them.
+pub const SOCKET_HOOKS: [SocketHook; 9] = [
+    hook("sock_release", AttachType::SockRelease),
+    hook("getpeername4", AttachType::Getpeername4),
+    hook("getpeername6", AttachType::Getpeername6),
+    hook("recvmsg4", AttachType::Recvmsg4),
+    hook("recvmsg6", AttachType::Recvmsg6),
+    hook("sendmsg4", AttachType::Sendmsg4),
+    hook("sendmsg6", AttachType::Sendmsg6),
+    hook("connect4", AttachType::Connect4),
+    hook("connect6", AttachType::Connect6),
+];
+
+impl ProgramName {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        SOCKET_HOOKS
+            .into_iter()
+            .map(Self::Socket)
+            .chain(PacketProgram::ALL.into_iter().map(Self::Packet))
+            .chain([Self::Clock])
+    }
+
+    /// Name in the object.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Socket(hook) => hook.name,
+            Self::Packet(program) => program.name(),
+            Self::Clock => "clock",
+        }
+    }
+}
+
+/// What depends on the kernel, told to the programs before they are verified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// See [`probe::has_set_retval`](super::probe::has_set_retval).
+    pub set_retval: bool,
+}
+
+/// The loaded programs.
+#[derive(Debug)]
+pub struct Programs {
+    /// Owns what aya made of the object; also attaches where there is no tcx.
+    pub(super) ebpf: Ebpf,
+    fds: BTreeMap<ProgramName, OwnedFd>,
+}
+
+impl Programs {
+    /// Loads all programs over the maps pinned in `pins`, making and pinning those that are not there.
+    pub fn load(pins: &PinFolder, features: Features) -> Result<Self, LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::NoObject);
+        }
+        for spec in MAPS {
+            check_pinned(pins, spec)?;
+        }
+        // Before 5.11 maps count as locked memory; later kernels do not care, and a real lack shows at loading.
+        if let Err(error) = process::unlimited_memlock() {
+            tracing::debug!(%error, "could not lift the limit on locked memory");
+        }
+        let set_retval = u32::from(features.set_retval);
+        let mut loader = EbpfLoader::new();
+        loader.override_global("HAVE_SET_RETVAL", &set_retval, true);
+        for spec in MAPS {
+            loader.map_pin_path(spec.name, pins.map(spec.name));
+        }
+        let mut ebpf = loader
+            .load(OBJECT)
+            .map_err(|error| LoadError::Object(Box::new(error)))?;
+        let mut fds = BTreeMap::new();
+        for program in ProgramName::all() {
+            fds.insert(program, load_one(&mut ebpf, program)?);
+        }
+        Ok(Self { ebpf, fds })
+    }
+
+    /// The descriptor of a program.
+    pub fn fd(&self, program: ProgramName) -> Result<BorrowedFd<'_>, LoadError> {
+        self.fds
+            .get(&program)
+            .map(AsFd::as_fd)
+            .ok_or(LoadError::Missing(program.name()))
+    }
+}
+
+fn load_one(ebpf: &mut Ebpf, program: ProgramName) -> Result<OwnedFd, LoadError> {
+    let name = program.name();
+    let missing = || LoadError::Missing(name);
+    let refused = |source| LoadError::Refused {
+        name,
+        source: Box::new(source),
+    };
+    let found = ebpf.program_mut(name).ok_or_else(missing)?;
+    let fd: Result<&ProgramFd, ProgramError> = match program {
+        ProgramName::Socket(hook) if hook.attach_type == AttachType::SockRelease => {
+            let found: &mut CgroupSock = found.try_into().map_err(|_| missing())?;
+            found.load().and_then(|()| found.fd())
+        }
+        ProgramName::Socket(_) => {
+            let found: &mut CgroupSockAddr = found.try_into().map_err(|_| missing())?;
+            found.load().and_then(|()| found.fd())
+        }
+        ProgramName::Packet(_) | ProgramName::Clock => {
+            let found: &mut SchedClassifier = found.try_into().map_err(|_| missing())?;
+            found.load().and_then(|()| found.fd())
+        }
+    };
+    let fd = fd.map_err(refused)?;
+    fd.as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| refused(ProgramError::IOError(error)))
+}
+
+fn check_pinned(pins: &PinFolder, spec: &'static MapSpec) -> Result<(), LoadError> {
+    let failed = |source| LoadError::Map {
+        name: spec.name,
+        source,
+    };
+    let fd = match object::open(&pins.map(spec.name)) {
+        Ok(fd) => fd,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    let info: MapInfo = object::info(&fd).map_err(failed)?;
+    // A capacity may be changed without a new ABI version; the map lives on with the one that it has.
+    let same = info.kind == kernel_kind(spec.kind)
+        && info.key_size as usize == spec.key
+        && info.value_size as usize == spec.value;
+    if same {
+        return Ok(());
+    }
+    Err(LoadError::OtherShape {
+        name: spec.name,
+        found: shape(info.kind, info.key_size as usize, info.value_size as usize),
+        expected: shape(kernel_kind(spec.kind), spec.key, spec.value),
+    })
+}
+
+fn shape(kind: u32, key: usize, value: usize) -> String {
+    format!("type {kind}, key {key} bytes, value {value} bytes")
+}
+
+/// `enum bpf_map_type`.
+pub const fn kernel_kind(kind: MapKind) -> u32 {
+    match kind {
+        MapKind::Hash => 1,
+        MapKind::Array | MapKind::MappedArray => 2,
+        MapKind::PerCpuArray => 6,
+        MapKind::LruHash => 9,
+        MapKind::LpmTrie => 11,
+    }
+}
+
+/// Opens a pinned map as a descriptor.
+pub fn open_map(pins: &PinFolder, name: &'static str) -> Result<OwnedFd, LoadError> {
+    object::open(&pins.map(name)).map_err(|source| LoadError::Map { name, source })
+}
+
+/// Opens a pinned map for keys `K` and values `V`.
+pub fn open_typed<K: sys::map::Plain, V: sys::map::Plain>(
+    pins: &PinFolder,
+    name: &'static str,
+) -> Result<sys::map::Map<K, V>, LoadError> {
+    sys::map::Map::new(open_map(pins, name)?).map_err(|source| LoadError::Map { name, source })
+}

@@ -1,0 +1,77 @@
+//! Arrays written through a mapping: no system call for an element, and a store of 8 bytes that is whole.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// A mapping of an array map (`BPF_F_MMAPABLE`), readable and writable, as 8-byte words.
+///
+/// The kernel rounds an element up to 8 bytes, so element `i` starts at word `i * stride`.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<AtomicU64>,
+    words: usize,
+}
+
+// SAFETY: the memory is the kernel's, mapped shared for as long as the value lives; all access is by atomics.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `words` words of an array.
+    pub fn new(fd: impl AsFd, words: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs no other memory.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                words * size_of::<u64>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mapped at zero"))?;
+        Ok(Self { base, words })
+    }
+
+    /// All words.
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page-aligned, `words` long, and lives as long as `self`; programs and other
+        // processes that write it make single aligned accesses.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.words) }
+    }
+
+    /// Reads consecutive words.
+    pub fn read(&self, first: usize, out: &mut [u64]) -> Option<()> {
+        let words = self.words().get(first..first.checked_add(out.len())?)?;
+        for (out, word) in out.iter_mut().zip(words) {
+            *out = word.load(Ordering::Acquire);
+        }
+        Some(())
+    }
+
+    /// Writes consecutive words in the order given, each one whole and visible before the next.
+    pub fn write(&self, first: usize, words: &[(usize, u64)]) -> Option<()> {
+        for &(offset, word) in words {
+            self.words()
+                .get(first.checked_add(offset)?)?
+                .store(word, Ordering::Release);
+        }
+        Some(())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly what `new` mapped; no reference into it outlives `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.words * size_of::<u64>()) };
+    }
+}

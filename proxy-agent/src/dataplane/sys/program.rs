@@ -1,0 +1,98 @@
+//! Programs: test runs, and loading the few instructions of a probe.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{Command, address_of, address_of_mut, bpf, owned};
+
+#[derive(Default, FromBytes, IntoBytes)]
+#[repr(C)]
+struct TestRunAttr {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
+}
+
+/// What a test run gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestRun {
+    /// Value that the program returned.
+    pub verdict: u32,
+    /// The packet as the program left it.
+    pub packet: Vec<u8>,
+    /// Nanoseconds that one run took on average.
+    pub nanoseconds: u32,
+}
+
+/// Room that a program may grow a packet by.
+const HEADROOM: usize = 256;
+
+/// Runs a packet program on a frame, `repeat` times.
+pub fn test_run(program: impl AsFd, frame: &[u8], repeat: u32) -> io::Result<TestRun> {
+    let mut packet = vec![0; frame.len() + HEADROOM];
+    let mut attr = TestRunAttr {
+        prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
+        data_size_in: u32::try_from(frame.len()).map_err(io::Error::other)?,
+        data_size_out: u32::try_from(packet.len()).map_err(io::Error::other)?,
+        data_in: address_of(frame),
+        data_out: address_of_mut(&mut packet),
+        repeat,
+        ..TestRunAttr::default()
+    };
+    // SAFETY: both buffers have the sizes given and live until after the call.
+    unsafe { bpf(Command::ProgTestRun, &mut attr) }?;
+    packet.truncate(attr.data_size_out as usize);
+    Ok(TestRun {
+        verdict: attr.retval,
+        packet,
+        nanoseconds: attr.duration,
+    })
+}
+
+#[derive(Default, FromBytes, IntoBytes)]
+#[repr(C)]
+struct LoadAttr {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// Loads a program given as instructions (`struct bpf_insn`), for probing what this kernel accepts.
+pub fn load(prog_type: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
+    let mut attr = LoadAttr {
+        prog_type,
+        insn_cnt: u32::try_from(instructions.len()).map_err(io::Error::other)?,
+        insns: address_of(instructions.as_bytes()),
+        license: address_of(b"Dual MIT/GPL\0"),
+        expected_attach_type: attach_type,
+        ..LoadAttr::default()
+    };
+    // SAFETY: the instructions and the terminated license live until after the call; no log is asked for.
+    owned(unsafe { bpf(Command::ProgLoad, &mut attr) }?)
+}
