@@ -15,6 +15,7 @@ use proxy_common::{
     addr::Addr,
 };
 
+pub mod codec;
 pub mod faulty;
 pub mod memory;
 

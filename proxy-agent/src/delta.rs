@@ -1,0 +1,221 @@
+//! From plans to operations: what has to be written, in an order that is safe at every step (semantics B6).
+//!
+//! [`Delta`] knows what is written for each Service. [`Delta::stage`] takes new plans and hands out, for each Service,
+//! the operations of the difference: backends, then slots in a range of their own, then targets (one 8-byte store
+//! turns each to its new range), then frontends; frontends that go are deleted next, and backends that go are marked
+//! last. Whatever a packet has read of the old state stays as it was: ids, slots and the words of targets that are
+//! no longer reached wait in quarantine until [`Delta::reclaim`]'s operations have waited for every reader.
+//!
+//! `Delta` is pure and believes that what it hands out will be applied, in order, if need be after some retries. Only
+//! then, by [`Delta::commit`] and [`Delta::reclaimed`], does it free anything. [`crate::programmer`] keeps that rule.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    maps::Op,
+    plan::{ServiceName, ServicePlan},
+};
+use proxy_common::abi::frontend::FrontendKey;
+
+mod draft;
+mod extents;
+mod group;
+mod ids;
+mod names;
+pub mod refusal;
+mod resources;
+mod service;
+mod slots;
+
+use draft::Draft;
+pub use group::{Group, merge};
+use refusal::{Capacities, Refused};
+use resources::{Resources, Retired};
+use service::Service;
+
+/// What is written, and what is written next.
+#[derive(Clone, Debug)]
+pub struct Delta {
+    services: BTreeMap<ServiceName, Service>,
+    resources: Resources,
+    /// Not reachable any more, but perhaps still held by a reader.
+    quarantine: Retired,
+    /// Handed out by [`Delta::reclaim`].
+    reclaiming: Reclaiming,
+}
+
+/// What is being cleared.
+#[derive(Clone, Debug, Default)]
+struct Reclaiming {
+    retired: Retired,
+    names: Vec<u32>,
+}
+
+/// The way from what is written to some new plans.
+#[derive(Debug, Default)]
+pub struct Staged {
+    /// Writes of names; to be applied first, and reported by [`Delta::names_written`].
+    pub names: Vec<Op>,
+    /// Independent parts, each to be applied as a whole.
+    pub groups: Vec<Group>,
+    /// Services that are left as they were.
+    pub refused: Vec<Refused>,
+}
+
+impl Delta {
+    /// Nothing is written yet.
+    pub fn new(capacities: Capacities) -> Self {
+        Self {
+            services: BTreeMap::new(),
+            resources: Resources::new(capacities),
+            quarantine: Retired::default(),
+            reclaiming: Reclaiming::default(),
+        }
+    }
+
+    /// Works out what has to be written so that Services become as planned. Of several plans for one Service the last
+    /// counts; a plan without frontends removes the Service.
+    ///
+    /// Services among which a frontend changes hands come in one group. All groups of one call may be applied
+    /// [merged](merge).
+    pub fn stage<'a>(
+        &mut self,
+        changes: impl IntoIterator<Item = (&'a ServiceName, &'a ServicePlan)>,
+    ) -> Staged {
+        let changes: BTreeMap<_, _> = changes.into_iter().collect();
+        let mut refused = Vec::new();
+        let mut drafts = Vec::new();
+        for (name, plan) in changes {
+            let old = self.services.remove(name).unwrap_or_default();
+            match draft::draft(&mut self.resources, name, &old, plan) {
+                Ok(draft) => drafts.push((name.clone(), old, draft)),
+                Err(reason) => {
+                    if !old.is_empty() {
+                        self.services.insert(name.clone(), old);
+                    }
+                    refused.push(Refused {
+                        service: name.clone(),
+                        reason,
+                    });
+                }
+            }
+        }
+        self.resources.promised_frontends = 0;
+        let linked = group::linked(
+            drafts
+                .iter()
+                .map(|(_, old, draft)| draft.touches(old, &self.resources.frontends)),
+        );
+        let mut groups: BTreeMap<usize, Group> = BTreeMap::new();
+        for ((name, _, draft), link) in drafts.iter_mut().zip(&linked) {
+            let group = groups.entry(*link).or_default();
+            group.services.insert(name.clone());
+            group.ops.append(&mut draft.ops);
+            group.retired.append(std::mem::take(&mut draft.retired));
+            self.claim(draft, &mut group.ops);
+        }
+        for ((name, old, draft), link) in drafts.into_iter().zip(&linked) {
+            let group = groups.entry(*link).or_default();
+            self.release(&old, &draft.next, &mut group.ops);
+            if !draft.next.is_empty() {
+                self.services.insert(name, draft.next);
+            }
+        }
+        let groups = groups
+            .into_values()
+            .filter(|group| !group.is_empty())
+            .map(Group::ordered)
+            .collect();
+        Staged {
+            names: self.resources.names.writes(),
+            groups,
+            refused,
+        }
+    }
+
+    /// Writes of the frontends that a draft has and the table has not, or otherwise.
+    fn claim(&mut self, draft: &Draft, ops: &mut Vec<Op>) {
+        for (&key, &value) in &draft.next.frontends {
+            if self.resources.frontends.insert(key, value) != Some(value) {
+                ops.push(Op::PutFrontend { key, value });
+            }
+        }
+    }
+
+    /// Deletes of the frontends that a Service gives up and no other has claimed.
+    fn release(&mut self, old: &Service, next: &Service, ops: &mut Vec<Op>) {
+        let released: Vec<_> = draft::released(old, next, &self.resources.frontends).collect();
+        for key in released {
+            self.resources.frontends.remove(&key);
+            ops.push(Op::DeleteFrontend { key });
+        }
+    }
+
+    /// All operations of [`Staged::names`] are applied.
+    pub fn names_written(&mut self) {
+        self.resources.names.written();
+    }
+
+    /// All operations of a group are applied: what they put out of use may be reclaimed.
+    pub fn commit(&mut self, group: Group) {
+        self.quarantine.append(group.retired);
+    }
+
+    /// How much waits to be reclaimed.
+    pub fn reclaimable(&self) -> usize {
+        self.quarantine.len() + self.reclaiming.retired.len() + self.reclaiming.names.len()
+    }
+
+    /// Waits for every reader, then clears what is out of use; empty if nothing is. When all of it is applied,
+    /// [`Delta::reclaimed`] is to be called; until then a second call hands out the same, and more.
+    pub fn reclaim(&mut self) -> Vec<Op> {
+        let mut retired = std::mem::take(&mut self.quarantine);
+        let names = std::mem::take(&mut retired.names);
+        for &id in &names {
+            self.resources.names.release(id);
+        }
+        self.reclaiming
+            .names
+            .extend(self.resources.names.bury(names));
+        self.reclaiming.names.append(&mut retired.buried);
+        self.reclaiming.retired.append(retired);
+        let Reclaiming { retired, names } = &self.reclaiming;
+        let mut ops = Vec::with_capacity(1 + retired.len() + names.len());
+        if retired.len() + names.len() > 0 {
+            ops.push(Op::AwaitReaders);
+        }
+        ops.extend(retired.targets.iter().map(|&id| Op::ClearTarget { id }));
+        ops.extend(
+            retired
+                .backends
+                .iter()
+                .map(|&(id, generation)| Op::ClearBackend { id, generation }),
+        );
+        ops.extend(retired.ranges.iter().map(|&key| Op::DeleteRange { key }));
+        ops.extend(names.iter().map(|&id| Op::DeleteName { id }));
+        ops
+    }
+
+    /// The operations of the last [`Delta::reclaim`] are applied.
+    pub fn reclaimed(&mut self) {
+        let Reclaiming { retired, names } = std::mem::take(&mut self.reclaiming);
+        self.resources.free(retired);
+        self.resources.names.give(names);
+    }
+
+    /// Names of all Services of which something is written.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.services.keys()
+    }
+
+    /// Keys in `FRONTENDS` of a Service.
+    pub fn frontends_of(&self, service: &ServiceName) -> impl Iterator<Item = &FrontendKey> {
+        self.services
+            .get(service)
+            .into_iter()
+            .flat_map(|service| service.frontends.keys())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Operations that belong together.
+
+use std::collections::{BTreeSet, HashMap};
+
+use proxy_common::abi::frontend::FrontendKey;
+
+use super::resources::Retired;
+use crate::{maps::Op, plan::ServiceName};
+
+/// What has to be written for one Service, or for several among which a frontend changes hands. Groups are independent
+/// of each other: one may wait for a retry while others are applied.
+#[derive(Debug, Default)]
+pub struct Group {
+    /// The Services.
+    pub services: BTreeSet<ServiceName>,
+    /// Operations, in a safe order.
+    pub ops: Vec<Op>,
+    /// What is out of use when they are applied.
+    pub(super) retired: Retired,
+}
+
+impl Group {
+    /// Whether nothing is to be done.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ops.is_empty() && self.retired.len() == 0
+    }
+
+    /// The same with its operations in order.
+    pub(super) fn ordered(mut self) -> Self {
+        self.ops.sort_by_key(step);
+        self
+    }
+
+    /// Keys of `FRONTENDS` that the operations write or delete.
+    pub fn frontends(&self) -> impl Iterator<Item = &FrontendKey> {
+        self.ops.iter().filter_map(|op| match op {
+            Op::PutFrontend { key, .. } | Op::DeleteFrontend { key } => Some(key),
+            _ => None,
+        })
+    }
+}
+
+/// The step of an update that an operation belongs to. Operations of one step may be applied in any order.
+fn step(op: &Op) -> u8 {
+    match op {
+        Op::PutName { .. } => 0,
+        Op::PutBackend { .. } | Op::SetBackendMeta { .. } | Op::SetWeight { .. } => 1,
+        Op::PutRange { .. } => 2,
+        Op::WriteSlots { .. } => 3,
+        Op::PutTarget { .. } => 4,
+        Op::FlipTarget { .. } | Op::SetAffinity { .. } | Op::SetRanges { .. } => 5,
+        Op::PutFrontend { .. } => 6,
+        Op::DeleteFrontend { .. } => 7,
+        Op::FlipBackend { .. } => 8,
+        Op::AwaitReaders => 9,
+        Op::ClearTarget { .. }
+        | Op::ClearBackend { .. }
+        | Op::DeleteRange { .. }
+        | Op::DeleteName { .. } => 10,
+        Op::PutNodeAddr { .. } | Op::PutDevice { .. } => 11,
+        Op::DeleteNodeAddr { .. } | Op::DeleteDevice { .. } => 12,
+    }
+}
+
+/// The operations of several groups as one sequence, step by step, so that each kind is written in one batch; and for
+/// each operation, the index of its group.
+pub fn merge(groups: &[Group]) -> (Vec<Op>, Vec<usize>) {
+    let mut tagged: Vec<(u8, usize, &Op)> = groups
+        .iter()
+        .enumerate()
+        .flat_map(|(index, group)| group.ops.iter().map(move |op| (step(op), index, op)))
+        .collect();
+    tagged.sort_by_key(|(step, ..)| *step);
+    tagged
+        .into_iter()
+        .map(|(_, index, op)| (op.clone(), index))
+        .unzip()
+}
+
+/// For each of several drafts, the number of its group: drafts that touch the same frontend are in one.
+pub(super) fn linked(
+    touches: impl Iterator<Item = impl Iterator<Item = FrontendKey>>,
+) -> Vec<usize> {
+    let mut parents: Vec<usize> = Vec::new();
+    let mut toucher: HashMap<FrontendKey, usize> = HashMap::new();
+    for (index, keys) in touches.enumerate() {
+        parents.push(index);
+        for key in keys {
+            let other = *toucher.entry(key).or_insert(index);
+            let (a, b) = (root(&parents, other), root(&parents, index));
+            parents[a.max(b)] = a.min(b);
+        }
+    }
+    (0..parents.len())
+        .map(|index| root(&parents, index))
+        .collect()
+}
+
+fn root(parents: &[usize], mut index: usize) -> usize {
+    while parents[index] != index {
+        index = parents[index];
+    }
+    index
+}

@@ -1,0 +1,114 @@
+//! Why a Service could not be programmed as planned.
+
+use std::fmt;
+
+use proxy_common::abi::capacity;
+
+use crate::plan::ServiceName;
+
+/// Something of which there is a limited number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Resource {
+    /// Elements of `FRONTENDS`.
+    Frontends,
+    /// Elements of `TARGETS`.
+    Targets,
+    /// Slots in a row in `SLOTS`.
+    Slots,
+    /// Elements of `BACKENDS`.
+    Backends,
+    /// Elements of `SOURCE_RANGES`.
+    SourceRanges,
+    /// Elements of `META_NAMES`.
+    Names,
+}
+
+impl Resource {
+    /// Name of the map.
+    pub const fn map(self) -> &'static str {
+        match self {
+            Self::Frontends => "FRONTENDS",
+            Self::Targets => "TARGETS",
+            Self::Slots => "SLOTS",
+            Self::Backends => "BACKENDS",
+            Self::SourceRanges => "SOURCE_RANGES",
+            Self::Names => "META_NAMES",
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.map())
+    }
+}
+
+/// How many of each there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    /// Elements of `FRONTENDS`.
+    pub frontends: u32,
+    /// Elements of `TARGETS`; the first is not used.
+    pub targets: u32,
+    /// Elements of `SLOTS`.
+    pub slots: u32,
+    /// Elements of `BACKENDS`; the first is not used.
+    pub backends: u32,
+    /// Elements of `SOURCE_RANGES`.
+    pub source_ranges: u32,
+    /// Elements of `META_NAMES`.
+    pub names: u32,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self {
+            frontends: capacity::FRONTENDS,
+            targets: capacity::TARGETS,
+            slots: capacity::SLOTS,
+            backends: capacity::BACKENDS,
+            source_ranges: capacity::SOURCE_RANGES,
+            names: capacity::META_NAMES,
+        }
+    }
+}
+
+/// Why a Service was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// No room; what is freed later makes it worth another try.
+    #[error("the map {0} is full")]
+    Full(Resource),
+    /// More backends than a target can hold.
+    #[error("port {port_name:?} has {count} endpoints, and a list holds 65535 at most")]
+    ListTooLong {
+        /// Name of the Service port.
+        port_name: String,
+        /// Endpoints.
+        count: usize,
+    },
+    /// A name that does not fit into its map.
+    #[error("the name {name:?} is too long")]
+    NameTooLong {
+        /// The name.
+        name: String,
+    },
+    /// The plan contradicts itself.
+    #[error(
+        "the plan has a frontend on port {port} without its target: this is a bug, please report it"
+    )]
+    NoTarget {
+        /// Port of the frontend.
+        port: u16,
+    },
+}
+
+/// A Service that could not be programmed as planned; it is left as it was before.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{service} is not programmed, and stays as it was before: {reason}")]
+pub struct Refused {
+    /// The Service.
+    pub service: ServiceName,
+    /// Why.
+    pub reason: Reason,
+}

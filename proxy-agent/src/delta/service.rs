@@ -1,0 +1,96 @@
+//! What is programmed for one Service.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use proxy_common::{
+    abi::{
+        frontend::{FrontendKey, FrontendValue},
+        meta::BackendMeta,
+        target::TargetWord,
+    },
+    addr::Family,
+};
+
+use super::extents::Extent;
+use crate::plan::{BackendPlan, Protocol, TargetKey};
+
+/// A Service port, as far as its endpoints are concerned.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PortKey {
+    pub port_name: String,
+    pub protocol: Protocol,
+    pub family: Family,
+}
+
+impl From<&TargetKey> for PortKey {
+    fn from(key: &TargetKey) -> Self {
+        Self {
+            port_name: key.port_name.clone(),
+            protocol: key.protocol,
+            family: key.family,
+        }
+    }
+}
+
+/// Identity of a backend within its Service. A backend is never shared between Services, so that what happens to one
+/// touches no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct BackendKey {
+    /// Id of the Service port.
+    pub owner: u32,
+    pub address: IpAddr,
+    pub port: u16,
+    pub local: bool,
+}
+
+impl BackendKey {
+    pub fn new(owner: u32, plan: &BackendPlan) -> Self {
+        Self {
+            owner,
+            address: plan.address,
+            port: plan.port,
+            local: plan.local,
+        }
+    }
+}
+
+/// A backend as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Backend {
+    pub id: u32,
+    pub generation: u32,
+    pub weight: u32,
+    pub meta: BackendMeta,
+}
+
+/// A target as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub id: u32,
+    pub word: TargetWord,
+    /// Backend ids, slot by slot; `None` if what stands there is not to be trusted.
+    pub slots: Option<Vec<u32>>,
+    /// The slots that are this target's own.
+    pub extent: Option<Extent>,
+    pub affinity_seconds: u32,
+    /// Set of source ranges; 0: none.
+    pub ranges: u32,
+}
+
+/// All that is written for a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Service {
+    pub ports: BTreeMap<PortKey, u32>,
+    pub targets: BTreeMap<TargetKey, Target>,
+    pub backends: BTreeMap<BackendKey, Backend>,
+    pub sets: BTreeMap<Vec<IpNet>, u32>,
+    pub frontends: BTreeMap<FrontendKey, FrontendValue>,
+}
+
+impl Service {
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty() && self.frontends.is_empty()
+    }
+}

@@ -1,0 +1,224 @@
+//! What an update costs, by example. The order of operations is shown by `tests/delta.rs`.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use proxy_common::{
+    abi::{
+        frontend::{FrontendKind, Scope},
+        meta::List,
+    },
+    addr::Family,
+};
+
+use super::*;
+use crate::{
+    maps::{Maps, OpKind, memory::MemoryMaps},
+    plan::{BackendPlan, Empty, FrontendAddress, FrontendPlan, Protocol, TargetKey, TargetPlan},
+};
+
+fn name(name: &str) -> ServiceName {
+    ServiceName {
+        namespace: "default".into(),
+        name: name.into(),
+    }
+}
+
+fn key() -> TargetKey {
+    TargetKey {
+        port_name: "http".into(),
+        protocol: Protocol::Tcp,
+        family: Family::V4,
+        list: List::Cluster,
+    }
+}
+
+fn backend(last: u8) -> BackendPlan {
+    BackendPlan {
+        address: IpAddr::V4(Ipv4Addr::new(10, 1, 0, last)),
+        port: 8080,
+        local: false,
+        node: Some("node-a".into()),
+        zone: None,
+        weight: 1,
+        terminating: false,
+    }
+}
+
+/// One ClusterIP with these endpoints.
+fn plan(vip: u8, endpoints: &[u8]) -> ServicePlan {
+    let target = TargetPlan {
+        backends: endpoints.iter().map(|&last| backend(last)).collect(),
+        empty: endpoints.is_empty().then_some(Empty::Reject),
+        affinity_seconds: None,
+        source_ranges: None,
+    };
+    ServicePlan {
+        frontends: vec![FrontendPlan {
+            address: FrontendAddress::Ip(IpAddr::V4(Ipv4Addr::new(10, 96, 0, vip))),
+            port: 80,
+            protocol: Protocol::Tcp,
+            scope: Scope::Cluster,
+            kind: FrontendKind::ClusterIp,
+            target: key(),
+        }],
+        targets: [(key(), target)].into(),
+        draining: [].into(),
+    }
+}
+
+/// Applies a plan and says which kinds of operations that took.
+fn set(
+    delta: &mut Delta,
+    maps: &mut MemoryMaps,
+    service: &ServiceName,
+    plan: &ServicePlan,
+) -> Vec<OpKind> {
+    let staged = delta.stage([(service, plan)]);
+    assert_eq!(staged.refused, []);
+    let mut kinds: Vec<_> = staged.names.iter().map(Op::kind).collect();
+    maps.apply(&staged.names).unwrap();
+    delta.names_written();
+    for group in staged.groups {
+        maps.apply(&group.ops).unwrap();
+        kinds.extend(group.ops.iter().map(Op::kind));
+        delta.commit(group);
+    }
+    kinds
+}
+
+fn reclaim(delta: &mut Delta, maps: &mut MemoryMaps) -> Vec<OpKind> {
+    let ops = delta.reclaim();
+    maps.apply(&ops).unwrap();
+    delta.reclaimed();
+    ops.iter().map(Op::kind).collect()
+}
+
+#[test]
+fn b6_an_update_writes_the_difference_in_a_safe_order() {
+    use OpKind::*;
+    let (mut delta, mut maps) = (Delta::new(Capacities::default()), MemoryMaps::default());
+    let web = name("web");
+    assert_eq!(
+        set(&mut delta, &mut maps, &web, &plan(1, &[1, 2])),
+        [
+            PutName,
+            PutBackend,
+            PutBackend,
+            WriteSlots,
+            PutTarget,
+            PutFrontend
+        ]
+    );
+    assert_eq!(set(&mut delta, &mut maps, &web, &plan(1, &[1, 2])), []);
+    assert_eq!(
+        set(&mut delta, &mut maps, &web, &plan(1, &[1, 3])),
+        [PutBackend, WriteSlots, FlipTarget, FlipBackend]
+    );
+    assert_eq!(reclaim(&mut delta, &mut maps), [AwaitReaders, ClearBackend]);
+    assert_eq!(reclaim(&mut delta, &mut maps), []);
+    assert_eq!(
+        set(&mut delta, &mut maps, &web, &plan(1, &[])),
+        [FlipTarget, FlipBackend, FlipBackend]
+    );
+    assert_eq!(
+        set(&mut delta, &mut maps, &web, &ServicePlan::default()),
+        [DeleteFrontend]
+    );
+    assert_eq!(
+        reclaim(&mut delta, &mut maps),
+        [
+            AwaitReaders,
+            ClearTarget,
+            ClearBackend,
+            ClearBackend,
+            DeleteName
+        ]
+    );
+    assert!(maps.contents.frontends.is_empty() && maps.contents.meta_backends.is_empty());
+    assert_eq!(delta.reclaimable(), 0);
+}
+
+#[test]
+fn l4_a_draining_backend_keeps_its_id_and_serves() {
+    let (mut delta, mut maps) = (Delta::new(Capacities::default()), MemoryMaps::default());
+    let web = name("web");
+    set(&mut delta, &mut maps, &web, &plan(1, &[1, 2]));
+    let before = maps.contents.backend(2);
+    let mut draining = plan(1, &[1]);
+    draining.draining.insert(
+        key(),
+        vec![BackendPlan {
+            terminating: true,
+            ..backend(2)
+        }],
+    );
+    assert_eq!(
+        set(&mut delta, &mut maps, &web, &draining),
+        [
+            OpKind::SetBackendMeta,
+            OpKind::WriteSlots,
+            OpKind::FlipTarget
+        ]
+    );
+    assert_eq!(maps.contents.backend(2), before);
+}
+
+#[test]
+fn l3_a_reused_backend_id_has_a_new_generation() {
+    let (mut delta, mut maps) = (Delta::new(Capacities::default()), MemoryMaps::default());
+    let web = name("web");
+    for endpoint in 1..5 {
+        set(&mut delta, &mut maps, &web, &plan(1, &[endpoint]));
+        reclaim(&mut delta, &mut maps);
+    }
+    // Ids 1 and 2 take turns: while one is in use the other is being freed.
+    let generations: Vec<_> = maps
+        .contents
+        .backends
+        .iter()
+        .map(|b| b.word.generation())
+        .collect();
+    assert_eq!(generations, [0, 2, 2]);
+}
+
+#[test]
+fn s7_a_frontend_that_changes_hands_is_never_missing() {
+    let (mut delta, mut maps) = (Delta::new(Capacities::default()), MemoryMaps::default());
+    let (old, new) = (name("old"), name("new"));
+    set(&mut delta, &mut maps, &old, &plan(1, &[1]));
+    let (gone, taken) = (ServicePlan::default(), plan(1, &[9]));
+    let staged = delta.stage([(&old, &gone), (&new, &taken)]);
+    let [group] = &staged.groups[..] else {
+        panic!("one group expected: {staged:?}");
+    };
+    assert!(
+        !group
+            .ops
+            .iter()
+            .any(|op| op.kind() == OpKind::DeleteFrontend)
+    );
+}
+
+#[test]
+fn a_service_without_room_is_refused_and_keeps_what_it_has() {
+    let capacities = Capacities {
+        backends: 4,
+        ..Capacities::default()
+    };
+    let (mut delta, mut maps) = (Delta::new(capacities), MemoryMaps::default());
+    let (web, api) = (name("web"), name("api"));
+    set(&mut delta, &mut maps, &web, &plan(1, &[1, 2]));
+    let before = maps.clone();
+    let (too_much, fits) = (plan(1, &[3, 4]), plan(2, &[5]));
+    let staged = delta.stage([(&web, &too_much), (&api, &fits)]);
+    assert_eq!(
+        staged
+            .refused
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        ["default/web is not programmed, and stays as it was before: the map BACKENDS is full"]
+    );
+    assert_eq!(staged.groups.len(), 1, "the rest goes on");
+    assert_eq!(maps, before);
+}
