@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     abi::device::LinkType,
-    datapath::{self, Ingress, Verdict, Work},
+    datapath::{self, Ingress, Verdict},
     packet::Packet as _,
 };
 
@@ -21,40 +21,42 @@ const PACKET_OTHERHOST: u32 = 3;
 const ETH_HLEN: u32 = 14;
 const VLAN_VID_MASK: u32 = 0x0fff;
 
+/// Which way of the datapath a program takes.
+#[derive(Clone, Copy)]
+enum Hook {
+    PodIngress,
+    UplinkIngress,
+    Egress,
+}
+
 /// Ingress of a pod-facing device.
 #[classifier]
 pub fn tc_pod_ingress(ctx: TcContext) -> i32 {
-    run(&ctx, LinkType::Ethernet, |frame, kernel, work, at| {
-        datapath::pod_ingress(frame, kernel, work, at)
-    })
+    run(&ctx, Hook::PodIngress, LinkType::Ethernet)
 }
 
 /// Ingress of an uplink or overlay with Ethernet headers.
 #[classifier]
 pub fn tc_uplink_ingress(ctx: TcContext) -> i32 {
-    uplink(&ctx, LinkType::Ethernet)
+    run(&ctx, Hook::UplinkIngress, LinkType::Ethernet)
 }
 
 /// Ingress of an uplink or overlay without Ethernet headers.
 #[classifier]
 pub fn tc_uplink_ingress_l3(ctx: TcContext) -> i32 {
-    uplink(&ctx, LinkType::RawIp)
+    run(&ctx, Hook::UplinkIngress, LinkType::RawIp)
 }
 
 /// Egress of any device with Ethernet headers.
 #[classifier]
 pub fn tc_egress(ctx: TcContext) -> i32 {
-    run(&ctx, LinkType::Ethernet, |frame, kernel, work, at| {
-        datapath::egress(frame, kernel, work, at.link)
-    })
+    run(&ctx, Hook::Egress, LinkType::Ethernet)
 }
 
 /// Egress of any device without Ethernet headers.
 #[classifier]
 pub fn tc_egress_l3(ctx: TcContext) -> i32 {
-    run(&ctx, LinkType::RawIp, |frame, kernel, work, at| {
-        datapath::egress(frame, kernel, work, at.link)
-    })
+    run(&ctx, Hook::Egress, LinkType::RawIp)
 }
 
 /// Never attached: the agent runs it to read the clock of the flow tables, which it writes over the first eight
@@ -70,42 +72,35 @@ pub fn clock(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn uplink(ctx: &TcContext, link: LinkType) -> i32 {
+fn run(ctx: &TcContext, hook: Hook, link: LinkType) -> i32 {
     let skb: *mut __sk_buff = ctx.as_ptr().cast();
     // SAFETY: the context of a tc program is valid.
-    if unsafe { (*skb).pkt_type } == PACKET_OTHERHOST {
+    let (tagged, tci, ifindex, kind) = unsafe {
+        (
+            (*skb).vlan_present,
+            (*skb).vlan_tci,
+            (*skb).ifindex,
+            (*skb).pkt_type,
+        )
+    };
+    // The tag is not in the bytes: the frame belongs to a VLAN's own device, which sees it without. A frame for
+    // another host is none for this node (at a bridge's port, frames for the bridge look the same, and are ours).
+    if tagged != 0 && tci & VLAN_VID_MASK != 0
+        || matches!(hook, Hook::UplinkIngress) && kind == PACKET_OTHERHOST
+    {
         return TC_ACT_UNSPEC;
     }
-    run(ctx, link, |frame, kernel, work, at| {
-        datapath::uplink_ingress(frame, kernel, work, at)
-    })
-}
-
-#[inline(always)]
-fn run(
-    ctx: &TcContext,
-    link: LinkType,
-    process: impl FnOnce(&mut Frame, &mut Kernel<__sk_buff>, &mut Work, Ingress) -> Verdict,
-) -> i32 {
-    let skb: *mut __sk_buff = ctx.as_ptr().cast();
-    // SAFETY: the context of a tc program is valid.
-    let (tagged, tci, ifindex) = unsafe { ((*skb).vlan_present, (*skb).vlan_tci, (*skb).ifindex) };
-    // The tag is not in the bytes: the frame belongs to a VLAN's own device, which sees it without.
-    if tagged != 0 && tci & VLAN_VID_MASK != 0 {
-        return TC_ACT_UNSPEC;
-    }
-    let mut frame = Frame::new(skb);
     let Some(work) = WORK.get_ptr_mut(0) else {
         return TC_ACT_UNSPEC;
     };
     // SAFETY: this CPU's element, which no other program uses before this one returns.
     let work = unsafe { &mut *work };
-    let verdict = process(
-        &mut frame,
-        &mut Kernel(skb),
-        work,
-        Ingress { ifindex, link },
-    );
+    let (mut frame, mut kernel, at) = (Frame::new(skb), Kernel(skb), Ingress { ifindex, link });
+    let verdict = match hook {
+        Hook::PodIngress => datapath::pod_ingress(&mut frame, &mut kernel, work, at),
+        Hook::UplinkIngress => datapath::uplink_ingress(&mut frame, &mut kernel, work, at),
+        Hook::Egress => datapath::egress(&mut frame, &mut kernel, work, link),
+    };
     match verdict {
         Verdict::Pass | Verdict::Continue => TC_ACT_UNSPEC,
         Verdict::Drop(_) => TC_ACT_SHOT as i32,
