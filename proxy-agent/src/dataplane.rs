@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod load;
+pub mod maps;
 pub mod pin;
 pub mod probe;
 pub mod sys;

@@ -58,12 +58,22 @@ impl Mapping {
         Some(())
     }
 
-    /// Writes consecutive words in the order given, each one whole and visible before the next.
+    /// Reads all words.
+    pub fn load(&self) -> Vec<u64> {
+        self.words()
+            .iter()
+            .map(|word| word.load(Ordering::Acquire))
+            .collect()
+    }
+
+    /// Writes words at offsets from `first`, in the order given; each one is whole, and visible before the next. What
+    /// is there already is not written again.
     pub fn write(&self, first: usize, words: &[(usize, u64)]) -> Option<()> {
         for &(offset, word) in words {
-            self.words()
-                .get(first.checked_add(offset)?)?
-                .store(word, Ordering::Release);
+            let place = self.words().get(first.checked_add(offset)?)?;
+            if place.load(Ordering::Relaxed) != word {
+                place.store(word, Ordering::Release);
+            }
         }
         Some(())
     }
