@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use crate::address::{self, Pair};
 use crate::error::{LabError, Result};
+use crate::folder::Folder;
 use crate::host::Host;
 use crate::naming::Claim;
 use crate::netns::Netns;
 use crate::node::Node;
+use crate::objects::NodeObject;
 use crate::spec::{LabBuilder, NodeSpec, PodSpec};
 use crate::wiring::{self, Script};
 use crate::{bpffs, cgroup, command, sweep};
@@ -76,6 +78,13 @@ impl Lab {
     /// A folder for files of this run; removed with the lab.
     pub fn temp(&self) -> &Path {
         &self.temp
+    }
+
+    /// The folder of objects that the lab's agents follow, with its nodes' own.
+    pub fn source(&self) -> Result<Folder> {
+        let folder = Folder::create(self.temp.join("objects"))?;
+        folder.put_all(self.nodes.iter().map(NodeObject::of))?;
+        Ok(folder)
     }
 
     /// All nodes, the control plane first.

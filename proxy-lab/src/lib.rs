@@ -1,4 +1,4 @@
-//! Lab.
+#![doc = include_str!("../README.md")]
 
 pub mod address;
 mod agent;
@@ -6,6 +6,7 @@ mod bpffs;
 mod cgroup;
 mod command;
 mod error;
+mod folder;
 mod host;
 mod host_binary;
 pub mod inside;
@@ -13,6 +14,7 @@ mod lab;
 mod naming;
 pub mod netns;
 mod node;
+pub mod objects;
 pub mod protocol;
 mod spec;
 pub mod sweep;
@@ -21,6 +23,7 @@ mod wiring;
 pub use address::Family;
 pub use agent::{Agent, AgentOptions, agent_binary, agent_command};
 pub use error::{LabError, Result};
+pub use folder::Folder;
 pub use host::{Hold, Host, Probe, Server, UdpSocket};
 pub use lab::{Lab, Pod, skip_reason};
 pub use naming::Owner;
