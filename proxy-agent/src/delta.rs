@@ -9,7 +9,7 @@
 //! `Delta` is pure and believes that what it hands out will be applied, in order, if need be after some retries. Only
 //! then, by [`Delta::commit`] and [`Delta::reclaimed`], does it free anything. [`crate::programmer`] keeps that rule.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     maps::Op,
@@ -24,12 +24,13 @@ mod ids;
 mod names;
 pub mod refusal;
 mod resources;
+mod restore;
 mod service;
 mod slots;
 
 use draft::Draft;
 pub use group::{Group, merge};
-use refusal::{Capacities, Refused};
+use refusal::{Capacities, Refused, Usage};
 use resources::{Resources, Retired};
 use service::Service;
 
@@ -203,9 +204,32 @@ impl Delta {
         self.resources.names.give(names);
     }
 
+    /// How much is in use.
+    pub fn usage(&self) -> Usage {
+        let r = &self.resources;
+        Usage {
+            frontends: r.frontends.len(),
+            targets: r.targets.used(),
+            slots: r.extents.used(),
+            backends: r.backends.used(),
+            source_ranges: r.ranges,
+            names: r.names.used(),
+        }
+    }
+
     /// Names of all Services of which something is written.
     pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
         self.services.keys()
+    }
+
+    /// Services of which something is written and that are not wanted. Nothing may be removed before the first full
+    /// list of Services is there: from then on, this says what to remove.
+    pub fn unwanted(&self, wanted: &BTreeSet<ServiceName>) -> Vec<ServiceName> {
+        self.services
+            .keys()
+            .filter(|name| !wanted.contains(name))
+            .cloned()
+            .collect()
     }
 
     /// Keys in `FRONTENDS` of a Service.

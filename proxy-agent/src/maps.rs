@@ -17,6 +17,7 @@ use proxy_common::{
 
 pub mod codec;
 pub mod faulty;
+pub mod lint;
 pub mod memory;
 
 /// One write. All are idempotent: applied twice in a row, the second time changes nothing; a delete of what is not

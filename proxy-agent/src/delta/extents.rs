@@ -17,6 +17,7 @@ pub(super) struct Extent {
 pub(super) struct Extents {
     by_offset: BTreeMap<u32, u32>,
     by_len: BTreeSet<(u32, u32)>,
+    used: u32,
 }
 
 impl Extents {
@@ -25,6 +26,7 @@ impl Extents {
         let mut extents = Self {
             by_offset: BTreeMap::new(),
             by_len: BTreeSet::new(),
+            used: 0,
         };
         if limit > 0 {
             extents.insert(Extent {
@@ -55,6 +57,7 @@ impl Extents {
                 len: free - len,
             });
         }
+        self.used += len;
         Some(Extent { offset, len })
     }
 
@@ -80,6 +83,7 @@ impl Extents {
                 len: end - wanted_end,
             });
         }
+        self.used += wanted.len;
         true
     }
 
@@ -110,11 +114,12 @@ impl Extents {
             }
         }
         self.insert(joined);
+        self.used -= extent.len;
     }
 
-    /// Free slots.
-    pub fn free(&self) -> u64 {
-        self.by_offset.values().map(|&len| u64::from(len)).sum()
+    /// Slots in use.
+    pub fn used(&self) -> usize {
+        self.used as usize
     }
 }
 
@@ -130,7 +135,7 @@ mod tests {
         assert!(extents.claim(Extent { offset: 4, len: 2 }));
         assert!(!extents.claim(Extent { offset: 5, len: 1 }));
         assert!(!extents.claim(Extent { offset: 9, len: 2 }));
-        assert_eq!(extents.free(), 8);
+        assert_eq!(extents.used(), 2);
         assert_eq!(extents.take(5), None);
         assert_eq!(extents.take(4), Some(Extent { offset: 0, len: 4 }));
     }
@@ -161,7 +166,7 @@ mod tests {
                     }
                     extents.give(extent);
                 }
-                prop_assert_eq!(extents.free(), owner.iter().filter(|used| !**used).count() as u64);
+                prop_assert_eq!(extents.used(), owner.iter().filter(|used| **used).count());
             }
             for extent in taken {
                 extents.give(extent);

@@ -82,11 +82,11 @@ pub(super) fn linked(
     touches: impl Iterator<Item = impl Iterator<Item = FrontendKey>>,
 ) -> Vec<usize> {
     let mut parents: Vec<usize> = Vec::new();
-    let mut toucher: HashMap<FrontendKey, usize> = HashMap::new();
+    let mut first: HashMap<FrontendKey, usize> = HashMap::new();
     for (index, keys) in touches.enumerate() {
         parents.push(index);
         for key in keys {
-            let other = *toucher.entry(key).or_insert(index);
+            let other = *first.entry(key).or_insert(index);
             let (a, b) = (root(&parents, other), root(&parents, index));
             parents[a.max(b)] = a.min(b);
         }

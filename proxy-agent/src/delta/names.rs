@@ -39,27 +39,29 @@ impl Names {
         }
     }
 
-    /// The names that stand in the map, without users yet. Those that are no names, or are there twice, are left out,
-    /// but their ids are in use until they are given back.
-    pub fn restore(limit: u32, written: &BTreeMap<u32, Name>) -> Self {
+    /// The names that stand in the map, without users yet. Those that nobody is going to use, or that are no names,
+    /// are left out: their ids, returned, are in use until they are given back.
+    pub fn restore(
+        limit: u32,
+        written: &BTreeMap<&u32, &Name>,
+        wanted: &BTreeSet<u32>,
+    ) -> (Self, Vec<u32>) {
         let mut names = Self::new(limit);
-        names.ids = Ids::with_used(limit, &written.keys().copied().collect());
-        for (&id, name) in written {
-            let Some(text) = codec::name_text(name).filter(|text| !text.is_empty()) else {
-                continue;
-            };
-            if !names.by_text.contains_key(text) {
-                names.by_text.insert(text.to_owned(), id);
-                names.entries.insert(
-                    id,
-                    Entry {
-                        text: text.to_owned(),
-                        users: 0,
-                    },
-                );
+        names.ids = Ids::with_used(limit, &written.keys().map(|id| **id).collect());
+        let mut unwanted = Vec::new();
+        for (&&id, name) in written {
+            let text =
+                codec::name_text(name).filter(|text| !text.is_empty() && wanted.contains(&id));
+            match text {
+                Some(text) if !names.by_text.contains_key(text) => {
+                    names.by_text.insert(text.to_owned(), id);
+                    let text = text.to_owned();
+                    names.entries.insert(id, Entry { text, users: 0 });
+                }
+                _ => unwanted.push(id),
             }
         }
-        names
+        (names, unwanted)
     }
 
     /// Id of a name for one more user; 0 for none.
@@ -124,6 +126,11 @@ impl Names {
         self.unwritten.clear();
     }
 
+    /// Ids in use.
+    pub fn used(&self) -> usize {
+        self.ids.used()
+    }
+
     /// Forgets those of `ids` that have no user; they may be deleted from the map, and then [given back](Self::give).
     pub fn bury(&mut self, ids: impl IntoIterator<Item = u32>) -> Vec<u32> {
         let mut buried = Vec::new();
@@ -142,10 +149,5 @@ impl Names {
     /// The ids are free.
     pub fn give(&mut self, ids: impl IntoIterator<Item = u32>) {
         ids.into_iter().for_each(|id| self.ids.give(id));
-    }
-
-    /// Ids in use.
-    pub fn used(&self) -> usize {
-        self.ids.used()
     }
 }

@@ -73,6 +73,23 @@ impl Default for Capacities {
     }
 }
 
+/// How many of each are in use, what waits to be reclaimed included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Elements of `FRONTENDS`.
+    pub frontends: usize,
+    /// Elements of `TARGETS`.
+    pub targets: usize,
+    /// Slots.
+    pub slots: usize,
+    /// Elements of `BACKENDS`.
+    pub backends: usize,
+    /// Elements of `SOURCE_RANGES`.
+    pub source_ranges: usize,
+    /// Elements of `META_NAMES`.
+    pub names: usize,
+}
+
 /// Why a Service was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
