@@ -1,6 +1,8 @@
 //! The agent: keeps the maps equal to what Services, `EndpointSlices` and the Node mean.
 
 pub mod claims;
+pub mod commands;
+pub mod config;
 pub mod convert;
 pub mod dataplane;
 pub mod delta;
@@ -9,4 +11,6 @@ pub mod model;
 pub mod plan;
 pub mod planner;
 pub mod policy;
+pub mod report;
+pub mod source;
 pub mod store;

@@ -139,7 +139,7 @@ impl Planner {
         };
         policy::plan(
             service,
-            self.store.slices(name),
+            &self.store.slices(name).collect::<Vec<_>>(),
             here,
             &self.config.options,
             |key| self.claims.rival(key, name).is_none(),

@@ -9,9 +9,12 @@ use std::{
     net::IpAddr,
 };
 
-use proxy_common::abi::{frontend::FrontendKind, meta::List};
+use proxy_common::abi::meta::List;
 
-use self::{endpoints::merge, topology::categorize};
+use self::{
+    endpoints::{Candidate, merge},
+    topology::categorize,
+};
 use crate::{
     claims::ClaimKey,
     model::{EndpointSlice, Service, Sharing},
@@ -25,9 +28,6 @@ pub struct Options {
     pub service_proxy_name: Option<String>,
     /// A ClusterIP answers from outside too (semantics S6).
     pub external_cluster_ip: bool,
-    /// `loadBalancerSourceRanges` hold for all frontends of a Service, not only its load balancer's addresses
-    /// (semantics A3).
-    pub source_ranges_everywhere: bool,
 }
 
 impl Options {
@@ -38,11 +38,6 @@ impl Options {
             Sharing::Default => true,
             Sharing::Named(name) => self.service_proxy_name.as_ref() == Some(name),
         }
-    }
-
-    /// Whether `loadBalancerSourceRanges` hold for frontends of a kind (semantics A3).
-    pub fn filters_sources(&self, kind: FrontendKind) -> bool {
-        self.source_ranges_everywhere || kind == FrontendKind::LoadBalancer
     }
 }
 
@@ -58,9 +53,9 @@ pub struct Here<'a> {
 }
 
 /// Plans one Service. `owns` says whether it has got a key that it claims (semantics S7).
-pub fn plan<'a>(
+pub fn plan(
     service: &Service,
-    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    slices: &[&EndpointSlice],
     here: Here<'_>,
     options: &Options,
     owns: impl Fn(&ClaimKey) -> bool,
@@ -70,13 +65,13 @@ pub fn plan<'a>(
         return plan;
     }
     for (port, frontends) in frontends::by_port(service, owns) {
-        let candidates = merge(slices.clone(), &port);
+        let candidates = merge(slices, &port);
         let categories = categorize(&candidates, here);
         let mut lists: BTreeMap<List, bool> = BTreeMap::new();
         for (claim, kind) in frontends {
             for &scope in frontends::scopes(kind, options) {
                 let list = frontends::list(service, kind, scope);
-                *lists.entry(list).or_default() |= options.filters_sources(kind);
+                *lists.entry(list).or_default() |= frontends::filters_sources(kind);
                 plan.frontends.push(FrontendPlan {
                     address: claim.address,
                     port: claim.port,
@@ -90,7 +85,7 @@ pub fn plan<'a>(
         let mut listed = BTreeSet::new();
         for (list, filtered) in lists {
             let chosen = categories.list(list);
-            listed.extend(chosen.iter().map(|c| c.key()));
+            listed.extend(chosen.iter().map(Candidate::key));
             plan.targets.insert(
                 port.with_list(list),
                 TargetPlan {

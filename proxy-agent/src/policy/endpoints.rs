@@ -74,12 +74,9 @@ impl<'a> Candidate<'a> {
 
 /// The endpoints of a port, sorted by address and port, each once. Where nothing else tells two apart, the one of
 /// the first slice by name counts.
-pub fn merge<'a>(
-    slices: impl Iterator<Item = &'a EndpointSlice>,
-    port: &PortKey,
-) -> Vec<Candidate<'a>> {
+pub fn merge<'a>(slices: &[&'a EndpointSlice], port: &PortKey) -> Vec<Candidate<'a>> {
     let mut merged: BTreeMap<(IpAddr, u16), Candidate<'a>> = BTreeMap::new();
-    for slice in slices.filter(|slice| slice.family == port.family) {
+    for slice in slices.iter().filter(|slice| slice.family == port.family) {
         let numbers = slice
             .ports
             .iter()

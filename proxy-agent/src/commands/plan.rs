@@ -1,0 +1,144 @@
+//! `plan`: what would be programmed on a node, without touching it.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, Write},
+    net::IpAddr,
+};
+
+use anyhow::{Context, bail};
+
+use crate::{
+    config::{RuleArgs, Rules},
+    model::{ObjectRef, Problem},
+    plan::{FrontendAddress, ServicePlan},
+    planner::Planner,
+    report::Report,
+    source::{SourceSpec, file},
+};
+
+/// Flags of `plan`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    rules: RuleArgs,
+
+    /// An address of the node; may be repeated. Those of its Node object, if not given.
+    #[arg(
+        long,
+        env = "PROXY_NODE_ADDRESS",
+        value_name = "IP",
+        value_delimiter = ','
+    )]
+    node_address: Vec<IpAddr>,
+
+    /// Form of the output.
+    #[arg(short, long, env = "PROXY_OUTPUT", value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Form of the output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For tools.
+    Json,
+}
+
+/// Prints the plan.
+pub fn run(args: PlanArgs) -> anyhow::Result<()> {
+    let PlanArgs {
+        rules,
+        node_address,
+        output,
+    } = args;
+    let report = report(rules.check()?, &node_address)?;
+    output.print(&report)
+}
+
+impl Output {
+    /// Writes a report to the standard output.
+    pub fn print(self, report: &Report) -> anyhow::Result<()> {
+        let text = match self {
+            Self::Table => report.to_string(),
+            Self::Json => report.to_json()? + "\n",
+        };
+        match io::stdout().lock().write_all(text.as_bytes()) {
+            // Whoever reads has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.context("can't write to the standard output"),
+        }
+    }
+}
+
+/// Plans what a source says now.
+fn report(rules: Rules, given: &[IpAddr]) -> anyhow::Result<Report> {
+    let SourceSpec::File(path) = rules.source else {
+        bail!("plan reads --source file:DIR only; the API server as a source comes later");
+    };
+    let mut folder = file::Folder::new(path);
+    let update = folder.read(&file::Look::Everywhere);
+    if !folder.is_readable() {
+        let reasons: Vec<String> = update.problems.iter().map(ToString::to_string).collect();
+        bail!("{}", reasons.join("; "));
+    }
+    let node_name = rules.planner.node_name.clone();
+    let mut planner = Planner::new(rules.planner);
+    for event in update.events {
+        // What it finds is asked for below, all of it.
+        planner.apply(event);
+    }
+    let mut warnings = update.problems;
+    let node = planner.node();
+    let (addresses, primary): (BTreeSet<IpAddr>, Vec<IpAddr>) = if given.is_empty() {
+        node.map(|node| {
+            let addresses = node.addresses.iter().copied().collect();
+            (addresses, node.primary_addresses().collect())
+        })
+        .unwrap_or_default()
+    } else {
+        let given: Vec<IpAddr> = given.iter().map(IpAddr::to_canonical).collect();
+        let primary = node.map_or_else(
+            || first_of_each_family(&given),
+            |node| node.primary_addresses().collect(),
+        );
+        (given.into_iter().collect(), primary)
+    };
+    let node_port_addresses: Vec<IpAddr> = addresses
+        .iter()
+        .filter(|address| rules.node_port_addresses.selects(**address, &primary))
+        .copied()
+        .collect();
+    let unknown = addresses.is_empty();
+    planner.set_node_addresses(addresses);
+    warnings.extend(planner.problems());
+    let plans = planner.plan_all();
+    if unknown && plans.values().any(has_node_port) {
+        warnings.push(Problem {
+            object: ObjectRef::plain("Node", &node_name),
+            message: "no address of it is known, so node ports are not listed; add its Node object to the folder or give --node-address".to_owned(),
+        });
+    }
+    Ok(Report::new(
+        node_name,
+        &plans,
+        &node_port_addresses,
+        warnings,
+    ))
+}
+
+fn first_of_each_family(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let first = |v4| addresses.iter().find(|ip| ip.is_ipv4() == v4);
+    first(true)
+        .into_iter()
+        .chain(first(false))
+        .copied()
+        .collect()
+}
+
+fn has_node_port(plan: &ServicePlan) -> bool {
+    let mut addresses = plan.frontends.iter().map(|frontend| frontend.address);
+    addresses.any(|address| matches!(address, FrontendAddress::Node(_)))
+}

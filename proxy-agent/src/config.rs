@@ -1,0 +1,100 @@
+//! Flags that `run` and `plan` share. They have kube-proxy's names where the meaning is the same, and each can be given
+//! by environment too.
+
+mod node_port_addresses;
+
+use std::fs;
+
+pub use node_port_addresses::{NodePortAddresses, NodePortAddressesError};
+
+use crate::{planner::PlannerConfig, policy::Options, source::SourceSpec};
+
+const HOSTNAME: &str = "/proc/sys/kernel/hostname";
+
+/// What the rules of a Service depend on.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RuleArgs {
+    /// Where Services, EndpointSlices and Nodes come from: `file:DIR` or `kube`.
+    #[arg(long, env = "PROXY_SOURCE", value_name = "file:DIR|kube")]
+    pub source: SourceSpec,
+
+    /// Name of this node's Node object; the host name, if not given.
+    #[arg(long, env = "PROXY_HOSTNAME_OVERRIDE", value_name = "NAME")]
+    pub hostname_override: Option<String>,
+
+    /// Addresses of this node on which node ports answer: ranges, or `primary` for the first of each family of the
+    /// Node object. A family without a range answers on all.
+    #[arg(
+        long,
+        env = "PROXY_NODEPORT_ADDRESSES",
+        value_name = "CIDR,…|primary",
+        value_delimiter = ','
+    )]
+    pub nodeport_addresses: Vec<String>,
+
+    /// Serve Services with this value of the label service.kubernetes.io/service-proxy-name too.
+    #[arg(long, env = "PROXY_SERVICE_PROXY_NAME", value_name = "NAME")]
+    pub service_proxy_name: Option<String>,
+
+    /// Let traffic from outside in to every ClusterIP too.
+    #[arg(long, env = "PROXY_EXTERNAL_CLUSTER_IP")]
+    pub external_cluster_ip: bool,
+}
+
+/// A flag that can't be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// See [`NodePortAddressesError`].
+    #[error("--nodeport-addresses is not understood")]
+    NodePortAddresses(#[from] NodePortAddressesError),
+    /// The host name can't be read.
+    #[error("can't read the host name from {HOSTNAME}; give --hostname-override")]
+    Hostname(#[source] std::io::Error),
+    /// It is empty.
+    #[error("the name of this node is empty; give --hostname-override")]
+    NoName,
+}
+
+/// The flags, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Where objects come from.
+    pub source: SourceSpec,
+    /// For the planner.
+    pub planner: PlannerConfig,
+    /// Where node ports answer.
+    pub node_port_addresses: NodePortAddresses,
+}
+
+impl RuleArgs {
+    /// Checks the flags and fills in what was not given.
+    pub fn check(self) -> Result<Rules, ConfigError> {
+        let Self {
+            source,
+            hostname_override,
+            nodeport_addresses,
+            service_proxy_name,
+            external_cluster_ip,
+        } = self;
+        let node_name = match hostname_override {
+            Some(name) => name,
+            None => fs::read_to_string(HOSTNAME).map_err(ConfigError::Hostname)?,
+        };
+        // As kube-proxy and the kubelet do.
+        let node_name = node_name.trim().to_lowercase();
+        if node_name.is_empty() {
+            return Err(ConfigError::NoName);
+        }
+        Ok(Rules {
+            source,
+            planner: PlannerConfig {
+                node_name,
+                options: Options {
+                    service_proxy_name: service_proxy_name.filter(|name| !name.is_empty()),
+                    external_cluster_ip,
+                },
+            },
+            node_port_addresses: NodePortAddresses::parse(&nodeport_addresses)?,
+        })
+    }
+}

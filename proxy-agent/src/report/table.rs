@@ -1,0 +1,120 @@
+//! A [`Report`] as a table for people.
+
+use std::{fmt, net::IpAddr};
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::{Backend, Empty, Frontend, Protocol, Report, Scope};
+
+/// Backends that are shown of one frontend.
+const SHOWN_BACKENDS: usize = 8;
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new();
+        table
+            .load_style(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .set_header(["FRONTEND", "FROM", "KIND", "SERVICE", "BACKENDS"]);
+        let mut rows = self.frontends.iter().peekable();
+        while let Some(row) = rows.next() {
+            // The two scopes of one frontend follow each other; one row says it where they are the same.
+            let same = rows
+                .next_if(|next| is_the_same_but_scope(row, next))
+                .is_some();
+            let from = match (same, row.scope) {
+                (true, _) => "anywhere",
+                (false, Scope::Cluster) => "node, pods",
+                (false, Scope::External) => "outside",
+            };
+            table.add_row([
+                format!("{} {}", endpoint(row.address, row.port), name(row.protocol)),
+                from.to_owned(),
+                format!("{:?}", row.kind),
+                service(row),
+                backends(row),
+            ]);
+        }
+        writeln!(f, "node {}: {} frontends", self.node, self.frontends.len())?;
+        for line in table.lines() {
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+fn is_the_same_but_scope(one: &Frontend, other: &Frontend) -> bool {
+    let other = Frontend {
+        scope: one.scope,
+        ..other.clone()
+    };
+    *one == other
+}
+
+fn service(frontend: &Frontend) -> String {
+    if frontend.port_name.is_empty() {
+        frontend.service.clone()
+    } else {
+        format!("{}:{}", frontend.service, frontend.port_name)
+    }
+}
+
+fn backends(frontend: &Frontend) -> String {
+    let mut parts: Vec<String> = match frontend.empty {
+        Some(Empty::Reject) => vec!["none: refused".to_owned()],
+        Some(Empty::Drop) => vec!["none here: dropped".to_owned()],
+        None => frontend
+            .backends
+            .iter()
+            .take(SHOWN_BACKENDS)
+            .map(backend)
+            .collect(),
+    };
+    let more = frontend.backends.len().saturating_sub(SHOWN_BACKENDS);
+    if more > 0 {
+        parts.push(format!("and {more} more"));
+    }
+    let mut notes = vec![parts.join(", ")];
+    if let Some(seconds) = frontend.affinity_seconds {
+        notes.push(format!("clients stay for {seconds} s"));
+    }
+    if let Some(ranges) = &frontend.source_ranges {
+        let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+        notes.push(if ranges.is_empty() {
+            "for nobody".to_owned()
+        } else {
+            format!("for {} only", ranges.join(", "))
+        });
+    }
+    notes.join("; ")
+}
+
+fn backend(backend: &Backend) -> String {
+    let address = endpoint(backend.address, backend.port);
+    let node = backend.node.as_ref();
+    let place = node.map_or_else(String::new, |node| format!("@{node}"));
+    let leaving = if backend.terminating {
+        " (terminating)"
+    } else {
+        ""
+    };
+    format!("{address}{place}{leaving}")
+}
+
+fn endpoint(address: IpAddr, port: u16) -> String {
+    match address {
+        IpAddr::V4(v4) => format!("{v4}:{port}"),
+        IpAddr::V6(v6) => format!("[{v6}]:{port}"),
+    }
+}
+
+const fn name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Sctp => "SCTP",
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    }
+}

@@ -1,0 +1,52 @@
+//! Where objects come from.
+//!
+//! A source hands out [`Update`]s: events of one moment, to be applied together, and what it found wrong within
+//! objects. It names an object again only when it changed.
+
+pub mod file;
+
+use std::{path::PathBuf, str::FromStr};
+
+use crate::model::{Event, Problem};
+
+/// What a source has to say at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    /// Changes of objects.
+    pub events: Vec<Event>,
+    /// What was left out of the objects that changed.
+    pub problems: Vec<Problem>,
+}
+
+impl Update {
+    /// Whether there is nothing to say.
+    pub const fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.problems.is_empty()
+    }
+}
+
+/// Names a source: the value of `--source`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceSpec {
+    /// `file:DIR`: the YAML and JSON files of a folder.
+    File(PathBuf),
+    /// `kube`: the API server.
+    Kube,
+}
+
+/// A value of `--source` that names none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a source is file:DIR or kube")]
+pub struct UnknownSource;
+
+impl FromStr for SourceSpec {
+    type Err = UnknownSource;
+
+    fn from_str(text: &str) -> Result<Self, UnknownSource> {
+        match text.split_once(':') {
+            Some(("file", dir)) if !dir.is_empty() => Ok(Self::File(dir.into())),
+            None if text == "kube" => Ok(Self::Kube),
+            _ => Err(UnknownSource),
+        }
+    }
+}

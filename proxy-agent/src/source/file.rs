@@ -1,0 +1,324 @@
+//! `file:DIR`: ordinary Service, `EndpointSlice` and Node manifests in a folder (not below it), several documents a
+//! file, followed live.
+//!
+//! Files are `*.yaml`, `*.yml` and `*.json`; hidden ones are passed over. Objects of other kinds are too, so that
+//! whole manifests can be put there. Of an object that is given twice the last counts: in a file, and by file name
+//! among files, as with `kubectl apply -f DIR`. A document that can't be read leaves in force what its file gave
+//! before, as far as the other documents don't say better; a folder or a file that can't be read leaves all in force.
+
+mod document;
+mod follow;
+mod object;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use self::follow::follow;
+use self::{
+    document::Syntax,
+    object::{Key, Object},
+};
+use super::Update;
+use crate::model::{Event, ObjectRef, Problem};
+
+/// A folder of manifests, and what it said when it was last read.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    files: BTreeMap<String, File>,
+    /// Which files give an object.
+    givers: BTreeMap<Key, BTreeSet<String>>,
+    synced: bool,
+    /// The reason why the folder could not be read, so that it is told once.
+    failure: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    fingerprint: Option<Fingerprint>,
+    /// `None`: seen, but of no use here.
+    objects: BTreeMap<Key, Option<Arc<Object>>>,
+}
+
+/// Tells that a file is not the one that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fingerprint {
+    inode: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// What to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// At all files that are not what they were.
+    Everywhere,
+    /// At files of these names, whatever they look like.
+    At(BTreeSet<String>),
+}
+
+impl Folder {
+    /// A folder that has not been read yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            files: BTreeMap::new(),
+            givers: BTreeMap::new(),
+            synced: false,
+            failure: None,
+        }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the last attempt to read it succeeded.
+    pub const fn is_readable(&self) -> bool {
+        self.synced && self.failure.is_none()
+    }
+
+    /// Reads what changed. After the first success the events end with [`Event::Synced`].
+    pub fn read(&mut self, look: &Look) -> Update {
+        let mut update = Update::default();
+        match self.candidates(look) {
+            Ok(names) => {
+                if self.failure.take().is_some() && self.synced {
+                    update.problems.push(self.problem("is readable again"));
+                }
+                self.read_files(names, look, &mut update);
+                if !std::mem::replace(&mut self.synced, true) {
+                    update.events.push(Event::Synced);
+                }
+            }
+            Err(error) => {
+                let failure = error.to_string();
+                if self.failure.as_ref() != Some(&failure) {
+                    update.problems.push(self.problem(&if self.synced {
+                        format!("can't be read ({failure}); what it said last stays in force until it is back")
+                    } else {
+                        format!("can't be read ({failure}); waiting for it")
+                    }));
+                    self.failure = Some(failure);
+                }
+            }
+        }
+        update
+    }
+
+    /// The names of the files to look at: those that exist, and those that are gone.
+    fn candidates(&self, look: &Look) -> io::Result<BTreeSet<String>> {
+        let known = || self.files.keys().cloned();
+        match look {
+            Look::At(names) => {
+                fs::metadata(&self.path)?;
+                Ok(names
+                    .iter()
+                    .filter(|name| Syntax::of(name).is_some())
+                    .cloned()
+                    .collect())
+            }
+            Look::Everywhere => {
+                let mut names: BTreeSet<String> = known().collect();
+                for entry in fs::read_dir(&self.path)? {
+                    if let Some(name) = entry?
+                        .file_name()
+                        .to_str()
+                        .filter(|n| Syntax::of(n).is_some())
+                    {
+                        names.insert(name.to_owned());
+                    }
+                }
+                Ok(names)
+            }
+        }
+    }
+
+    fn read_files(&mut self, names: BTreeSet<String>, look: &Look, update: &mut Update) {
+        let mut touched: BTreeMap<Key, Option<Arc<Object>>> = BTreeMap::new();
+        for name in names {
+            let path = self.path.join(&name);
+            let fingerprint = match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_file() => Some(Fingerprint::of(&metadata)),
+                Ok(_) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => {
+                    update.problems.push(unreadable(&name, &error));
+                    continue;
+                }
+            };
+            let known = self.files.get(&name);
+            if *look == Look::Everywhere
+                && known.is_some_and(|file| file.fingerprint == fingerprint)
+            {
+                continue;
+            }
+            let file = match fingerprint {
+                // Files that go because the folder goes are not taken away.
+                None if fs::metadata(&self.path).is_err() => return,
+                None => None,
+                Some(_) => match fs::read(&path) {
+                    Ok(bytes) => {
+                        let previous = known.map(|file| &file.objects);
+                        let objects = read_objects(&name, &bytes, previous, &mut update.problems);
+                        Some(File {
+                            fingerprint,
+                            objects,
+                        })
+                    }
+                    Err(error) => {
+                        update.problems.push(unreadable(&name, &error));
+                        continue;
+                    }
+                },
+            };
+            self.replace(name, file, &mut touched);
+        }
+        for (key, before) in touched {
+            let now = self.current(&key);
+            if now.is_some() {
+                update.problems.extend(self.duplicates(&key));
+            }
+            if before != now {
+                update.events.push(match now {
+                    Some(object) => Object::clone(&object).upsert(),
+                    None => key.delete(),
+                });
+            }
+        }
+    }
+
+    /// Puts a file in the place of the one of this name; notes what was in force before for each key it touches.
+    fn replace(
+        &mut self,
+        name: String,
+        file: Option<File>,
+        touched: &mut BTreeMap<Key, Option<Arc<Object>>>,
+    ) {
+        let keys = |file: Option<&File>| -> BTreeSet<Key> {
+            file.map(|file| file.objects.keys().cloned().collect())
+                .unwrap_or_default()
+        };
+        let (old, new) = (keys(self.files.get(&name)), keys(file.as_ref()));
+        for key in old.union(&new) {
+            if !touched.contains_key(key) {
+                touched.insert(key.clone(), self.current(key));
+            }
+        }
+        for key in old.difference(&new) {
+            if let Some(givers) = self.givers.get_mut(key) {
+                givers.remove(&name);
+                if givers.is_empty() {
+                    self.givers.remove(key);
+                }
+            }
+        }
+        for key in new.difference(&old) {
+            self.givers
+                .entry(key.clone())
+                .or_default()
+                .insert(name.clone());
+        }
+        match file {
+            Some(file) => self.files.insert(name, file),
+            None => self.files.remove(&name),
+        };
+    }
+
+    /// What is in force for a key: the last file's word.
+    fn current(&self, key: &Key) -> Option<Arc<Object>> {
+        let name = self.givers.get(key)?.last()?;
+        self.files.get(name)?.objects.get(key)?.clone()
+    }
+
+    fn duplicates(&self, key: &Key) -> Option<Problem> {
+        let givers = self.givers.get(key).filter(|givers| givers.len() > 1)?;
+        let names: Vec<&str> = givers.iter().map(String::as_str).collect();
+        Some(Problem {
+            object: key.object_ref(),
+            message: format!(
+                "is given by several files ({}); the last counts",
+                names.join(", ")
+            ),
+        })
+    }
+
+    fn problem(&self, message: &str) -> Problem {
+        Problem {
+            object: ObjectRef::plain("folder", &self.path.display().to_string()),
+            message: message.to_owned(),
+        }
+    }
+}
+
+impl Fingerprint {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            inode: (metadata.dev(), metadata.ino()),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+fn unreadable(name: &str, error: &io::Error) -> Problem {
+    Problem {
+        object: ObjectRef::plain("file", name),
+        message: format!("can't be read ({error}); what it gave before stays"),
+    }
+}
+
+/// The objects of a file. Where a document can't be read, `previous` fills in.
+fn read_objects(
+    name: &str,
+    bytes: &[u8],
+    previous: Option<&BTreeMap<Key, Option<Arc<Object>>>>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<Key, Option<Arc<Object>>> {
+    let file = ObjectRef::plain("file", name);
+    let mut objects = BTreeMap::new();
+    let mut broken = false;
+    let syntax = Syntax::of(name).unwrap_or(Syntax::Yaml);
+    for parsed in document::parse(syntax, bytes) {
+        match parsed {
+            Ok(found) => {
+                for object in found {
+                    problems.extend(object.problems);
+                    if objects.contains_key(&object.key) {
+                        problems.push(Problem {
+                            object: object.key.object_ref(),
+                            message: format!("is given twice by {file}; the last counts"),
+                        });
+                    }
+                    objects.insert(object.key, object.value.map(Arc::new));
+                }
+            }
+            Err(error) => {
+                broken = true;
+                let kept = if previous.is_some() {
+                    "what it gave before stays"
+                } else {
+                    "it is passed over"
+                };
+                problems.push(Problem {
+                    object: file.clone(),
+                    message: format!("{error}; {kept}"),
+                });
+            }
+        }
+    }
+    if broken {
+        for (key, object) in previous.into_iter().flatten() {
+            objects.entry(key.clone()).or_insert_with(|| object.clone());
+        }
+    }
+    objects
+}
