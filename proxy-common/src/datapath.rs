@@ -4,8 +4,8 @@
 //! egress. Conntrack, masquerading, `rp_filter` and netfilter's policies then see one tuple, client ↔ backend.
 //! What comes in is translated back at ingress only if its source was translated by us.
 
-mod answer;
-mod begin;
+pub mod answer;
+pub mod begin;
 mod claim;
 mod flow;
 mod forward;
@@ -54,12 +54,22 @@ pub struct Ingress {
 /// Memory for one packet, which a program's stack has no room for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
+    /// The packet's headers.
+    h: Headers,
     /// The half of the flow that the packet belongs to.
     value: FlowValue,
     /// The other half, while it is made.
     other: FlowValue,
     /// A key that is not the packet's own tuple.
     key: FlowKey,
+}
+
+impl Work {
+    /// The headers of the packet at hand.
+    #[inline(always)]
+    pub const fn headers(&self) -> &Headers {
+        &self.h
+    }
 }
 
 /// A packet that a pod of this node sends.
@@ -92,27 +102,61 @@ fn ingress<P: Packet, T: PacketTables>(
     at: Ingress,
     scope: Scope,
 ) -> Verdict {
-    let Some(h) = parse(p, at.link) else {
+    if !parse(p, at.link, &mut w.h) {
         return Verdict::Pass;
-    };
-    if h.fragment {
-        return begin::fragment(t, &h, scope);
     }
-    if let Some(entry) = t.flow(FlowTable::Confirmed, &h.tuple) {
-        match flow::established(t, &h, w, entry) {
-            flow::Step::Translate => return forward::onward(p, t, at, &h, &w.value),
-            flow::Step::Pass => return Verdict::Pass,
+    if w.h.fragment {
+        return begin::fragment(t, w, scope);
+    }
+    match known(t, w, scope) {
+        Known::Forward => return forward::onward(p, t, at, w),
+        Known::Back => return forward::back(p, t, at, w),
+        Known::Pass => return Verdict::Pass,
+        Known::No => {}
+    }
+    if !w.h.may_begin() {
+        return Verdict::Pass;
+    }
+    match begin::Step::from_u32(t.begin(w, at.ifindex, scope)) {
+        begin::Step::Pass => Verdict::Pass,
+        begin::Step::Translate => forward::onward(p, t, at, w),
+        begin::Step::Drop(reason) => drop(t, reason),
+        begin::Step::Refuse => {
+            if !p.refuse(w) {
+                return drop(t, Counter::DropAnswer);
+            }
+            forward::swap_macs(p, at.link);
+            t.count(Counter::RejectedNoEndpoint);
+            Verdict::Bounce
+        }
+    }
+}
+
+/// What the flow tables say of a packet that comes in.
+enum Known {
+    /// Of a client, to be translated as `Work::value` says.
+    Forward,
+    /// Of a backend that saw a translated source.
+    Back,
+    /// To be left alone.
+    Pass,
+    /// Nothing.
+    No,
+}
+
+#[inline(always)]
+fn known<T: PacketTables>(t: &mut T, w: &mut Work, scope: Scope) -> Known {
+    if let Some(entry) = t.flow(FlowTable::Confirmed, &w.h.tuple) {
+        match flow::established(t, w, entry) {
+            flow::Step::Translate => return Known::Forward,
+            flow::Step::Pass => return Known::Pass,
             flow::Step::Begin => {}
         }
     }
-    if may_be_snat_reply(&t.settings(), h.tuple.dst_port.get(), scope) && flow::snat_reply(t, &h, w)
-    {
-        return forward::back(p, t, at, &h, &w.value);
+    if may_be_snat_reply(&t.settings(), w.h.tuple.dst_port.get(), scope) && flow::snat_reply(t, w) {
+        return Known::Back;
     }
-    if !h.may_begin() {
-        return Verdict::Pass;
-    }
-    begin::begin(p, t, w, at, &h, scope)
+    Known::No
 }
 
 /// A packet that leaves by any device: the reply of a flow that came in by it is translated back.
@@ -123,16 +167,17 @@ pub fn egress<P: Packet, T: PacketTables>(
     w: &mut Work,
     link: LinkType,
 ) -> Verdict {
-    let Some(h) = parse(p, link) else {
-        return Verdict::Pass;
-    };
-    if h.fragment || !flow::reply(t, &h, w) || w.value.flags & flow_flags::SNAT != 0 {
+    if !parse(p, link, &mut w.h)
+        || w.h.fragment
+        || !flow::reply(t, w)
+        || w.value.flags & flow_flags::SNAT != 0
+    {
         return Verdict::Pass;
     }
-    match rewrite::rewrite(p, &h, &w.value.out, false) {
-        Some(()) => Verdict::Continue,
-        None => drop(t, Counter::DropRewrite),
+    if !rewrite::rewrite(p, &w.h, &w.value.out, false) {
+        return drop(t, Counter::DropRewrite);
     }
+    Verdict::Continue
 }
 
 /// Whether a reply to a translated source could have this destination port.

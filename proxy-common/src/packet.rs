@@ -1,6 +1,9 @@
 //! A packet, as the datapath may touch it.
 
-use crate::checksum::Sum;
+use crate::{
+    checksum::Sum,
+    datapath::{Work, answer::refuse},
+};
 
 /// How a change reaches a transport checksum.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,4 +53,13 @@ pub trait Packet {
     /// Bytes of the biggest piece that will leave, from the IP header on: the length, or a segment of an
     /// offloaded one.
     fn wire_len(&self, l3: usize) -> u32;
+
+    /// [`refuse`]; the kernel's implementation makes it a function that is verified by itself, with a stack frame of
+    /// its own.
+    fn refuse(&mut self, work: &Work) -> bool
+    where
+        Self: Sized,
+    {
+        refuse(self, work.headers())
+    }
 }

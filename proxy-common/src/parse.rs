@@ -21,16 +21,16 @@ pub mod tcp_flags {
 }
 
 /// Where the headers of a packet are and what they say.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
     /// Addresses, ports, protocol.
     pub tuple: FlowKey,
-    /// Offset of the IP header.
-    pub l3: u16,
+    /// Offset of the IP header. A byte: wherever it is loaded from, the verifier knows how big it can be.
+    pub l3: u8,
     /// Offset of the transport header.
-    pub l4: u16,
-    /// Family.
-    pub family: Family,
+    pub l4: u8,
+    /// IPv6, not IPv4.
+    pub v6: bool,
     /// TCP flags; zero for other protocols.
     pub tcp_flags: u8,
     /// Hop limit.
@@ -72,25 +72,33 @@ const ETH_P_8021AD: u16 = 0x88a8;
 /// Extension headers that are skipped in one packet; a packet with more is not ours.
 const MAX_EXTENSIONS: usize = 4;
 
-/// The headers of a TCP or UDP packet, or nothing: any other packet is not ours, whatever its form.
+/// Finds the headers of a TCP or UDP packet; says no to any other, which is not ours, whatever its form.
 ///
 /// A frame with a VLAN id belongs to the VLAN's own device, which sees it without the tag; a priority tag (id 0)
 /// is skipped.
 #[inline(always)]
-pub fn parse<P: Packet>(p: &mut P, link: LinkType) -> Option<Headers> {
+pub fn parse<P: Packet>(p: &mut P, link: LinkType, h: &mut Headers) -> bool {
+    try_parse(p, link, h).is_some()
+}
+
+#[inline(always)]
+fn try_parse<P: Packet>(p: &mut P, link: LinkType, h: &mut Headers) -> Option<()> {
     let (l3, family) = match link {
         LinkType::Ethernet => ethernet(p)?,
         LinkType::RawIp => (0, version(p)?),
     };
+    h.l3 = l3;
+    h.tcp_flags = 0;
+    h.tuple.pad = [0; 3];
     match family {
-        Family::V4 => ipv4(p, l3),
-        Family::V6 => ipv6(p, l3),
+        Family::V4 => ipv4(p, h),
+        Family::V6 => ipv6(p, h),
     }
 }
 
 #[inline(always)]
 fn version<P: Packet>(p: &mut P) -> Option<Family> {
-    match p.window::<1>(0)?[0] >> 4 {
+    match p.window::<20>(0)?[0] >> 4 {
         4 => Some(Family::V4),
         6 => Some(Family::V6),
         _ => None,
@@ -98,9 +106,9 @@ fn version<P: Packet>(p: &mut P) -> Option<Family> {
 }
 
 #[inline(always)]
-fn ethernet<P: Packet>(p: &mut P) -> Option<(usize, Family)> {
+fn ethernet<P: Packet>(p: &mut P) -> Option<(u8, Family)> {
     let w = p.window::<14>(0)?;
-    let (mut ethertype, mut l3) = (u16::from_be_bytes([w[12], w[13]]), 14);
+    let (mut ethertype, mut l3) = (u16::from_be_bytes([w[12], w[13]]), 14u8);
     if ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD {
         let tag = p.window::<4>(14)?;
         if u16::from_be_bytes([tag[0], tag[1]]) & 0x0fff != 0 {
@@ -116,7 +124,8 @@ fn ethernet<P: Packet>(p: &mut P) -> Option<(usize, Family)> {
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(p: &mut P, l3: usize) -> Option<Headers> {
+fn ipv4<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
+    let l3 = usize::from(h.l3);
     let room = p.len().checked_sub(l3 as u32)?;
     let w = p.window::<20>(l3)?;
     let ihl = usize::from(w[0] & 0x0f) * 4;
@@ -126,49 +135,41 @@ fn ipv4<P: Packet>(p: &mut P, l3: usize) -> Option<Headers> {
     if w[0] >> 4 != 4 || ihl < 20 || total > room || fragment & 0x1fff != 0 {
         return None;
     }
-    let tuple = FlowKey {
-        src: Addr::v4([w[12], w[13], w[14], w[15]]),
-        dst: Addr::v4([w[16], w[17], w[18], w[19]]),
-        protocol: w[9],
-        ..FlowKey::default()
-    };
-    let headers = Headers {
-        tuple,
-        l3: l3 as u16,
-        l4: (l3 + ihl) as u16,
-        family: Family::V4,
-        tcp_flags: 0,
-        ttl: w[8],
-        fragment: fragment & 0x2000 != 0,
-    };
-    transport(p, headers)
+    h.v6 = false;
+    h.ttl = w[8];
+    h.fragment = fragment & 0x2000 != 0;
+    h.tuple.protocol = w[9];
+    h.tuple.src = Addr::v4([w[12], w[13], w[14], w[15]]);
+    h.tuple.dst = Addr::v4([w[16], w[17], w[18], w[19]]);
+    transport(p, h, l3 + ihl)
 }
 
 #[inline(always)]
-fn ipv6<P: Packet>(p: &mut P, l3: usize) -> Option<Headers> {
+fn ipv6<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
+    let l3 = usize::from(h.l3);
     let room = p.len().checked_sub(l3 as u32)?;
     let w = p.window::<40>(l3)?;
     let payload = u32::from(u16::from_be_bytes([w[4], w[5]]));
     if w[0] >> 4 != 6 || payload + 40 > room {
         return None;
     }
-    let tuple = FlowKey {
-        src: Addr::from_octets([
-            w[8], w[9], w[10], w[11], w[12], w[13], w[14], w[15], w[16], w[17], w[18], w[19],
-            w[20], w[21], w[22], w[23],
-        ]),
-        dst: Addr::from_octets([
-            w[24], w[25], w[26], w[27], w[28], w[29], w[30], w[31], w[32], w[33], w[34], w[35],
-            w[36], w[37], w[38], w[39],
-        ]),
-        ..FlowKey::default()
-    };
-    let (mut next, ttl) = (w[6], w[7]);
+    h.v6 = true;
+    h.ttl = w[7];
+    h.fragment = false;
+    h.tuple.src = Addr::from_octets([
+        w[8], w[9], w[10], w[11], w[12], w[13], w[14], w[15], w[16], w[17], w[18], w[19], w[20],
+        w[21], w[22], w[23],
+    ]);
+    h.tuple.dst = Addr::from_octets([
+        w[24], w[25], w[26], w[27], w[28], w[29], w[30], w[31], w[32], w[33], w[34], w[35], w[36],
+        w[37], w[38], w[39],
+    ]);
+    let mut next = w[6];
     // A mapped address on the wire is nobody's (RFC 4291 §2.5.5.2), and must not be taken for an IPv4 flow.
-    if tuple.src.is_v4() || tuple.dst.is_v4() {
+    if h.tuple.src.is_v4() || h.tuple.dst.is_v4() {
         return None;
     }
-    let (mut l4, mut fragment, mut i) = (l3 + 40, false, 0);
+    let (mut l4, mut i) = (l3 + 40, 0);
     while i < MAX_EXTENSIONS {
         match next {
             // Hop-by-hop, routing, destination options (RFC 8200 §4).
@@ -183,7 +184,7 @@ fn ipv6<P: Packet>(p: &mut P, l3: usize) -> Option<Headers> {
                 if field & 0xfff8 != 0 {
                     return None;
                 }
-                fragment |= field & 1 != 0;
+                h.fragment |= field & 1 != 0;
                 next = e[0];
                 l4 += 8;
             }
@@ -191,36 +192,29 @@ fn ipv6<P: Packet>(p: &mut P, l3: usize) -> Option<Headers> {
         }
         i += 1;
     }
-    let headers = Headers {
-        tuple: FlowKey {
-            protocol: next,
-            ..tuple
-        },
-        l3: l3 as u16,
-        l4: l4 as u16,
-        family: Family::V6,
-        tcp_flags: 0,
-        ttl,
-        fragment,
-    };
-    transport(p, headers)
+    h.tuple.protocol = next;
+    transport(p, h, l4)
 }
 
 #[inline(always)]
-fn transport<P: Packet>(p: &mut P, mut h: Headers) -> Option<Headers> {
-    match h.tuple.protocol {
+fn transport<P: Packet>(p: &mut P, h: &mut Headers, l4: usize) -> Option<()> {
+    if l4 > usize::from(u8::MAX) {
+        return None;
+    }
+    h.l4 = l4 as u8;
+    let w = match h.tuple.protocol {
         protocol::TCP => {
-            let w = p.window::<20>(usize::from(h.l4))?;
-            h.tuple.src_port = U16::from_bytes([w[0], w[1]]);
-            h.tuple.dst_port = U16::from_bytes([w[2], w[3]]);
+            let w = p.window::<20>(l4)?;
             h.tcp_flags = w[13];
+            [w[0], w[1], w[2], w[3]]
         }
         protocol::UDP => {
-            let w = p.window::<8>(usize::from(h.l4))?;
-            h.tuple.src_port = U16::from_bytes([w[0], w[1]]);
-            h.tuple.dst_port = U16::from_bytes([w[2], w[3]]);
+            let w = p.window::<8>(l4)?;
+            [w[0], w[1], w[2], w[3]]
         }
         _ => return None,
-    }
-    Some(h)
+    };
+    h.tuple.src_port = U16::from_bytes([w[0], w[1]]);
+    h.tuple.dst_port = U16::from_bytes([w[2], w[3]]);
+    Some(())
 }

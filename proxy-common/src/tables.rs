@@ -6,12 +6,13 @@ use crate::{
         counter::Counter,
         device::Device,
         flow::{FlowKey, FlowValue},
-        frontend::{FrontendKey, FrontendValue},
+        frontend::{FrontendKey, FrontendValue, Scope},
         settings::Settings,
         socket::{SocketBackend, SocketFrontend, SocketKey},
         target::{Backend, Slot, Target},
     },
     addr::Addr,
+    datapath::{Work, begin::begin},
 };
 
 /// What every hook needs: finding a frontend and a backend for it.
@@ -129,6 +130,14 @@ pub trait PacketTables: Tables {
     fn route(&mut self, query: RouteQuery<'_>) -> Route;
     /// Whether a local socket would take the packet.
     fn listens(&mut self, tuple: &FlowKey) -> bool;
+    /// [`begin`]; the kernel's implementation makes it a function that is verified by itself, with a stack frame of
+    /// its own.
+    fn begin(&mut self, work: &mut Work, ifindex: u32, scope: Scope) -> u32
+    where
+        Self: Sized,
+    {
+        begin(self, work, ifindex, scope)
+    }
 }
 
 /// What the socket hooks need beside.

@@ -1,5 +1,7 @@
 //! The socket hooks of the root cgroup.
 
+use core::ptr;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{bpf_sock, bpf_sock_addr},
@@ -81,13 +83,23 @@ pub fn sock_release(ctx: SockContext) -> i32 {
     if port == 0 || (protocol != protocol::TCP && protocol != protocol::UDP) {
         return ALLOW;
     }
-    // SAFETY: as above.
-    let addr = unsafe {
-        if family == u32::from(AF_INET) {
-            Addr::from_words([0, 0, Addr::UNSPECIFIED_V4.words()[2], (*sk).dst_ip4])
-        } else {
-            Addr::from_words((*sk).dst_ip6)
-        }
+    // SAFETY: as above. Each word is read once and by itself, whatever the family: the verifier knows the context by
+    // constant offsets alone.
+    let (v4, v6) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*sk).dst_ip4),
+            [
+                ptr::read_volatile(&raw const (*sk).dst_ip6[0]),
+                ptr::read_volatile(&raw const (*sk).dst_ip6[1]),
+                ptr::read_volatile(&raw const (*sk).dst_ip6[2]),
+                ptr::read_volatile(&raw const (*sk).dst_ip6[3]),
+            ],
+        )
+    };
+    let addr = if family == u32::from(AF_INET) {
+        Addr::v4(v4.to_ne_bytes())
+    } else {
+        Addr::from_words(v6)
     };
     let key = SocketKey {
         // SAFETY: the helper takes the context.

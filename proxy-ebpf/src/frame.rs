@@ -1,18 +1,24 @@
 //! An skb as a `Packet`: all pointer arithmetic of the project.
 
+use core::ptr;
+
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     helpers::generated::{
         bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
 };
-use proxy_common::packet::{ChecksumChange, Packet};
+use proxy_common::{
+    datapath::Work,
+    packet::{ChecksumChange, Packet},
+};
 
 /// Bytes that are made linear before parsing: Ethernet, tag, IP with options or a few extensions, TCP.
 const HEADERS: u32 = 14 + 4 + 60 + 60;
 
-/// Offsets beyond this are not looked at; the verifier learns from it that an offset is small.
-const MAX_OFFSET: usize = 0xff;
+/// Offsets beyond this are not looked at; the verifier learns from it that an offset is small. More than a byte and
+/// what is added to it, so that offsets kept in bytes need no check.
+const MAX_OFFSET: usize = 0x1ff;
 
 /// The packet of a tc program.
 pub struct Frame {
@@ -20,17 +26,26 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Takes the context of a tc program, whose headers are then linear.
+    /// Takes the context of a tc program; its headers are linear afterwards.
     #[inline(always)]
     pub fn new(skb: *mut __sk_buff) -> Self {
-        // SAFETY: the context of a tc program is a valid `__sk_buff`; the helper takes just that.
+        // SAFETY: the context of a tc program is a valid `__sk_buff`, and the helper takes just that. The pointers
+        // are read apart from those of `window`: as a difference they are numbers, which the verifier remembers.
         unsafe {
             let len = (*skb).len;
             let wanted = if len < HEADERS { len } else { HEADERS };
-            if (*skb).data_end.wrapping_sub((*skb).data) < wanted {
+            let linear = ptr::read_volatile(&raw const (*skb).data_end)
+                .wrapping_sub(ptr::read_volatile(&raw const (*skb).data));
+            if linear < wanted {
                 bpf_skb_pull_data(skb, wanted);
             }
         }
+        Self { skb }
+    }
+
+    /// The same packet again, in a function that its first taker has called.
+    #[inline(always)]
+    pub const fn again(skb: *mut __sk_buff) -> Self {
         Self { skb }
     }
 }
@@ -114,5 +129,10 @@ impl Packet for Frame {
         } else {
             len - (l3 as u32)
         }
+    }
+
+    #[inline(always)]
+    fn refuse(&mut self, _work: &Work) -> bool {
+        crate::calls::refuse(self.skb) != 0
     }
 }

@@ -17,13 +17,14 @@ use proxy_common::{
         counter::Counter,
         device::Device,
         flow::{FlowKey, FlowValue},
-        frontend::{FrontendKey, FrontendValue},
+        frontend::{FrontendKey, FrontendValue, Scope},
         protocol,
         settings::Settings,
         socket::{SocketBackend, SocketFrontend, SocketKey},
         target::{Backend, BackendWord, Slot, Target, TargetWord},
     },
     addr::Addr,
+    datapath::Work,
     tables::{
         FlowRef, FlowState, FlowTable, Insert, PacketTables, Route, RouteQuery, SocketTables,
         Tables,
@@ -209,8 +210,14 @@ impl PacketTables for Kernel<__sk_buff> {
 
     #[inline(always)]
     fn route(&mut self, query: RouteQuery<'_>) -> Route {
-        // SAFETY: all fields are integers and arrays of them, for which zero is a value.
-        let mut params: FibLookup = unsafe { core::mem::zeroed() };
+        let Some(params) = maps::FIB.get_ptr_mut(0) else {
+            return Route::None;
+        };
+        // SAFETY: this CPU's element; all fields are integers and arrays of them, for which zero is a value.
+        let params = unsafe {
+            ptr::write_bytes(params, 0, 1);
+            &mut *params
+        };
         params.l4_protocol = query.protocol;
         params.ifindex = query.ifindex;
         if query.dst.is_v4() {
@@ -226,7 +233,7 @@ impl PacketTables for Kernel<__sk_buff> {
         let rc = unsafe {
             bpf_fib_lookup(
                 self.0.cast(),
-                &raw mut params,
+                ptr::from_mut(params),
                 size_of::<FibLookup>() as i32,
                 0,
             )
@@ -282,6 +289,11 @@ impl PacketTables for Kernel<__sk_buff> {
             bpf_sk_release(socket.cast());
         }
         true
+    }
+
+    #[inline(always)]
+    fn begin(&mut self, _work: &mut Work, ifindex: u32, scope: Scope) -> u32 {
+        crate::calls::begin_flow(self.0, ifindex, scope as u32)
     }
 }
 

@@ -1,7 +1,9 @@
 //! The eBPF programs: entry points, and nothing else. All decisions are in `proxy-common`; all `unsafe` is in
-//! the shells `frame`, `kernel`, `cgroup` and `tc`.
+//! the shells `calls`, `frame`, `kernel`, `cgroup` and `tc`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+#[cfg(target_arch = "bpf")]
+mod calls;
 #[cfg(target_arch = "bpf")]
 mod cgroup;
 #[cfg(target_arch = "bpf")]

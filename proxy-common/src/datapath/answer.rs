@@ -1,13 +1,10 @@
 //! Refusing: TCP RST (RFC 9293 §3.5.2), ICMP port unreachable (RFC 792), `ICMPv6` port unreachable (RFC 4443 §3.1).
 
-use super::{Ingress, Verdict, drop, forward::swap_macs};
 use crate::{
-    abi::{counter::Counter, protocol},
-    addr::Family,
+    abi::protocol,
     checksum::Sum,
     packet::Packet,
     parse::{Headers, tcp_flags},
-    tables::PacketTables,
 };
 
 const TTL: u8 = 64;
@@ -17,40 +14,21 @@ const IPV6: usize = 40;
 const QUOTED: usize = 8;
 const ICMP_LEN: usize = 8;
 
-/// Answers a packet to a frontend without endpoints (semantics B5) and sends the answer back.
+/// Makes a packet to a frontend without endpoints its own refusal, up to the MAC addresses (semantics B5). Says no,
+/// with the packet as it came, if it has IP options or extension headers.
 #[inline(always)]
-pub(super) fn refuse<P: Packet, T: PacketTables>(
-    p: &mut P,
-    t: &mut T,
-    at: Ingress,
-    h: &Headers,
-) -> Verdict {
-    if !build(p, h) {
-        return drop(t, Counter::DropAnswer);
-    }
-    swap_macs(p, at.link);
-    t.count(Counter::RejectedNoEndpoint);
-    Verdict::Bounce
-}
-
-/// Makes the packet its own refusal, up to the MAC addresses. A call of its own: what it quotes takes stack.
-#[inline(never)]
-fn build<P: Packet>(p: &mut P, h: &Headers) -> bool {
-    let plain = usize::from(h.l4 - h.l3)
-        == if matches!(h.family, Family::V4) {
-            IPV4
-        } else {
-            IPV6
-        };
+pub fn refuse<P: Packet>(p: &mut P, h: &Headers) -> bool {
+    let plain = usize::from(h.l4 - h.l3) == if !h.v6 { IPV4 } else { IPV6 };
     if !plain {
         return false;
     }
     let built = if h.tuple.protocol == protocol::TCP {
         reset(p, h)
     } else {
-        match h.family {
-            Family::V4 => unreachable_v4(p, h),
-            Family::V6 => unreachable_v6(p, h),
+        if h.v6 {
+            unreachable_v6(p, h)
+        } else {
+            unreachable_v4(p, h)
         }
     };
     built.is_some()
@@ -65,41 +43,37 @@ fn pseudo_header(h: &Headers, protocol: u8, len: u16) -> Sum {
         .add(d[3])
         .add16(u16::from(protocol).to_be())
         .add16(len.to_be());
-    match h.family {
-        Family::V4 => sum,
-        Family::V6 => sum
-            .add(s[0])
-            .add(s[1])
-            .add(s[2])
-            .add(d[0])
-            .add(d[1])
-            .add(d[2]),
+    if !h.v6 {
+        return sum;
     }
+    sum.add(s[0])
+        .add(s[1])
+        .add(s[2])
+        .add(d[0])
+        .add(d[1])
+        .add(d[2])
 }
 
 /// Rewrites the IP header for the way back.
 #[inline(always)]
 fn ip_header<P: Packet>(p: &mut P, h: &Headers, protocol: u8, payload: u16) -> Option<()> {
     let l3 = usize::from(h.l3);
-    match h.family {
-        Family::V4 => {
-            let w = p.window::<IPV4>(l3)?;
-            let len = (payload + IPV4 as u16).to_be_bytes();
-            let (s, d) = (h.tuple.dst.v4_octets(), h.tuple.src.v4_octets());
-            *w = [
-                0x45, 0, len[0], len[1], 0, 0, 0x40, 0, TTL, protocol, 0, 0, s[0], s[1], s[2],
-                s[3], d[0], d[1], d[2], d[3],
-            ];
-            let sum = (!Sum::default().bytes(w).fold()).to_ne_bytes();
-            (w[10], w[11]) = (sum[0], sum[1]);
-        }
-        Family::V6 => {
-            let len = payload.to_be_bytes();
-            let w = p.window::<8>(l3)?;
-            *w = [0x60, 0, 0, 0, len[0], len[1], protocol, TTL];
-            *p.window::<16>(l3 + 8)? = h.tuple.dst.octets();
-            *p.window::<16>(l3 + 24)? = h.tuple.src.octets();
-        }
+    if h.v6 {
+        let len = payload.to_be_bytes();
+        let w = p.window::<8>(l3)?;
+        *w = [0x60, 0, 0, 0, len[0], len[1], protocol, TTL];
+        *p.window::<16>(l3 + 8)? = h.tuple.dst.octets();
+        *p.window::<16>(l3 + 24)? = h.tuple.src.octets();
+    } else {
+        let w = p.window::<IPV4>(l3)?;
+        let len = (payload + IPV4 as u16).to_be_bytes();
+        let (s, d) = (h.tuple.dst.v4_octets(), h.tuple.src.v4_octets());
+        *w = [
+            0x45, 0, len[0], len[1], 0, 0, 0x40, 0, TTL, protocol, 0, 0, s[0], s[1], s[2], s[3],
+            d[0], d[1], d[2], d[3],
+        ];
+        let sum = (!Sum::default().bytes(w).fold()).to_ne_bytes();
+        (w[10], w[11]) = (sum[0], sum[1]);
     }
     Some(())
 }
@@ -154,17 +128,10 @@ fn reset<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
 fn unreachable_v4<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
     const LEN: usize = ICMP_LEN + IPV4 + QUOTED;
     let (l3, l4) = (usize::from(h.l3), usize::from(h.l4));
-    let quoted_ip = *p.window::<IPV4>(l3)?;
-    let quoted = *p.window::<QUOTED>(l4)?;
     p.resize((l4 + LEN) as u32)?;
+    let quoted = quote::<P, { (IPV4 + QUOTED) / 4 }>(p, l3, l4 + ICMP_LEN)?;
     ip_header(p, h, protocol::ICMP, LEN as u16)?;
-    *p.window::<IPV4>(l4 + ICMP_LEN)? = quoted_ip;
-    *p.window::<QUOTED>(l4 + ICMP_LEN + IPV4)? = quoted;
-    let sum = Sum::default()
-        .add16(u16::from_ne_bytes([3, 3]))
-        .bytes(&quoted_ip)
-        .bytes(&quoted);
-    let field = (!sum.fold()).to_ne_bytes();
+    let field = (!quoted.add16(u16::from_ne_bytes([3, 3])).fold()).to_ne_bytes();
     // A checksum still pending from the datagram is written into the last two bytes here, which are unused: since
     // the message sums up to zero, what is written does not change that.
     *p.window::<ICMP_LEN>(l4)? = [3, 3, field[0], field[1], 0, 0, 0, 0];
@@ -176,17 +143,11 @@ fn unreachable_v6<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
     const LEN: usize = ICMP_LEN + IPV6 + QUOTED;
     let (l3, l4) = (usize::from(h.l3), usize::from(h.l4));
     let pending = p.checksum_pending(l4 + 6);
-    let quoted_ip = *p.window::<IPV6>(l3)?;
-    let quoted = *p.window::<QUOTED>(l4)?;
     p.resize((l4 + LEN) as u32)?;
+    let quoted = quote::<P, { (IPV6 + QUOTED) / 4 }>(p, l3, l4 + ICMP_LEN)?;
     ip_header(p, h, protocol::ICMPV6, LEN as u16)?;
-    *p.window::<IPV6>(l4 + ICMP_LEN)? = quoted_ip;
-    *p.window::<QUOTED>(l4 + ICMP_LEN + IPV6)? = quoted;
     let pseudo = pseudo_header(h, protocol::ICMPV6, LEN as u16);
-    let sum = pseudo
-        .add16(u16::from_ne_bytes([1, 4]))
-        .bytes(&quoted_ip)
-        .bytes(&quoted);
+    let sum = quoted.add(pseudo.0).add16(u16::from_ne_bytes([1, 4]));
     let field = (!sum.fold()).to_ne_bytes();
     // Where a checksum is still pending from the datagram, the device replaces the last two bytes (unused here) by
     // the complement of the sum over the message and these bytes: with the pseudo-header's sum in them, what comes
@@ -194,4 +155,18 @@ fn unreachable_v6<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
     let unused = if pending { pseudo.fold() } else { 0 }.to_ne_bytes();
     *p.window::<ICMP_LEN>(l4)? = [1, 4, field[0], field[1], 0, 0, unused[0], unused[1]];
     Some(())
+}
+
+/// Moves the first `WORDS` words of the packet's IP part to where an error quotes them, the last first since the two
+/// places overlap, and sums them up.
+#[inline(always)]
+fn quote<P: Packet, const WORDS: usize>(p: &mut P, from: usize, to: usize) -> Option<Sum> {
+    let (mut sum, mut left) = (Sum::default(), WORDS);
+    while left > 0 {
+        left -= 1;
+        let word = *p.window::<4>(from + left * 4)?;
+        *p.window::<4>(to + left * 4)? = word;
+        sum = sum.add(u32::from_ne_bytes(word));
+    }
+    Some(sum)
 }

@@ -10,7 +10,6 @@ use crate::{
         settings::{MAX_SNAT_RANGES, Settings},
     },
     hash,
-    parse::Headers,
     tables::{FlowRef, FlowTable, Insert, PacketTables},
 };
 
@@ -26,14 +25,13 @@ const UNCONFIRMED_SECONDS: u32 = 3;
 #[inline(always)]
 pub(super) fn claim<T: PacketTables>(
     t: &mut T,
-    h: &Headers,
     w: &mut Work,
     seed: u32,
     last: bool,
 ) -> Result<bool, Counter> {
     let mut tried = 0;
     if w.value.flags & flow_flags::SNAT == 0 {
-        if try_tuple(t, h, w)? {
+        if try_tuple(t, w)? {
             return Ok(true);
         }
         if !last {
@@ -44,7 +42,7 @@ pub(super) fn claim<T: PacketTables>(
     while tried < MAX_PORTS_TRIED {
         let random = hash::finish(seed.wrapping_add(tried.wrapping_mul(0x9e37_79b9)));
         w.value.out.src_port = U16::new(port(&t.settings(), w.value.flags, random));
-        if try_tuple(t, h, w)? {
+        if try_tuple(t, w)? {
             return Ok(true);
         }
         tried += 1;
@@ -54,10 +52,10 @@ pub(super) fn claim<T: PacketTables>(
 
 /// Makes `Work::other` the reverse half of `Work::value`, and `Work::key` its key.
 #[inline(always)]
-pub(super) fn write_reverse(h: &Headers, w: &mut Work) {
+pub(super) fn write_reverse(w: &mut Work) {
     w.key = w.value.out.inverted();
     w.other = w.value;
-    w.other.out = h.tuple.inverted();
+    w.other.out = w.h.tuple.inverted();
     w.other.half = Half::Reverse as u8;
     w.other.seen = 0;
     w.other.fingerprint = w.key.fingerprint();
@@ -65,9 +63,9 @@ pub(super) fn write_reverse(h: &Headers, w: &mut Work) {
 
 /// Claims one reverse tuple, if nobody holds it.
 #[inline(always)]
-fn try_tuple<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) -> Result<bool, Counter> {
+fn try_tuple<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<bool, Counter> {
     let table = flow::other_table(&w.value, FlowTable::New);
-    write_reverse(h, w);
+    write_reverse(w);
     let mut inserted = t.insert_flow(table, &w.key, &w.other);
     if inserted == Insert::Exists && abandoned(t, w, table) && t.remove_flow(table, &w.key) {
         inserted = t.insert_flow(table, &w.key, &w.other);

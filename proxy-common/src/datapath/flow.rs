@@ -26,40 +26,35 @@ pub(super) enum Step {
 
 /// A packet at ingress whose tuple is a half of a confirmed flow.
 #[inline(always)]
-pub(super) fn established<T: PacketTables>(
-    t: &mut T,
-    h: &Headers,
-    w: &mut Work,
-    entry: T::Flow,
-) -> Step {
-    if !entry.load(&h.tuple, &mut w.value) {
+pub(super) fn established<T: PacketTables>(t: &mut T, w: &mut Work, entry: T::Flow) -> Step {
+    if !entry.load(&w.h.tuple, &mut w.value) {
         return Step::Begin;
     }
     if w.value.half != Half::Forward as u8 {
         // A backend's reply on its way in: translated where the client is. A SYN of its own on this tuple says
         // that the flow is over.
-        if h.is_syn() {
-            retire(t, h, w);
+        if w.h.is_syn() {
+            retire(t, w);
             return Step::Begin;
         }
         return Step::Pass;
     }
-    if h.may_begin() && is_over(t, h, w) {
-        retire(t, h, w);
+    if w.h.may_begin() && is_over(t, w) {
+        retire(t, w);
         return Step::Begin;
     }
     let now = t.now();
-    entry.touch(now, seen_flags(h));
+    entry.touch(now, seen_flags(&w.h));
     Step::Translate
 }
 
 /// Whether a SYN or datagram that meets a confirmed flow finds it over: closed, or its backend gone (semantics L3).
 #[inline(always)]
-fn is_over<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) -> bool {
+fn is_over<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
     if balance::serving(t, slot(&w.value)).is_none() {
         return true;
     }
-    if h.tuple.protocol != protocol::TCP {
+    if w.h.tuple.protocol != protocol::TCP {
         return false;
     }
     let closing = seen::FIN | seen::RST;
@@ -93,25 +88,25 @@ pub(super) fn other_table(value: &FlowValue, table: FlowTable) -> FlowTable {
 
 /// Removes both halves of the confirmed flow of which the packet's tuple is one.
 #[inline(always)]
-fn retire<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) {
+fn retire<T: PacketTables>(t: &mut T, w: &mut Work) {
     w.key = w.value.out.inverted();
-    t.remove_flow(FlowTable::Confirmed, &h.tuple);
+    t.remove_flow(FlowTable::Confirmed, &w.h.tuple);
     t.remove_flow(other_table(&w.value, FlowTable::Confirmed), &w.key);
 }
 
 /// Finds the reverse half of a reply that arrives with a translated destination, confirmed if it is the first.
 #[inline(always)]
-pub(super) fn snat_reply<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) -> bool {
-    let Some(entry) = t.flow(FlowTable::Claims, &h.tuple) else {
+pub(super) fn snat_reply<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
+    let Some(entry) = t.flow(FlowTable::Claims, &w.h.tuple) else {
         return false;
     };
-    if !entry.load(&h.tuple, &mut w.value) {
+    if !entry.load(&w.h.tuple, &mut w.value) {
         return false;
     }
     let now = t.now();
-    entry.touch(now, seen_flags(h));
+    entry.touch(now, seen_flags(&w.h));
     if w.value.flags & flow_flags::CONFIRMED == 0 {
-        if !confirm_forward(t, h, w, now) {
+        if !confirm_forward(t, w, now) {
             t.count(Counter::DropFlowTableFull);
             return true;
         }
@@ -124,41 +119,41 @@ pub(super) fn snat_reply<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) 
 
 /// Finds the reverse half of a packet that leaves, confirmed if it is the first reply.
 #[inline(always)]
-pub(super) fn reply<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) -> bool {
-    if let Some(entry) = t.flow(FlowTable::Confirmed, &h.tuple) {
-        if !entry.load(&h.tuple, &mut w.value) || w.value.half != Half::Reverse as u8 {
+pub(super) fn reply<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
+    if let Some(entry) = t.flow(FlowTable::Confirmed, &w.h.tuple) {
+        if !entry.load(&w.h.tuple, &mut w.value) || w.value.half != Half::Reverse as u8 {
             return false;
         }
         let now = t.now();
-        entry.touch(now, seen_flags(h));
+        entry.touch(now, seen_flags(&w.h));
         return true;
     }
     // Of TCP, only the answer to a SYN can be the first.
-    if h.tuple.protocol == protocol::TCP && seen_flags(h) & (seen::SYN | seen::RST) == 0 {
+    if w.h.tuple.protocol == protocol::TCP && seen_flags(&w.h) & (seen::SYN | seen::RST) == 0 {
         return false;
     }
-    let Some(entry) = t.flow(FlowTable::New, &h.tuple) else {
+    let Some(entry) = t.flow(FlowTable::New, &w.h.tuple) else {
         return false;
     };
-    if !entry.load(&h.tuple, &mut w.value) || w.value.half != Half::Reverse as u8 {
+    if !entry.load(&w.h.tuple, &mut w.value) || w.value.half != Half::Reverse as u8 {
         return false;
     }
-    confirm(t, h, w);
+    confirm(t, w);
     true
 }
 
 /// Moves a flow from `NEW_FLOWS` to `FLOWS` at its first reply. Where `FLOWS` is full it stays where it is: counted,
 /// and tried again at the next reply. A refusal ends the flow.
 #[inline(always)]
-fn confirm<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) {
-    if seen_flags(h) & seen::RST == 0 {
+fn confirm<T: PacketTables>(t: &mut T, w: &mut Work) {
+    if seen_flags(&w.h) & seen::RST == 0 {
         let now = t.now();
         w.other = w.value;
         w.other.last_seen = now;
-        w.other.seen = seen_flags(h);
+        w.other.seen = seen_flags(&w.h);
         w.other.flags |= flow_flags::CONFIRMED;
-        if t.insert_flow(FlowTable::Confirmed, &h.tuple, &w.other) == Insert::Full
-            || !confirm_forward(t, h, w, now)
+        if t.insert_flow(FlowTable::Confirmed, &w.h.tuple, &w.other) == Insert::Full
+            || !confirm_forward(t, w, now)
         {
             t.count(Counter::DropFlowTableFull);
             return;
@@ -167,20 +162,20 @@ fn confirm<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work) {
     }
     w.key = w.value.out.inverted();
     t.remove_flow(FlowTable::New, &w.key);
-    t.remove_flow(FlowTable::New, &h.tuple);
+    t.remove_flow(FlowTable::New, &w.h.tuple);
 }
 
 /// Writes the forward half into `FLOWS`: the reverse half, which the packet is of, says all about it. Leaves its key
 /// in `Work::key`.
 #[inline(always)]
-fn confirm_forward<T: PacketTables>(t: &mut T, h: &Headers, w: &mut Work, now: u32) -> bool {
+fn confirm_forward<T: PacketTables>(t: &mut T, w: &mut Work, now: u32) -> bool {
     w.key = w.value.out.inverted();
     w.other = w.value;
-    w.other.out = h.tuple.inverted();
+    w.other.out = w.h.tuple.inverted();
     w.other.last_seen = now;
     w.other.half = Half::Forward as u8;
     w.other.flags |= flow_flags::CONFIRMED;
-    w.other.seen = first_seen(h);
+    w.other.seen = first_seen(&w.h);
     w.other.fingerprint = w.key.fingerprint();
     t.insert_flow(FlowTable::Confirmed, &w.key, &w.other) != Insert::Full
 }

@@ -1,14 +1,13 @@
 //! Where a translated packet goes from here.
 
-use super::{Ingress, Verdict, drop, rewrite::rewrite};
+use super::{Ingress, Verdict, Work, drop, rewrite::rewrite};
 use crate::{
     abi::{
         counter::Counter,
         device::LinkType,
-        flow::{FlowKey, FlowValue, flow_flags},
+        flow::{FlowKey, flow_flags},
     },
     packet::Packet,
-    parse::Headers,
     tables::{PacketTables, Route, RouteQuery},
 };
 
@@ -18,54 +17,44 @@ pub(super) fn onward<P: Packet, T: PacketTables>(
     p: &mut P,
     t: &mut T,
     at: Ingress,
-    h: &Headers,
-    value: &FlowValue,
+    w: &Work,
 ) -> Verdict {
-    if value.flags & flow_flags::HAIRPIN != 0 {
-        return bounce(p, t, at, h, &value.out);
+    if w.value.flags & flow_flags::SNAT != 0 {
+        return back(p, t, at, w);
     }
-    if value.flags & flow_flags::SNAT != 0 {
-        return route(p, t, at, h, &value.out);
-    }
-    if rewrite(p, h, &value.out, false).is_none() {
+    if !rewrite(p, &w.h, &w.value.out, false) {
         return drop(t, Counter::DropRewrite);
     }
-    bridge(p, t, at, &value.out);
+    bridge(p, t, at, &w.value.out);
     Verdict::Continue
 }
 
-/// Back towards the client, from a backend that saw a translated source.
+/// Either way of a flow whose source is translated: out of this node, or back to the pod that it came from.
 #[inline(always)]
 pub(super) fn back<P: Packet, T: PacketTables>(
     p: &mut P,
     t: &mut T,
     at: Ingress,
-    h: &Headers,
-    value: &FlowValue,
+    w: &Work,
 ) -> Verdict {
-    if value.flags & flow_flags::HAIRPIN != 0 {
-        return bounce(p, t, at, h, &value.out);
+    if w.value.flags & flow_flags::HAIRPIN != 0 {
+        bounce(p, t, at, w)
+    } else {
+        route(p, t, at, w)
     }
-    route(p, t, at, h, &value.out)
 }
 
 /// Out of this node, by whatever device leads there. Never handed to the kernel's receive path: its source is an
 /// address of this node, which the kernel drops as a martian.
 #[inline(always)]
-fn route<P: Packet, T: PacketTables>(
-    p: &mut P,
-    t: &mut T,
-    at: Ingress,
-    h: &Headers,
-    out: &FlowKey,
-) -> Verdict {
-    if h.ttl <= 1 {
+fn route<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Work) -> Verdict {
+    if w.h.ttl <= 1 {
         return drop(t, Counter::DropTtl);
     }
     let query = RouteQuery {
-        src: &h.tuple.src,
-        dst: &out.dst,
-        protocol: out.protocol,
+        src: &w.h.tuple.src,
+        dst: &w.value.out.dst,
+        protocol: w.h.tuple.protocol,
         ifindex: at.ifindex,
     };
     let ifindex = match t.route(query) {
@@ -73,26 +62,20 @@ fn route<P: Packet, T: PacketTables>(
         Route::None => return drop(t, Counter::DropNoRoute),
     };
     if let Some(device) = t.device(ifindex)
-        && p.wire_len(usize::from(h.l3)) > device.mtu
+        && p.wire_len(usize::from(w.h.l3)) > device.mtu
     {
         return drop(t, Counter::DropTooBig);
     }
-    match rewrite(p, h, out, true) {
-        Some(()) => Verdict::Forward { ifindex },
-        None => drop(t, Counter::DropRewrite),
+    if !rewrite(p, &w.h, &w.value.out, true) {
+        return drop(t, Counter::DropRewrite);
     }
+    Verdict::Forward { ifindex }
 }
 
 /// Back to the pod that sent it (semantics L5): past routing, bridge and conntrack, which would not have it.
 #[inline(always)]
-fn bounce<P: Packet, T: PacketTables>(
-    p: &mut P,
-    t: &mut T,
-    at: Ingress,
-    h: &Headers,
-    out: &FlowKey,
-) -> Verdict {
-    if rewrite(p, h, out, false).is_none() {
+fn bounce<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Work) -> Verdict {
+    if !rewrite(p, &w.h, &w.value.out, false) {
         return drop(t, Counter::DropRewrite);
     }
     swap_macs(p, at.link);

@@ -2,22 +2,27 @@
 
 use crate::{
     abi::{flow::FlowKey, protocol},
-    addr::Family,
     checksum::{Sum, update},
     packet::{ChecksumChange, Packet},
     parse::Headers,
 };
 
-/// Makes the packet carry the tuple `out`; with `hop`, its hop limit is one less. Nothing is returned, and nothing
-/// was changed, if a part of the packet could not be reached.
+/// Makes the packet carry the tuple `out`; with `hop`, its hop limit is one less. Says no, with nothing changed, if a
+/// part of the packet could not be reached. A call of its own: the sums take stack.
+#[inline(never)]
+pub(super) fn rewrite<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey, hop: bool) -> bool {
+    try_rewrite(p, h, out, hop).is_some()
+}
+
 #[inline(always)]
-pub(super) fn rewrite<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey, hop: bool) -> Option<()> {
+fn try_rewrite<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey, hop: bool) -> Option<()> {
     let (l3, l4) = (usize::from(h.l3), usize::from(h.l4));
     p.window::<8>(l4)?;
     p.l4_checksum(h.checksum_offset(), change(h, out))?;
-    match h.family {
-        Family::V4 => ipv4(p, l3, h, out, hop)?,
-        Family::V6 => ipv6(p, l3, h, out, hop)?,
+    if h.v6 {
+        ipv6(p, l3, h, out, hop)?;
+    } else {
+        ipv4(p, l3, h, out, hop)?;
     }
     let ports = p.window::<4>(l4)?;
     let (s, d) = (out.src_port.to_bytes(), out.dst_port.to_bytes());
@@ -27,7 +32,7 @@ pub(super) fn rewrite<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey, hop: boo
 
 #[inline(always)]
 fn change(h: &Headers, out: &FlowKey) -> ChecksumChange {
-    let v6 = matches!(h.family, Family::V6);
+    let v6 = h.v6;
     let pseudo = addresses(Sum::default(), h, out);
     let port =
         |sum: Sum, old: zerocopy::network_endian::U16, new: zerocopy::network_endian::U16| {
@@ -55,16 +60,15 @@ fn addresses(sum: Sum, h: &Headers, out: &FlowKey) -> Sum {
     let (os, ns) = (h.tuple.src.words(), out.src.words());
     let (od, nd) = (h.tuple.dst.words(), out.dst.words());
     let sum = sum.replace(os[3], ns[3]).replace(od[3], nd[3]);
-    match h.family {
-        Family::V4 => sum,
-        Family::V6 => sum
-            .replace(os[0], ns[0])
-            .replace(os[1], ns[1])
-            .replace(os[2], ns[2])
-            .replace(od[0], nd[0])
-            .replace(od[1], nd[1])
-            .replace(od[2], nd[2]),
+    if !h.v6 {
+        return sum;
     }
+    sum.replace(os[0], ns[0])
+        .replace(os[1], ns[1])
+        .replace(os[2], ns[2])
+        .replace(od[0], nd[0])
+        .replace(od[1], nd[1])
+        .replace(od[2], nd[2])
 }
 
 #[inline(always)]

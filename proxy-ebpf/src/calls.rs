@@ -1,0 +1,40 @@
+//! Parts of the datapath as global functions: the verifier takes each by itself, whatever its callers know, and
+//! each has a stack frame of its own. What they share with their callers is in `WORK`.
+
+use aya_ebpf::bindings::__sk_buff;
+use proxy_common::{
+    abi::{counter::Counter, frontend::Scope},
+    datapath::{answer, begin},
+};
+
+use crate::{frame::Frame, kernel::Kernel, maps::WORK};
+
+/// `datapath::begin::begin` on the packet in `WORK`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn begin_flow(skb: *mut __sk_buff, ifindex: u32, scope: u32) -> u32 {
+    let Some(work) = WORK.get_ptr_mut(0) else {
+        return Counter::DropRewrite as u32;
+    };
+    let scope = if scope == Scope::External as u32 {
+        Scope::External
+    } else {
+        Scope::Cluster
+    };
+    // SAFETY: this CPU's element; the caller, which lent it, does not touch it before this function returns.
+    begin::begin(&mut Kernel(skb), unsafe { &mut *work }, ifindex, scope)
+}
+
+/// `datapath::answer::refuse` on the packet in `WORK`: 1 if it was answered.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn refuse(skb: *mut __sk_buff) -> u32 {
+    let Some(work) = WORK.get_ptr(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's element, which nobody writes meanwhile.
+    u32::from(answer::refuse(
+        &mut Frame::again(skb),
+        unsafe { &*work }.headers(),
+    ))
+}
