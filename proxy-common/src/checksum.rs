@@ -10,6 +10,7 @@ pub struct Sum(pub u32);
 impl Sum {
     /// Adds a word of four bytes in memory order.
     #[inline(always)]
+    #[must_use]
     pub const fn add(self, word: u32) -> Self {
         let (sum, carry) = self.0.overflowing_add(word);
         Self(sum.wrapping_add(carry as u32))
@@ -17,24 +18,28 @@ impl Sum {
 
     /// Adds two bytes in memory order.
     #[inline(always)]
+    #[must_use]
     pub const fn add16(self, half: u16) -> Self {
         self.add(half as u32)
     }
 
     /// The change that replacing `old` by `new` makes.
     #[inline(always)]
+    #[must_use]
     pub const fn replace(self, old: u32, new: u32) -> Self {
         self.add(!old).add(new)
     }
 
     /// The change that replacing a half word makes.
     #[inline(always)]
+    #[must_use]
     pub const fn replace16(self, old: u16, new: u16) -> Self {
         self.add((!old) as u32).add(new as u32)
     }
 
     /// Adds bytes; an odd last byte is padded with zero.
     #[inline(always)]
+    #[must_use]
     pub fn bytes<const N: usize>(self, bytes: &[u8; N]) -> Self {
         let (mut sum, mut i) = (self, 0);
         while i + 1 < N {

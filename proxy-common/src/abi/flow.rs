@@ -43,6 +43,7 @@ const _: () = assert!(size_of::<FlowKey>() == 40);
 impl FlowKey {
     /// The same tuple seen from the other end.
     #[inline(always)]
+    #[must_use]
     pub const fn inverted(&self) -> Self {
         Self {
             src: self.dst,

@@ -18,18 +18,16 @@ const ICMP_LEN: usize = 8;
 /// with the packet as it came, if it has IP options or extension headers.
 #[inline(always)]
 pub fn refuse<P: Packet>(p: &mut P, h: &Headers) -> bool {
-    let plain = usize::from(h.l4 - h.l3) == if !h.v6 { IPV4 } else { IPV6 };
+    let plain = usize::from(h.l4 - h.l3) == if h.v6 { IPV6 } else { IPV4 };
     if !plain {
         return false;
     }
     let built = if h.tuple.protocol == protocol::TCP {
         reset(p, h)
+    } else if h.v6 {
+        unreachable_v6(p, h)
     } else {
-        if h.v6 {
-            unreachable_v6(p, h)
-        } else {
-            unreachable_v4(p, h)
-        }
+        unreachable_v4(p, h)
     };
     built.is_some()
 }
