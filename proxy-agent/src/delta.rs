@@ -29,7 +29,7 @@ mod service;
 mod slots;
 
 use draft::Draft;
-pub use group::{Group, merge};
+pub use group::{Group, merge, put_back};
 use refusal::{Capacities, Refused, Usage};
 use resources::{Resources, Retired};
 use service::Service;
@@ -55,8 +55,6 @@ struct Reclaiming {
 /// The way from what is written to some new plans.
 #[derive(Debug, Default)]
 pub struct Staged {
-    /// Writes of names; to be applied first, and reported by [`Delta::names_written`].
-    pub names: Vec<Op>,
     /// Independent parts, each to be applied as a whole.
     pub groups: Vec<Group>,
     /// Services that are left as they were.
@@ -127,11 +125,7 @@ impl Delta {
             .filter(|group| !group.is_empty())
             .map(Group::ordered)
             .collect();
-        Staged {
-            names: self.resources.names.writes(),
-            groups,
-            refused,
-        }
+        Staged { groups, refused }
     }
 
     /// Writes of the frontends that a draft has and the table has not, or otherwise.
@@ -152,7 +146,13 @@ impl Delta {
         }
     }
 
-    /// All operations of [`Staged::names`] are applied.
+    /// Writes of the names of nodes and zones that are not written yet. They hold nobody up, and are best applied
+    /// before the groups that use them; then, [`Delta::names_written`] is to be called.
+    pub fn name_writes(&self) -> Vec<Op> {
+        self.resources.names.writes()
+    }
+
+    /// All operations of [`Delta::name_writes`] are applied.
     pub fn names_written(&mut self) {
         self.resources.names.written();
     }

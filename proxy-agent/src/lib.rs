@@ -11,6 +11,8 @@ pub mod model;
 pub mod plan;
 pub mod planner;
 pub mod policy;
+pub mod programmer;
 pub mod report;
 pub mod source;
 pub mod store;
+pub mod view;

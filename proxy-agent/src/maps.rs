@@ -20,6 +20,9 @@ pub mod faulty;
 pub mod lint;
 pub mod memory;
 
+/// Id in `META_NAMES` under which this node's own name stands. In references to names, 0 means none.
+pub const NODE_NAME: u32 = 0;
+
 /// One write. All are idempotent: applied twice in a row, the second time changes nothing; a delete of what is not
 /// there succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -260,6 +263,16 @@ pub trait Maps {
 
     /// Reads everything back.
     fn snapshot(&self) -> Result<Snapshot, SnapshotError>;
+}
+
+impl<M: Maps + ?Sized> Maps for &mut M {
+    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        (**self).apply(ops)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
+        (**self).snapshot()
+    }
 }
 
 /// The contents of all maps that the agent writes. Arrays may end after their last element that is not zero.

@@ -99,7 +99,7 @@ maps! {
     META_TARGETS: Hash<u32, meta::TargetMeta>[262_144];
     /// Backend id → node, zone, weight. Never read by the datapath.
     META_BACKENDS: Hash<u32, meta::BackendMeta>[524_288];
-    /// Name id → name of a node or zone. Never read by the datapath.
+    /// Name id → name of a node or zone; 0: the name of this node. Never read by the datapath.
     META_NAMES: Hash<u32, meta::Name>[65_536];
 }
 

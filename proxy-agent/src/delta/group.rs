@@ -21,7 +21,7 @@ pub struct Group {
 
 impl Group {
     /// Whether nothing is to be done.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.ops.is_empty() && self.retired.len() == 0
     }
 
@@ -62,19 +62,26 @@ fn step(op: &Op) -> u8 {
     }
 }
 
-/// The operations of several groups as one sequence, step by step, so that each kind is written in one batch; and for
-/// each operation, the index of its group.
-pub fn merge(groups: &[Group]) -> (Vec<Op>, Vec<usize>) {
-    let mut tagged: Vec<(u8, usize, &Op)> = groups
-        .iter()
+/// Takes the operations of several groups as one sequence, step by step, so that each kind is written in one batch; and
+/// for each operation, the index of its group. [`put_back`] returns what was not applied.
+pub fn merge(groups: &mut [Group]) -> (Vec<Op>, Vec<usize>) {
+    let mut tagged: Vec<(u8, usize, Op)> = groups
+        .iter_mut()
         .enumerate()
-        .flat_map(|(index, group)| group.ops.iter().map(move |op| (step(op), index, op)))
+        .flat_map(|(index, group)| {
+            let ops = std::mem::take(&mut group.ops);
+            ops.into_iter().map(move |op| (step(&op), index, op))
+        })
         .collect();
     tagged.sort_by_key(|(step, ..)| *step);
-    tagged
-        .into_iter()
-        .map(|(_, index, op)| (op.clone(), index))
-        .unzip()
+    tagged.into_iter().map(|(_, index, op)| (op, index)).unzip()
+}
+
+/// Returns the operations of a merged sequence, from the first that was not applied on, to their groups.
+pub fn put_back(groups: &mut [Group], ops: Vec<Op>, owners: &[usize], applied: usize) {
+    for (op, &owner) in ops.into_iter().zip(owners).skip(applied) {
+        groups[owner].ops.push(op);
+    }
 }
 
 /// For each of several drafts, the number of its group: drafts that touch the same frontend are in one.

@@ -90,6 +90,31 @@ pub struct Usage {
     pub names: usize,
 }
 
+impl Usage {
+    /// Whether of something less is in use than in `other`.
+    pub const fn is_less_in_part(&self, other: &Self) -> bool {
+        self.frontends < other.frontends
+            || self.targets < other.targets
+            || self.slots < other.slots
+            || self.backends < other.backends
+            || self.source_ranges < other.source_ranges
+            || self.names < other.names
+    }
+
+    /// Of each, the greater number.
+    #[must_use]
+    pub fn max(&self, other: &Self) -> Self {
+        Self {
+            frontends: self.frontends.max(other.frontends),
+            targets: self.targets.max(other.targets),
+            slots: self.slots.max(other.slots),
+            backends: self.backends.max(other.backends),
+            source_ranges: self.source_ranges.max(other.source_ranges),
+            names: self.names.max(other.names),
+        }
+    }
+}
+
 /// Why a Service was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {

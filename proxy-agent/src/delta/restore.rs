@@ -22,7 +22,7 @@ use super::{
     service::{Backend, BackendKey, PortKey, Service, Target},
 };
 use crate::{
-    maps::{Op, Snapshot, codec},
+    maps::{NODE_NAME, Op, Snapshot, codec},
     plan::{ServiceName, TargetKey},
 };
 
@@ -286,9 +286,10 @@ impl Restoring<'_> {
             .names
             .iter()
             .partition(|(id, _)| **id > 0 && **id < limit);
+        let invalid = invalid.into_keys().filter(|id| **id != NODE_NAME);
         self.sweep
             .ops
-            .extend(invalid.into_keys().map(|&id| Op::DeleteName { id }));
+            .extend(invalid.map(|&id| Op::DeleteName { id }));
         let (names, buried) = Names::restore(limit, &valid, &used);
         self.resources.names = names;
         self.sweep.retired.buried = buried;

@@ -75,8 +75,9 @@ fn set(
 ) -> Vec<OpKind> {
     let staged = delta.stage([(service, plan)]);
     assert_eq!(staged.refused, []);
-    let mut kinds: Vec<_> = staged.names.iter().map(Op::kind).collect();
-    maps.apply(&staged.names).unwrap();
+    let names = delta.name_writes();
+    maps.apply(&names).unwrap();
+    let mut kinds: Vec<_> = names.iter().map(Op::kind).collect();
     delta.names_written();
     for group in staged.groups {
         maps.apply(&group.ops).unwrap();

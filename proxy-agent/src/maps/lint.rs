@@ -10,7 +10,7 @@ use proxy_common::abi::{
     target::{Backend, BackendState, BackendWord, Target, TargetState},
 };
 
-use super::{Snapshot, codec};
+use super::{NODE_NAME, Snapshot, codec};
 
 /// Something that must not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -208,7 +208,7 @@ fn rest(maps: &Snapshot, found: &mut Vec<Violation>) {
     found.extend(
         maps.names
             .keys()
-            .filter(|id| !used.contains(id))
+            .filter(|id| **id != NODE_NAME && !used.contains(id))
             .map(|&id| Violation::LostName(id)),
     );
     let without_target = maps
