@@ -286,7 +286,7 @@ impl Restoring<'_> {
             .names
             .iter()
             .partition(|(id, _)| **id > 0 && **id < limit);
-        let invalid = invalid.into_keys().filter(|id| **id != NODE_NAME);
+        let invalid = invalid.into_keys().filter(|id: &&u32| **id != NODE_NAME);
         self.sweep
             .ops
             .extend(invalid.map(|&id| Op::DeleteName { id }));
