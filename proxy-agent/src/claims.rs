@@ -252,3 +252,6 @@ fn claimant(service: &ServiceName, created: Option<i64>, kind: FrontendKind) -> 
         kind,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,3 +55,6 @@ impl Reporter {
 fn port_number(n: i32) -> Option<u16> {
     u16::try_from(n).ok().filter(|n| *n != 0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,13 +49,20 @@ pub enum Output {
 
 /// Prints the plan.
 pub fn run(args: PlanArgs) -> anyhow::Result<()> {
-    let PlanArgs {
-        rules,
-        node_address,
-        output,
-    } = args;
-    let report = report(rules.check()?, &node_address)?;
-    output.print(&report)
+    let output = args.output;
+    output.print(&args.report()?)
+}
+
+impl PlanArgs {
+    /// Makes the plan.
+    pub fn report(self) -> anyhow::Result<Report> {
+        let Self {
+            rules,
+            node_address,
+            output: _,
+        } = self;
+        report(rules.check()?, &node_address)
+    }
 }
 
 impl Output {

@@ -99,3 +99,6 @@ impl Topology {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use std::{
 
 pub use self::follow::follow;
 use self::{
-    document::Syntax,
+    document::{Parsed, Syntax},
     object::{Key, Object},
 };
 use super::Update;
@@ -284,37 +284,29 @@ fn read_objects(
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<Key, Option<Arc<Object>>> {
     let file = ObjectRef::plain("file", name);
-    let mut objects = BTreeMap::new();
-    let mut broken = false;
     let syntax = Syntax::of(name).unwrap_or(Syntax::Yaml);
-    for parsed in document::parse(syntax, bytes) {
-        match parsed {
-            Ok(found) => {
-                for object in found {
-                    problems.extend(object.problems);
-                    if objects.contains_key(&object.key) {
-                        problems.push(Problem {
-                            object: object.key.object_ref(),
-                            message: format!("is given twice by {file}; the last counts"),
-                        });
-                    }
-                    objects.insert(object.key, object.value.map(Arc::new));
-                }
-            }
-            Err(error) => {
-                broken = true;
-                let kept = if previous.is_some() {
-                    "what it gave before stays"
-                } else {
-                    "it is passed over"
-                };
-                problems.push(Problem {
-                    object: file.clone(),
-                    message: format!("{error}; {kept}"),
-                });
-            }
+    let Parsed { found, errors } = document::parse(syntax, bytes);
+    let mut objects = BTreeMap::new();
+    for object in found {
+        problems.extend(object.problems);
+        if objects.contains_key(&object.key) {
+            problems.push(Problem {
+                object: object.key.object_ref(),
+                message: format!("is given twice by {file}; the last counts"),
+            });
         }
+        objects.insert(object.key, object.value.map(Arc::new));
     }
+    let broken = !errors.is_empty();
+    let kept = if previous.is_some() {
+        "what it gave before stays"
+    } else {
+        "it is passed over"
+    };
+    problems.extend(errors.into_iter().map(|error| Problem {
+        object: file.clone(),
+        message: format!("{error}; {kept}"),
+    }));
     if broken {
         for (key, object) in previous.into_iter().flatten() {
             objects.entry(key.clone()).or_insert_with(|| object.clone());

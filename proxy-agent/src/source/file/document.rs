@@ -1,6 +1,6 @@
 //! Text → documents → objects.
 
-use std::{ffi::OsStr, fmt, path::Path};
+use std::{ffi::OsStr, path::Path};
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -27,18 +27,12 @@ impl Syntax {
     }
 }
 
-/// A document that can't be read.
-#[derive(Debug)]
-pub(super) struct DocumentError {
-    /// Which of the file, counted from 1.
-    number: usize,
-    message: String,
-}
-
-impl fmt::Display for DocumentError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "document {}: {}", self.number, self.message)
-    }
+/// What became of a file.
+#[derive(Debug, Default)]
+pub(super) struct Parsed {
+    pub found: Vec<Found>,
+    /// Documents, and items of lists, that can't be read: which, and why.
+    pub errors: Vec<String>,
 }
 
 /// What an object says about itself.
@@ -67,85 +61,84 @@ trait Form {
     fn decode<T: DeserializeOwned>(&self) -> Result<T, String>;
 }
 
-/// The documents of a file, each with its objects.
-pub(super) fn parse(syntax: Syntax, bytes: &[u8]) -> Vec<Result<Vec<Found>, DocumentError>> {
+/// Reads a file.
+pub(super) fn parse(syntax: Syntax, bytes: &[u8]) -> Parsed {
+    let mut parsed = Parsed::default();
     let Ok(text) = std::str::from_utf8(bytes) else {
-        return vec![Err(DocumentError {
-            number: 1,
-            message: "is not UTF-8".to_owned(),
-        })];
+        parsed.errors.push("it is not UTF-8".to_owned());
+        return parsed;
     };
     let text = text.trim_start_matches('\u{feff}');
-    let found: Vec<_> = match syntax {
-        Syntax::Json => serde_json::Deserializer::from_str(text)
-            .into_iter::<Value>()
-            .map(|value| objects(&value.map_err(|error| error.to_string())?))
-            .collect(),
-        Syntax::Yaml => yaml_documents(text).map(|yaml| objects(&yaml)).collect(),
-    };
-    found
-        .into_iter()
-        .enumerate()
-        .map(|(index, result)| {
-            result.map_err(|message| DocumentError {
-                number: index + 1,
-                message,
-            })
-        })
-        .collect()
-}
-
-fn objects(form: &impl Form) -> Result<Vec<Found>, String> {
-    let header: Header = form.decode()?;
-    let Some(kind) = header.kind.filter(|kind| !kind.is_empty()) else {
-        return Err("is no Kubernetes object: it has no kind".to_owned());
-    };
-    let version = header.api_version.unwrap_or_default();
-    let name = header.metadata.and_then(|metadata| metadata.name);
-    if let Some(item_kind) = kind.strip_suffix("List") {
-        let list: List = form.decode()?;
-        return items(list, &version, item_kind);
-    }
-    let named = || {
-        name.as_ref()
-            .filter(|name| !name.is_empty())
-            .ok_or_else(|| format!("{kind} without metadata.name"))
-    };
-    let found = match (version.as_str(), kind.as_str()) {
-        ("v1", "Service") => {
-            named()?;
-            form.decode::<core::Service>()?.into()
-        }
-        ("v1", "Node") => {
-            named()?;
-            form.decode::<core::Node>()?.into()
-        }
-        ("discovery.k8s.io/v1", "EndpointSlice") => {
-            named()?;
-            form.decode::<discovery::EndpointSlice>()?.into()
-        }
-        (_, "Service" | "Node" | "EndpointSlice") => {
-            return Err(format!("{kind} of apiVersion {version:?} is not known"));
-        }
-        _ => return Ok(Vec::new()),
-    };
-    Ok(vec![found])
-}
-
-/// Items of a typed list need not name their kind.
-fn items(list: List, version: &str, kind: &str) -> Result<Vec<Found>, String> {
-    let mut found = Vec::new();
-    for (index, mut item) in list.items.into_iter().flatten().enumerate() {
-        if let (Value::Object(fields), false) = (&mut item, kind.is_empty()) {
-            for (field, value) in [("apiVersion", version), ("kind", kind)] {
-                fields
-                    .entry(field)
-                    .or_insert_with(|| Value::String(value.to_owned()));
+    match syntax {
+        Syntax::Json => {
+            let values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+            for (index, value) in values.enumerate() {
+                let place = format!("document {}", index + 1);
+                match value {
+                    Ok(value) => parsed.add(&place, &value),
+                    Err(error) => parsed.errors.push(format!("{place}: {error}")),
+                }
             }
         }
-        found.extend(objects(&item).map_err(|error| format!("items[{index}]: {error}"))?);
+        Syntax::Yaml => {
+            for (index, yaml) in yaml_documents(text).enumerate() {
+                parsed.add(&format!("document {}", index + 1), &yaml);
+            }
+        }
     }
-    Ok(found)
+    parsed
+}
+
+impl Parsed {
+    fn add(&mut self, place: &str, form: &impl Form) {
+        if let Err(error) = self.add_object(place, form) {
+            self.errors.push(format!("{place}: {error}"));
+        }
+    }
+
+    fn add_object(&mut self, place: &str, form: &impl Form) -> Result<(), String> {
+        let header: Header = form.decode()?;
+        let Some(kind) = header.kind.filter(|kind| !kind.is_empty()) else {
+            return Err("it has no kind, so it is no Kubernetes object".to_owned());
+        };
+        let version = header.api_version.unwrap_or_default();
+        if let Some(item_kind) = kind.strip_suffix("List") {
+            self.add_items(place, form.decode()?, &version, item_kind);
+            return Ok(());
+        }
+        let name = header.metadata.and_then(|metadata| metadata.name);
+        let is_named = name.is_some_and(|name| !name.is_empty());
+        let found: Found = match (version.as_str(), kind.as_str()) {
+            ("v1", "Service" | "Node") | ("discovery.k8s.io/v1", "EndpointSlice") if !is_named => {
+                return Err(format!("{kind} without metadata.name"));
+            }
+            ("v1", "Service") => form.decode::<core::Service>()?.into(),
+            ("v1", "Node") => form.decode::<core::Node>()?.into(),
+            ("discovery.k8s.io/v1", "EndpointSlice") => {
+                form.decode::<discovery::EndpointSlice>()?.into()
+            }
+            (_, "Service" | "Node" | "EndpointSlice") => {
+                return Err(format!("{kind} of apiVersion {version:?} is not known"));
+            }
+            _ => return Ok(()),
+        };
+        self.found.push(found);
+        Ok(())
+    }
+
+    /// Items of a typed list need not name their kind.
+    fn add_items(&mut self, place: &str, list: List, version: &str, kind: &str) {
+        for (index, mut item) in list.items.into_iter().flatten().enumerate() {
+            if let (Value::Object(fields), false) = (&mut item, kind.is_empty()) {
+                for (field, value) in [("apiVersion", version), ("kind", kind)] {
+                    fields
+                        .entry(field)
+                        .or_insert_with(|| Value::String(value.to_owned()));
+                }
+            }
+            self.add(&format!("{place}, items[{index}]"), &item);
+        }
+    }
 }
 
 impl Form for Value {
