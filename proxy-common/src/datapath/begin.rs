@@ -4,6 +4,7 @@ use super::{Verdict, Work, claim, flow};
 use crate::{
     abi::{
         counter::Counter,
+        device::DeviceClass,
         flow::{FlowValue, Half, flow_flags},
         frontend::{FrontendKind, Scope},
         target::{Backend, Slot, TargetState, TargetWord},
@@ -236,19 +237,27 @@ fn shape<T: PacketTables>(
     if backend.addr.same(&w.h.tuple.src) {
         w.value.out.src = w.h.tuple.dst;
         w.value.flags = flow_flags::SNAT | flow_flags::HAIRPIN;
-    } else if place.scope as u8 == Scope::External as u8 && !backend.is_local() {
-        w.value.out.src = masquerade_address(t, w, place.ifindex)?;
-        w.value.flags = flow_flags::SNAT;
-    } else if backend.is_local() {
+        return Ok(());
+    }
+    if backend.is_local() {
         w.value.flags = flow_flags::LOCAL;
+    } else if place.scope as u8 == Scope::External as u8
+        && let Some(source) = masquerade_address(t, w, place.ifindex)?
+    {
+        w.value.out.src = source;
+        w.value.flags = flow_flags::SNAT;
     }
     Ok(())
 }
 
 /// The source that masquerading would take: an address of the device that leads to the backend, so that the reply
-/// comes back to this node.
+/// comes back to this node. None if that device is a pod's: the reply comes back anyway, whatever the slice said.
 #[inline(always)]
-fn masquerade_address<T: PacketTables>(t: &mut T, w: &Work, ifindex: u32) -> Result<Addr, Counter> {
+fn masquerade_address<T: PacketTables>(
+    t: &mut T,
+    w: &Work,
+    ifindex: u32,
+) -> Result<Option<Addr>, Counter> {
     let query = RouteQuery {
         src: &w.h.tuple.src,
         dst: &w.value.out.dst,
@@ -260,6 +269,9 @@ fn masquerade_address<T: PacketTables>(t: &mut T, w: &Work, ifindex: u32) -> Res
         Route::None => return Err(Counter::DropNoRoute),
     };
     let device = t.device(ifindex).ok_or(Counter::DropNoSourceAddress)?;
+    if device.class == DeviceClass::Pod as u8 || device.class == DeviceClass::Bridge as u8 {
+        return Ok(None);
+    }
     let addr = if w.h.v6 {
         device.snat_v6
     } else {
@@ -268,5 +280,5 @@ fn masquerade_address<T: PacketTables>(t: &mut T, w: &Work, ifindex: u32) -> Res
     if addr.is_unspecified() {
         return Err(Counter::DropNoSourceAddress);
     }
-    Ok(addr)
+    Ok(Some(addr))
 }
