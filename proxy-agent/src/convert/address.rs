@@ -73,12 +73,7 @@ fn parse_v4(text: &str) -> Option<Ipv4Addr> {
         if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) {
             return None;
         }
-        let digits = part.trim_start_matches('0');
-        *octet = if digits.is_empty() {
-            0
-        } else {
-            digits.parse().ok()?
-        };
+        *octet = part.parse().ok()?;
     }
     parts.next().is_none().then(|| Ipv4Addr::from(octets))
 }
