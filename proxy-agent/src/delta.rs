@@ -2,8 +2,8 @@
 //!
 //! [`Delta`] knows what is written for each Service. [`Delta::stage`] takes new plans and hands out, for each Service,
 //! the operations of the difference: backends, then slots in a range of their own, then targets (one 8-byte store
-//! turns each to its new range), then frontends; frontends that go are deleted next, and backends that go are marked
-//! last. Whatever a packet has read of the old state stays as it was: ids, slots and the words of targets that are
+//! turns each to its new range), then frontends. Frontends that go are deleted just before targets change, and backends
+//! that go are marked last. Whatever a packet has read of the old state stays as it was: ids, slots and the words of targets that are
 //! no longer reached wait in quarantine until [`Delta::reclaim`]'s operations have waited for every reader.
 //!
 //! `Delta` is pure and believes that what it hands out will be applied, in order, if need be after some retries. Only

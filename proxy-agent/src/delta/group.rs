@@ -41,6 +41,8 @@ impl Group {
 }
 
 /// The step of an update that an operation belongs to. Operations of one step may be applied in any order.
+///
+/// Frontends that go are deleted before targets change, so that none shows a list that was never meant for it.
 fn step(op: &Op) -> u8 {
     match op {
         Op::PutName { .. } => 0,
@@ -48,9 +50,9 @@ fn step(op: &Op) -> u8 {
         Op::PutRange { .. } => 2,
         Op::WriteSlots { .. } => 3,
         Op::PutTarget { .. } => 4,
-        Op::FlipTarget { .. } | Op::SetAffinity { .. } | Op::SetRanges { .. } => 5,
-        Op::PutFrontend { .. } => 6,
-        Op::DeleteFrontend { .. } => 7,
+        Op::DeleteFrontend { .. } => 5,
+        Op::FlipTarget { .. } | Op::SetAffinity { .. } | Op::SetRanges { .. } => 6,
+        Op::PutFrontend { .. } => 7,
         Op::FlipBackend { .. } => 8,
         Op::AwaitReaders => 9,
         Op::ClearTarget { .. }
