@@ -280,3 +280,6 @@ fn lost_claim(claimant: &Claimant, key: &ClaimKey, rival: &Claimant) -> Problem 
         message: format!("{what} {why}; it is left out here until that one goes"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -314,3 +314,6 @@ fn read_objects(
     }
     objects
 }
+
+#[cfg(test)]
+mod tests;
