@@ -1,6 +1,8 @@
 //! Thousands of random changes: what the planner hands out bit by bit is what an independent reference makes of the
 //! objects as they stand, and what a planner that starts afresh makes of them.
 
+#![cfg(test)]
+
 #[path = "oracle/random.rs"]
 mod random;
 #[path = "oracle/world.rs"]

@@ -135,7 +135,7 @@ impl Random {
             .then(|| self.pick(&["ours", "theirs", ""]).to_owned());
         let labels =
             proxy_name.map(|name| ("service.kubernetes.io/service-proxy-name".to_owned(), name));
-        let created = (!self.one_in(4)).then(|| self.below(3) as i64);
+        let created = (!self.one_in(4)).then(|| self.pick(&[0, 1, 2]));
         Service {
             metadata: ObjectMeta {
                 namespace: Some(namespace),

@@ -79,7 +79,7 @@ impl World {
         }
         let mut rows = BTreeMap::new();
         for (place, wishes) in wishes {
-            for wish in self.settle(&wishes) {
+            for wish in settle(&wishes) {
                 if !self.is_ours(wish.service) {
                     continue;
                 }
@@ -89,26 +89,6 @@ impl World {
             }
         }
         rows.into_values().collect()
-    }
-
-    /// S7: who gets a place; the first for each scope counts.
-    fn settle<'a, 'b>(&self, wishes: &'b [Wish<'a>]) -> Vec<&'b Wish<'a>> {
-        let oldest = |kinds: &[Kind]| {
-            wishes
-                .iter()
-                .filter(|w| kinds.contains(&w.kind))
-                .min_by_key(|w| (age(w.service), id(w.service), w.kind))
-        };
-        let node_port = oldest(&[Kind::NodePort]);
-        let exact = match (oldest(&[Kind::ClusterIP]), node_port) {
-            (Some(cluster_ip), _) => Some(cluster_ip),
-            (None, None) => oldest(&[Kind::LoadBalancer, Kind::ExternalIP]),
-            (None, Some(holder)) => wishes
-                .iter()
-                .filter(|w| w.kind != Kind::NodePort && id(w.service) == id(holder.service))
-                .min_by_key(|w| w.kind),
-        };
-        exact.into_iter().chain(node_port).collect()
     }
 
     fn rows(&self, place: Place, wish: &Wish<'_>) -> Vec<Frontend> {
@@ -258,6 +238,26 @@ impl World {
     }
 }
 
+/// S7: who gets a place; the first for each scope counts.
+fn settle<'a, 'b>(wishes: &'b [Wish<'a>]) -> Vec<&'b Wish<'a>> {
+    let oldest = |kinds: &[Kind]| {
+        wishes
+            .iter()
+            .filter(|w| kinds.contains(&w.kind))
+            .min_by_key(|w| (age(w.service), id(w.service), w.kind))
+    };
+    let node_port = oldest(&[Kind::NodePort]);
+    let exact = match (oldest(&[Kind::ClusterIP]), node_port) {
+        (Some(cluster_ip), _) => Some(cluster_ip),
+        (None, None) => oldest(&[Kind::LoadBalancer, Kind::ExternalIP]),
+        (None, Some(holder)) => wishes
+            .iter()
+            .filter(|w| w.kind != Kind::NodePort && id(w.service) == id(holder.service))
+            .min_by_key(|w| w.kind),
+    };
+    exact.into_iter().chain(node_port).collect()
+}
+
 #[derive(Clone)]
 struct Candidate {
     backend: Backend,
@@ -381,7 +381,7 @@ fn valid_node_port(spec: &ServiceSpec, port: &ServicePort) -> Option<u16> {
 }
 
 fn number(n: i32) -> Option<u16> {
-    (1..=65_535).contains(&n).then_some(n as u16)
+    u16::try_from(n).ok().filter(|n| *n > 0)
 }
 
 fn protocol(text: Option<&str>) -> Option<Protocol> {
@@ -401,7 +401,7 @@ fn affinity(spec: &ServiceSpec) -> Option<u32> {
     let config = spec.session_affinity_config.clone().unwrap_or_default();
     let seconds = config.client_ip.and_then(|c| c.timeout_seconds);
     Some(match seconds {
-        Some(n @ 1..=86_400) => n as u32,
+        Some(n @ 1..=86_400) => n.unsigned_abs(),
         _ => 10_800,
     })
 }
