@@ -4,7 +4,7 @@ use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use proxy_common::{
     abi::{
@@ -34,6 +34,9 @@ pub static TARGETS: Array<Target> = Array::pinned(capacity::TARGETS, BPF_F_MMAPA
 pub static SLOTS: Array<Slot> = Array::pinned(capacity::SLOTS, BPF_F_MMAPABLE);
 #[map]
 pub static BACKENDS: Array<Backend> = Array::pinned(capacity::BACKENDS, BPF_F_MMAPABLE);
+/// The set and the address of a `RangeKey`, as words.
+#[map]
+pub static SOURCE_RANGES: LpmTrie<[u32; 5], u32> = LpmTrie::pinned(capacity::SOURCE_RANGES, 0);
 #[map]
 pub static NODE_ADDRS: HashMap<Addr, u32> =
     HashMap::pinned(capacity::NODE_ADDRS, BPF_F_NO_PREALLOC);

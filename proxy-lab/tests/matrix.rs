@@ -339,18 +339,18 @@ fn cell(
 
 #[test]
 fn matrix_with_ptp_pods() {
-    run("mx-ptp", Cni::Ptp);
+    run("mxptp", Cni::Ptp);
 }
 
 #[test]
 fn matrix_with_a_bridge_and_bridge_nf_call_iptables() {
-    run("mx-br1", Cni::BRIDGE);
+    run("mxbr1", Cni::BRIDGE);
 }
 
 #[test]
 fn matrix_with_a_bridge_without_bridge_nf_call_iptables() {
     run(
-        "mx-br0",
+        "mxbr0",
         Cni::Bridge {
             hairpin: false,
             nf_call_iptables: false,
