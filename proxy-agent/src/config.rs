@@ -5,6 +5,8 @@ mod node_port_addresses;
 
 use std::fs;
 
+use clap::builder::BoolishValueParser;
+
 pub use node_port_addresses::{NodePortAddresses, NodePortAddressesError};
 
 use crate::{planner::PlannerConfig, policy::Options, source::SourceSpec};
@@ -37,7 +39,7 @@ pub struct RuleArgs {
     pub service_proxy_name: Option<String>,
 
     /// Let traffic from outside in to every ClusterIP too.
-    #[arg(long, env = "PROXY_EXTERNAL_CLUSTER_IP")]
+    #[arg(long, env = "PROXY_EXTERNAL_CLUSTER_IP", value_parser = BoolishValueParser::new())]
     pub external_cluster_ip: bool,
 }
 

@@ -85,7 +85,8 @@ pub struct BackendPlan {
     pub zone: Option<String>,
     /// Relative weight.
     pub weight: u32,
-    /// Terminating, and chosen only because nothing better is left (semantics B2, B3).
+    /// `conditions.terminating`. In a target such a one is only there because nothing better is left (semantics B2, B3), or
+    /// because it is published although it is not ready.
     pub terminating: bool,
 }
 
@@ -98,7 +99,8 @@ pub struct TargetPlan {
     pub empty: Option<Empty>,
     /// `sessionAffinity: ClientIP` timeout.
     pub affinity_seconds: Option<u32>,
-    /// `loadBalancerSourceRanges` of this family: `None` all, an empty list none.
+    /// `loadBalancerSourceRanges` of this family: `None` all, an empty list none. They hold for those frontends of the
+    /// target that filter ([`filters_sources`](crate::policy::frontends::filters_sources)); without such, `None`.
     pub source_ranges: Option<Vec<IpNet>>,
 }
 

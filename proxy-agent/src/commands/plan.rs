@@ -87,9 +87,11 @@ fn report(rules: Rules, given: &[IpAddr]) -> anyhow::Result<Report> {
     };
     let mut folder = file::Folder::new(path);
     let update = folder.read(&file::Look::Everywhere);
-    if !folder.is_readable() {
-        let reasons: Vec<String> = update.problems.iter().map(ToString::to_string).collect();
-        bail!("{}", reasons.join("; "));
+    if let Some(failure) = folder.failure() {
+        bail!(
+            "can't read the folder {}: {failure}",
+            folder.path().display()
+        );
     }
     let node_name = rules.planner.node_name.clone();
     let mut planner = Planner::new(rules.planner);

@@ -80,9 +80,9 @@ impl Folder {
         &self.path
     }
 
-    /// Whether the last attempt to read it succeeded.
-    pub const fn is_readable(&self) -> bool {
-        self.synced && self.failure.is_none()
+    /// Why the last attempt to read it failed, if it did.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
     }
 
     /// Reads what changed. After the first success the events end with [`Event::Synced`].

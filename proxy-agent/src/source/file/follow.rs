@@ -84,7 +84,7 @@ impl Follower {
                 }
             }
             look = self.wait();
-            if self.check_watch() || !self.folder.is_readable() {
+            if self.check_watch() || self.folder.failure().is_some() {
                 look = Some(Look::Everywhere);
             }
         }

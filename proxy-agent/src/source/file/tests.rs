@@ -231,7 +231,7 @@ fn a_folder_that_vanishes_leaves_the_last_state_until_it_is_back() {
     for look in [Look::At(["a.yaml".to_owned()].into()), Look::Everywhere] {
         let update = folder.read(&look);
         assert_eq!(short(&update), [""; 0]);
-        assert!(!folder.is_readable());
+        assert!(folder.failure().is_some());
         if look != Look::Everywhere {
             let message = messages(&update).remove(0);
             assert!(message.contains("what it said last stays in force until it is back"));
