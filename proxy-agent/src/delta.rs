@@ -22,6 +22,7 @@ mod extents;
 mod group;
 mod ids;
 mod names;
+mod reclaim;
 pub mod refusal;
 mod resources;
 mod restore;
@@ -30,6 +31,7 @@ mod slots;
 
 use draft::Draft;
 pub use group::{Group, merge, put_back};
+pub use reclaim::Reclaim;
 use refusal::{Capacities, Refused, Usage};
 use resources::{Resources, Retired};
 use service::Service;
@@ -41,15 +43,6 @@ pub struct Delta {
     resources: Resources,
     /// Not reachable any more, but perhaps still held by a reader.
     quarantine: Retired,
-    /// Handed out by [`Delta::reclaim`].
-    reclaiming: Reclaiming,
-}
-
-/// What is being cleared.
-#[derive(Clone, Debug, Default)]
-struct Reclaiming {
-    retired: Retired,
-    names: Vec<u32>,
 }
 
 /// The way from what is written to some new plans.
@@ -68,7 +61,6 @@ impl Delta {
             services: BTreeMap::new(),
             resources: Resources::new(capacities),
             quarantine: Retired::default(),
-            reclaiming: Reclaiming::default(),
         }
     }
 
@@ -152,9 +144,13 @@ impl Delta {
         self.resources.names.writes()
     }
 
-    /// All operations of [`Delta::name_writes`] are applied.
-    pub fn names_written(&mut self) {
-        self.resources.names.written();
+    /// These of [`Delta::name_writes`] are applied.
+    pub fn names_written(&mut self, ops: &[Op]) {
+        for op in ops {
+            if let Op::PutName { id, .. } = op {
+                self.resources.names.written(*id);
+            }
+        }
     }
 
     /// All operations of a group are applied: what they put out of use may be reclaimed.
@@ -164,44 +160,24 @@ impl Delta {
 
     /// How much waits to be reclaimed.
     pub fn reclaimable(&self) -> usize {
-        self.quarantine.len() + self.reclaiming.retired.len() + self.reclaiming.names.len()
+        self.quarantine.len()
     }
 
-    /// Waits for every reader, then clears what is out of use; empty if nothing is. When all of it is applied,
-    /// [`Delta::reclaimed`] is to be called; until then a second call hands out the same, and more.
-    pub fn reclaim(&mut self) -> Vec<Op> {
+    /// Hands out what is out of use: operations that wait for every reader, then clear it.
+    pub fn reclaim(&mut self) -> Reclaim {
         let mut retired = std::mem::take(&mut self.quarantine);
-        let names = std::mem::take(&mut retired.names);
-        for &id in &names {
+        for &id in &retired.names {
             self.resources.names.release(id);
         }
-        self.reclaiming
-            .names
-            .extend(self.resources.names.bury(names));
-        self.reclaiming.names.append(&mut retired.buried);
-        self.reclaiming.retired.append(retired);
-        let Reclaiming { retired, names } = &self.reclaiming;
-        let mut ops = Vec::with_capacity(1 + retired.len() + names.len());
-        if retired.len() + names.len() > 0 {
-            ops.push(Op::AwaitReaders);
-        }
-        ops.extend(retired.targets.iter().map(|&id| Op::ClearTarget { id }));
-        ops.extend(
-            retired
-                .backends
-                .iter()
-                .map(|&(id, generation)| Op::ClearBackend { id, generation }),
-        );
-        ops.extend(retired.ranges.iter().map(|&key| Op::DeleteRange { key }));
-        ops.extend(names.iter().map(|&id| Op::DeleteName { id }));
-        ops
+        let names = std::mem::take(&mut retired.names);
+        let buried = self.resources.names.bury(names);
+        retired.buried.extend(buried);
+        Reclaim::new(retired)
     }
 
-    /// The operations of the last [`Delta::reclaim`] are applied.
-    pub fn reclaimed(&mut self) {
-        let Reclaiming { retired, names } = std::mem::take(&mut self.reclaiming);
-        self.resources.free(retired);
-        self.resources.names.give(names);
+    /// All operations of [`Delta::reclaim`] are applied: what was out of use is free.
+    pub fn reclaimed(&mut self, reclaim: Reclaim) {
+        self.resources.free(reclaim.retired);
     }
 
     /// How much is in use.

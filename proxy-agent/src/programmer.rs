@@ -17,7 +17,7 @@ use proxy_common::{
 
 use crate::{
     delta::{
-        Delta, Group, Staged, merge, put_back,
+        Delta, Group, Reclaim, Staged, merge, put_back,
         refusal::{Capacities, Reason, Refused, Usage},
     },
     maps::{ApplyError, Maps, NODE_NAME, Op, Snapshot, SnapshotError, codec},
@@ -77,6 +77,8 @@ pub struct Programmer<M> {
     devices: Table<u32, Device>,
     /// What was in use when the refused were tried last: less means that there may be room.
     tried_at: Usage,
+    /// What could not be reclaimed yet.
+    reclaiming: Option<Reclaim>,
     /// When what is out of use is reclaimed.
     reclaim_at: Option<Instant>,
     /// Failures of all but groups: names, addresses, devices, reclaiming.
@@ -115,6 +117,7 @@ impl<M: Maps> Programmer<M> {
             node_addrs: Table::new(snapshot.node_addrs),
             devices: Table::new(snapshot.devices),
             tried_at: Usage::default(),
+            reclaiming: None,
             reclaim_at: None,
             backoff: Backoff::default(),
             statistics: Statistics::default(),
@@ -197,11 +200,11 @@ impl<M: Maps> Programmer<M> {
             })
             .collect();
         // Room is made at once for those who need it.
-        if due && self.delta.reclaimable() > 0 && (crowded || self.reclaim_is_due(now)) {
+        if due && self.is_reclaimable() && (crowded || self.reclaim_is_due(now)) {
             healthy &= self.reclaim(&mut outcome);
         }
         if self.has_room() {
-            self.program(true, now, &mut outcome);
+            healthy &= self.program(true, now, &mut outcome);
             outcome
                 .refused
                 .retain(|refused| self.refused.get(&refused.service) == Some(&refused.reason));
@@ -228,7 +231,7 @@ impl<M: Maps> Programmer<M> {
     pub fn is_settled(&self) -> bool {
         self.stuck.is_empty()
             && self.waiting.is_empty()
-            && self.delta.reclaimable() == 0
+            && !self.is_reclaimable()
             && self.delta.name_writes().is_empty()
             && self.node_name.is_settled()
             && self.node_addrs.is_settled()
@@ -265,6 +268,11 @@ impl<M: Maps> Programmer<M> {
     /// The maps.
     pub fn maps_mut(&mut self) -> &mut M {
         &mut self.maps
+    }
+
+    /// Lets go of the maps, as they are.
+    pub fn into_maps(self) -> M {
+        self.maps
     }
 
     fn write(&mut self, ops: &[Op], outcome: &mut Outcome) -> Result<(), usize> {
@@ -401,11 +409,10 @@ impl<M: Maps> Programmer<M> {
     /// Writes names that are not written; says whether that worked.
     fn names(&mut self, outcome: &mut Outcome) -> bool {
         let names = self.delta.name_writes();
-        let done = self.write(&names, outcome).is_ok();
-        if done {
-            self.delta.names_written();
-        }
-        done
+        let result = self.write(&names, outcome);
+        let applied = result.err().unwrap_or(names.len());
+        self.delta.names_written(&names[..applied]);
+        result.is_ok()
     }
 
     /// Writes node addresses, devices and names that are not as they should be; says whether that worked.
@@ -446,18 +453,29 @@ impl<M: Maps> Programmer<M> {
         worked
     }
 
+    fn is_reclaimable(&self) -> bool {
+        self.reclaiming.is_some() || self.delta.reclaimable() > 0
+    }
+
     fn reclaim_is_due(&self, now: Instant) -> bool {
         self.reclaim_at.is_some_and(|at| at <= now) || self.delta.reclaimable() >= RECLAIM_COUNT
     }
 
     /// Reclaims what is out of use; says whether that worked.
     fn reclaim(&mut self, outcome: &mut Outcome) -> bool {
-        let ops = self.delta.reclaim();
-        if self.write(&ops, outcome).is_err() {
+        let mut reclaim = self
+            .reclaiming
+            .take()
+            .unwrap_or_else(|| self.delta.reclaim());
+        if let Err(applied) = self.write(&reclaim.ops, outcome) {
+            reclaim.ops.drain(..applied);
+            self.reclaiming = Some(reclaim);
             return false;
         }
-        self.delta.reclaimed();
-        self.reclaim_at = None;
+        self.delta.reclaimed(reclaim);
+        if self.delta.reclaimable() == 0 {
+            self.reclaim_at = None;
+        }
         true
     }
 

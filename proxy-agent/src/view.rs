@@ -45,7 +45,7 @@ pub fn report(maps: &Snapshot) -> Report {
         }
     }
     Report {
-        node: name(maps, NODE_NAME).unwrap_or_default(),
+        node: text(maps, NODE_NAME).unwrap_or_default(),
         frontends: frontends.into_values().collect(),
         warnings: Vec::new(),
     }
@@ -141,7 +141,12 @@ fn backends(maps: &Snapshot, target: Target) -> Vec<Backend> {
     backends
 }
 
+/// A name that something refers to.
 fn name(maps: &Snapshot, id: u32) -> Option<String> {
+    text(maps, id).filter(|_| id != NODE_NAME)
+}
+
+fn text(maps: &Snapshot, id: u32) -> Option<String> {
     maps.names
         .get(&id)
         .and_then(codec::name_text)

@@ -121,9 +121,9 @@ impl Names {
         self.unwritten.iter().filter_map(op).collect()
     }
 
-    /// All names are written.
-    pub fn written(&mut self) {
-        self.unwritten.clear();
+    /// A name is written.
+    pub fn written(&mut self, id: u32) {
+        self.unwritten.remove(&id);
     }
 
     /// Ids in use.

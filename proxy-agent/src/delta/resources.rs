@@ -173,5 +173,6 @@ impl Resources {
         retired.ports.into_iter().for_each(|id| self.ports.give(id));
         retired.sets.into_iter().for_each(|id| self.sets.give(id));
         self.ranges -= retired.ranges.len();
+        self.names.give(retired.buried);
     }
 }

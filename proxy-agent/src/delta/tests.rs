@@ -78,7 +78,7 @@ fn set(
     let names = delta.name_writes();
     maps.apply(&names).unwrap();
     let mut kinds: Vec<_> = names.iter().map(Op::kind).collect();
-    delta.names_written();
+    delta.names_written(&names);
     for group in staged.groups {
         maps.apply(&group.ops).unwrap();
         kinds.extend(group.ops.iter().map(Op::kind));
@@ -88,10 +88,11 @@ fn set(
 }
 
 fn reclaim(delta: &mut Delta, maps: &mut MemoryMaps) -> Vec<OpKind> {
-    let ops = delta.reclaim();
-    maps.apply(&ops).unwrap();
-    delta.reclaimed();
-    ops.iter().map(Op::kind).collect()
+    let reclaim = delta.reclaim();
+    maps.apply(&reclaim.ops).unwrap();
+    let kinds = reclaim.ops.iter().map(Op::kind).collect();
+    delta.reclaimed(reclaim);
+    kinds
 }
 
 #[test]

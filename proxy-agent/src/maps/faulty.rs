@@ -32,6 +32,11 @@ impl<M> FaultyMaps<M> {
         &self.inner
     }
 
+    /// The maps inside.
+    pub fn inner_mut(&mut self) -> &mut M {
+        &mut self.inner
+    }
+
     /// `SplitMix64` (Steele, Lea, Flood 2014), as a number from 0 to 1.
     fn chance(&mut self) -> f64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -1,7 +1,13 @@
 //! From plans to maps: safe at every step, whatever changes, fails or restarts.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by a panic"
+)]
+
 mod chance;
 mod cost;
+mod crowded;
 mod faults;
 mod prefixes;
 mod reader;
