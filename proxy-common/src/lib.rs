@@ -3,7 +3,7 @@
 //! The same code runs in the kernel (through `proxy-ebpf`), in unit, property and differential tests on the
 //! host, and wherever a decision has to be explained. It never touches memory that it was not handed: packets
 //! come through [`packet::Packet`], maps and kernel services through [`tables::Tables`].
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "host")), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod abi;
@@ -12,6 +12,8 @@ pub mod balance;
 pub mod checksum;
 pub mod datapath;
 pub mod hash;
+#[cfg(feature = "host")]
+pub mod host;
 pub mod packet;
 pub mod parse;
 pub mod socket;

@@ -6,7 +6,19 @@ use crate::addr::Addr;
 
 /// Key of `SOCKET_BACKENDS` (the address is a frontend's) and of `SOCKET_FRONTENDS` (the address is a backend's).
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
 )]
 #[repr(C)]
 pub struct SocketKey {

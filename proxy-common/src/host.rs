@@ -1,0 +1,42 @@
+//! The host's one implementation of what the datapath asks for: packets in a `Vec`, maps in `BTreeMap`s, a clock that
+//! stands still, chance that repeats itself.
+//!
+//! Unit, property and differential tests run the datapath over it, and so does whatever has to say what the programs
+//! would do with a packet. All of it is deterministic: the same world and the same packets give the same bytes.
+//!
+//! ```
+//! use proxy_common::{
+//!     abi::{device::LinkType, frontend::FrontendKind, protocol},
+//!     datapath::{self, Ingress, Verdict, Work},
+//!     host::{Service, Segment, World},
+//! };
+//!
+//! let world = World::default();
+//! world.add_service(
+//!     &Service::new(protocol::TCP)
+//!         .frontend(FrontendKind::ClusterIp, "10.96.0.1:80")
+//!         .backend("10.0.1.7:8080"),
+//! );
+//! let mut syn = Segment::tcp("10.0.0.5:40000", "10.96.0.1:80").syn().frame();
+//! let at = Ingress { ifindex: 5, link: LinkType::Ethernet };
+//! let verdict = datapath::pod_ingress(&mut syn, &mut &world, &mut Work::default(), at);
+//!
+//! assert_eq!(verdict, Verdict::Continue);
+//! assert_eq!(syn, Segment::tcp("10.0.0.5:40000", "10.0.1.7:8080").syn().frame());
+//! ```
+
+mod array;
+mod frame;
+mod routes;
+mod segment;
+mod service;
+mod table;
+mod world;
+
+pub use array::Array;
+pub use frame::{Frame, PendingChecksum, checksum_of};
+pub use routes::{Listener, RouteTable};
+pub use segment::{MacPair, Segment, Transport};
+pub use service::{Placed, Service};
+pub use table::Table;
+pub use world::{FlowElement, World};

@@ -1,0 +1,156 @@
+//! A packet in a `Vec`.
+
+use crate::{
+    checksum::update,
+    packet::{ChecksumChange, Packet},
+};
+
+/// A checksum that the sender left to its device (`CHECKSUM_PARTIAL`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingChecksum {
+    /// Offset of the first byte that it covers; it covers all to the end.
+    pub start: usize,
+    /// Offset of its field, which holds the pseudo-header's sum, not complemented.
+    pub field: usize,
+}
+
+/// A packet, with what the kernel knows of it beside its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    bytes: Vec<u8>,
+    pending: Option<PendingChecksum>,
+    segment: u32,
+}
+
+impl Frame {
+    /// A packet whose checksums are all there.
+    pub const fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            pending: None,
+            segment: 0,
+        }
+    }
+
+    /// The same packet, with a checksum that is left to the device.
+    #[must_use]
+    pub const fn pending(mut self, pending: PendingChecksum) -> Self {
+        self.pending = Some(pending);
+        self
+    }
+
+    /// The same packet, to be cut into segments of this many bytes of payload (`gso_size`).
+    #[must_use]
+    pub const fn segmented(mut self, bytes: u32) -> Self {
+        self.segment = bytes;
+        self
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What a device does with a pending checksum: sums up all that it covers, its field included, and writes the
+    /// complement (Linux: `skb_checksum_help`).
+    #[must_use]
+    pub fn completed(mut self) -> Self {
+        if let Some(PendingChecksum { start, field }) = self.pending.take()
+            && field + 2 <= self.bytes.len()
+        {
+            let sum = match checksum_of(&[&self.bytes[start..]]) {
+                0 => 0xffff,
+                sum => sum,
+            };
+            self.bytes[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+        }
+        self
+    }
+}
+
+/// The checksum of parts one after the other, each of an even length but the last (RFC 1071), as a number.
+pub fn checksum_of(parts: &[&[u8]]) -> u16 {
+    let mut sum = 0u64;
+    for pair in parts.iter().flat_map(|part| part.chunks(2)) {
+        sum += u64::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u64::from);
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+impl Packet for Frame {
+    fn window<const N: usize>(&mut self, off: usize) -> Option<&mut [u8; N]> {
+        self.bytes
+            .get_mut(off..off.checked_add(N)?)?
+            .try_into()
+            .ok()
+    }
+
+    fn len(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
+    fn store<const N: usize>(&mut self, off: usize, bytes: &[u8; N]) -> Option<()> {
+        *self.window::<N>(off)? = *bytes;
+        Some(())
+    }
+
+    fn l4_checksum(&mut self, off: usize, change: ChecksumChange) -> Option<()> {
+        let pending = self.pending.is_some();
+        let field = self.window::<2>(off)?;
+        let mut value = u16::from_ne_bytes(*field);
+        for (sum, pseudo) in [(change.pseudo, true), (change.data, false)] {
+            if change.zero_means_none && value == 0 {
+                continue;
+            }
+            if !pending {
+                value = update(value, sum);
+            } else if pseudo {
+                value = sum.add16(value).fold();
+            }
+            if change.zero_means_none && value == 0 {
+                value = 0xffff;
+            }
+        }
+        *field = value.to_ne_bytes();
+        Some(())
+    }
+
+    fn checksum_pending(&mut self, _off: usize) -> bool {
+        self.pending.is_some()
+    }
+
+    fn resize(&mut self, len: u32) -> Option<()> {
+        self.bytes.resize(len as usize, 0);
+        self.segment = 0;
+        Some(())
+    }
+
+    fn wire_len(&self, l3: usize) -> u32 {
+        if self.segment == 0 {
+            self.len() - l3 as u32
+        } else {
+            self.segment
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum::Sum;
+
+    #[test]
+    fn a_pending_checksum_is_completed_as_a_device_does() {
+        let seed = Sum::default().add16(0x1234).fold();
+        let mut bytes = vec![1, 2, 3, 4, 0, 0, 7];
+        bytes[4..6].copy_from_slice(&seed.to_ne_bytes());
+        let frame = Frame::new(bytes).pending(PendingChecksum { start: 2, field: 4 });
+        let done = frame.completed();
+        let pseudo = 0x1234u16.to_ne_bytes();
+        assert_eq!(checksum_of(&[&pseudo, &done.bytes()[2..]]), 0);
+        assert_eq!(done.bytes()[..2], [1, 2]);
+    }
+}

@@ -1,0 +1,190 @@
+//! Services written into a world by hand, without the agent's planning.
+
+use std::net::SocketAddr;
+
+use zerocopy::network_endian::U16;
+
+use super::{World, segment::endpoint};
+use crate::{
+    abi::{
+        frontend::{FrontendKey, FrontendKind, FrontendValue, Scope},
+        target::{
+            Algorithm, Backend, BackendState, BackendWord, Slot, Target, TargetState, TargetWord,
+            backend_flags,
+        },
+    },
+    addr::{Addr, Family},
+};
+
+/// One port of a Service: its frontends and its backends. Both lists of B4 are the same here.
+#[derive(Clone, Debug)]
+pub struct Service {
+    protocol: u8,
+    frontends: Vec<(FrontendKey, FrontendKind)>,
+    backends: Vec<(SocketAddr, bool)>,
+    state: TargetState,
+}
+
+/// Where a Service was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Index in `TARGETS`.
+    pub target: u32,
+    /// Indices in `BACKENDS`, in the order of the Service's backends.
+    pub backends: Vec<u32>,
+}
+
+impl Service {
+    /// A Service port without frontends and backends.
+    pub const fn new(protocol: u8) -> Self {
+        Self {
+            protocol,
+            frontends: Vec::new(),
+            backends: Vec::new(),
+            state: TargetState::Serve,
+        }
+    }
+
+    /// With a frontend on `address:port`: a cluster IP for the cluster's scope alone, others for both.
+    #[must_use]
+    pub fn frontend(self, kind: FrontendKind, at: &str) -> Self {
+        let at = endpoint(at);
+        let service = self.scoped(kind, at, Scope::Cluster);
+        if kind == FrontendKind::ClusterIp {
+            service
+        } else {
+            service.scoped(kind, at, Scope::External)
+        }
+    }
+
+    /// With a frontend for one scope.
+    #[must_use]
+    pub fn scoped(mut self, kind: FrontendKind, at: SocketAddr, scope: Scope) -> Self {
+        let key = FrontendKey {
+            addr: Addr::from(at.ip()),
+            port: U16::new(at.port()),
+            protocol: self.protocol,
+            scope: scope as u8,
+        };
+        self.frontends.push((key, kind));
+        self
+    }
+
+    /// With a node port of a family.
+    #[must_use]
+    pub fn node_port(self, family: Family, port: u16) -> Self {
+        let at = SocketAddr::new(Addr::unspecified(family).to_ip(), port);
+        self.scoped(FrontendKind::NodePort, at, Scope::Cluster)
+            .scoped(FrontendKind::NodePort, at, Scope::External)
+    }
+
+    /// With a backend on another node, or on none.
+    #[must_use]
+    pub fn backend(mut self, at: &str) -> Self {
+        self.backends.push((endpoint(at), false));
+        self
+    }
+
+    /// With a backend on this node.
+    #[must_use]
+    pub fn local_backend(mut self, at: &str) -> Self {
+        self.backends.push((endpoint(at), true));
+        self
+    }
+
+    /// In another state than serving.
+    #[must_use]
+    pub const fn state(mut self, state: TargetState) -> Self {
+        self.state = state;
+        self
+    }
+}
+
+impl World {
+    /// Writes a Service behind all that is there: its frontends, a target, a slot for each backend.
+    pub fn add_service(&self, service: &Service) -> Placed {
+        let id = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        let target = id(self.targets.written().len()).max(1);
+        let offset = id(self.slots.written().len());
+        let backends: Vec<u32> = service
+            .backends
+            .iter()
+            .map(|(at, local)| self.add_backend(*at, service.protocol, *local))
+            .collect();
+        for (index, &backend) in (offset..).zip(&backends) {
+            let generation = self.generation(backend);
+            self.slots.set(
+                index,
+                Slot {
+                    backend,
+                    generation,
+                },
+            );
+        }
+        let count = u16::try_from(backends.len()).unwrap_or(u16::MAX);
+        self.targets.set(
+            target,
+            Target {
+                word: TargetWord::new(offset, count, service.state, Algorithm::Random),
+                service: target,
+                ..Target::default()
+            },
+        );
+        for (key, kind) in &service.frontends {
+            self.frontends
+                .put(*key, FrontendValue::new(key, target, *kind));
+        }
+        Placed { target, backends }
+    }
+
+    /// Writes a backend behind all that are there, serving, and gives its id.
+    pub fn add_backend(&self, at: SocketAddr, protocol: u8, local: bool) -> u32 {
+        let id = u32::try_from(self.backends.written().len())
+            .unwrap_or(u32::MAX)
+            .max(1);
+        self.backends.set(
+            id,
+            Backend {
+                addr: Addr::from(at.ip()),
+                port: U16::new(at.port()),
+                protocol,
+                flags: if local { backend_flags::LOCAL } else { 0 },
+                weight: 1,
+                word: BackendWord::new(1, BackendState::Serving),
+            },
+        );
+        id
+    }
+
+    /// Changes the state of a backend, as the agent does.
+    pub fn set_backend_state(&self, id: u32, state: BackendState) {
+        let mut backend = self.backends.get(id).unwrap_or_default();
+        backend.word = BackendWord::new(backend.word.generation(), state);
+        self.backends.set(id, backend);
+    }
+
+    /// Points a target at other backends, in a range of slots of their own, as the agent does.
+    pub fn point(&self, target: u32, backends: &[u32], state: TargetState) {
+        let offset = u32::try_from(self.slots.written().len()).unwrap_or(u32::MAX);
+        for (index, &backend) in (offset..).zip(backends) {
+            let generation = self.generation(backend);
+            self.slots.set(
+                index,
+                Slot {
+                    backend,
+                    generation,
+                },
+            );
+        }
+        let mut value = self.targets.get(target).unwrap_or_default();
+        let count = u16::try_from(backends.len()).unwrap_or(u16::MAX);
+        value.word = TargetWord::new(offset, count, state, Algorithm::Random);
+        self.targets.set(target, value);
+    }
+
+    fn generation(&self, backend: u32) -> u32 {
+        self.backends
+            .get(backend)
+            .map_or(0, |backend| backend.word.generation())
+    }
+}

@@ -1,0 +1,307 @@
+//! All that the datapath asks for, in memory.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+};
+
+use super::{Array, Listener, RouteTable, Table};
+use crate::{
+    abi::{
+        capacity,
+        counter::Counter,
+        device::Device,
+        flow::{FlowKey, FlowValue},
+        frontend::{FrontendKey, FrontendValue},
+        settings::{PortRange, Settings},
+        socket::{SocketBackend, SocketFrontend, SocketKey},
+        target::{Backend, Slot, Target},
+    },
+    addr::Addr,
+    hash,
+    tables::{
+        FlowRef, FlowState, FlowTable, Insert, PacketTables, Route, RouteQuery, SocketTables,
+        Tables,
+    },
+};
+
+/// What answers questions to the routing table.
+type Routes = Box<dyn Fn(&RouteQuery<'_>) -> Route>;
+
+/// The maps, and what the kernel would answer. Like maps, all of it is written through shared references.
+pub struct World {
+    /// `FRONTENDS`.
+    pub frontends: Table<FrontendKey, FrontendValue>,
+    /// `TARGETS`.
+    pub targets: Array<Target>,
+    /// `SLOTS`.
+    pub slots: Array<Slot>,
+    /// `BACKENDS`.
+    pub backends: Array<Backend>,
+    /// `NODE_ADDRS`.
+    pub node_addrs: Table<Addr, u32>,
+    /// `DEVICES`.
+    pub devices: Table<u32, Device>,
+    /// `SETTINGS`.
+    pub settings: Cell<Settings>,
+    /// `FLOWS`.
+    pub flows: Table<FlowKey, FlowValue>,
+    /// `NEW_FLOWS`.
+    pub new_flows: Table<FlowKey, FlowValue>,
+    /// `SNAT_CLAIMS`.
+    pub snat_claims: Table<FlowKey, FlowValue>,
+    /// `SOCKET_BACKENDS`.
+    pub socket_backends: Table<SocketKey, SocketBackend>,
+    /// `SOCKET_FRONTENDS`.
+    pub socket_frontends: Table<SocketKey, SocketFrontend>,
+    /// Sockets that listen on this node.
+    pub listeners: Table<Listener, ()>,
+    /// Jiffies, low 32 bits.
+    pub clock: Cell<u32>,
+    counters: RefCell<Vec<u64>>,
+    chance: Cell<u32>,
+    routes: RefCell<Routes>,
+}
+
+impl Default for World {
+    /// A world without Services, with the capacities of the object's maps and settings as the agent's defaults make them.
+    fn default() -> Self {
+        Self {
+            frontends: Table::hash(capacity::FRONTENDS as usize),
+            targets: Array::new(capacity::TARGETS),
+            slots: Array::new(capacity::SLOTS),
+            backends: Array::new(capacity::BACKENDS),
+            node_addrs: Table::hash(capacity::NODE_ADDRS as usize),
+            devices: Table::hash(capacity::DEVICES as usize),
+            settings: Cell::new(default_settings()),
+            flows: Table::hash(capacity::FLOWS as usize),
+            new_flows: Table::lru(capacity::NEW_FLOWS as usize),
+            snat_claims: Table::hash(capacity::SNAT_CLAIMS as usize),
+            socket_backends: Table::lru(capacity::SOCKET_BACKENDS as usize),
+            socket_frontends: Table::lru(capacity::SOCKET_FRONTENDS as usize),
+            listeners: Table::hash(usize::MAX),
+            clock: Cell::new(1_000_000),
+            counters: RefCell::new(vec![0; Counter::COUNT as usize]),
+            chance: Cell::new(1),
+            routes: RefCell::new(Box::new(|_| Route::None)),
+        }
+    }
+}
+
+/// Source ports as `--snat-ports` has them by default; the last range is that of hairpin flows.
+fn default_settings() -> Settings {
+    let mut settings = Settings {
+        hz: 250,
+        hash_key: [0x5eed_0001, 0x5eed_0002],
+        hairpin_ports: PortRange {
+            first: 61_000,
+            last: 65_535,
+        },
+        ..Settings::default()
+    };
+    settings.snat_ports[0] = PortRange {
+        first: 1_024,
+        last: 29_999,
+    };
+    settings.snat_ports[1] = settings.hairpin_ports;
+    settings
+}
+
+impl World {
+    /// Answers questions to the routing table from now on.
+    pub fn set_routes(&self, routes: impl Fn(&RouteQuery<'_>) -> Route + 'static) {
+        *self.routes.borrow_mut() = Box::new(routes);
+    }
+
+    /// Answers questions to the routing table by destination from now on.
+    pub fn set_route_table(&self, table: RouteTable) {
+        self.set_routes(move |query| table.find(query.dst));
+    }
+
+    /// Changes the settings.
+    pub fn configure(&self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = self.settings.get();
+        change(&mut settings);
+        self.settings.set(settings);
+    }
+
+    /// Lets time pass.
+    pub fn pass_seconds(&self, seconds: u32) {
+        let ticks = seconds * self.settings.get().hz;
+        self.clock.set(self.clock.get().wrapping_add(ticks));
+    }
+
+    /// How often an event was counted.
+    pub fn counted(&self, counter: Counter) -> u64 {
+        self.counters.borrow()[counter as usize]
+    }
+
+    /// All counters that are not zero.
+    pub fn counters(&self) -> Vec<(Counter, u64)> {
+        let counters = self.counters.borrow();
+        let all = Counter::ALL.iter().zip(counters.iter());
+        all.filter(|(_, n)| **n != 0)
+            .map(|(counter, n)| (*counter, *n))
+            .collect()
+    }
+
+    /// A flow table.
+    pub const fn flow_table(&self, table: FlowTable) -> &Table<FlowKey, FlowValue> {
+        match table {
+            FlowTable::Confirmed => &self.flows,
+            FlowTable::New => &self.new_flows,
+            FlowTable::Claims => &self.snat_claims,
+        }
+    }
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World")
+            .field("flows", &self.flows.entries())
+            .field("new_flows", &self.new_flows.entries())
+            .field("snat_claims", &self.snat_claims.entries())
+            .field("counters", &self.counters())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tables for &World {
+    fn now(&mut self) -> u32 {
+        self.clock.get()
+    }
+
+    fn settings(&mut self) -> Settings {
+        self.settings.get()
+    }
+
+    fn frontend(&mut self, key: &FrontendKey) -> Option<FrontendValue> {
+        self.frontends.get(key)
+    }
+
+    fn target(&mut self, id: u32) -> Option<Target> {
+        self.targets.get(id)
+    }
+
+    fn slot(&mut self, index: u32) -> Option<Slot> {
+        self.slots.get(index)
+    }
+
+    fn backend(&mut self, id: u32) -> Option<Backend> {
+        self.backends.get(id)
+    }
+
+    fn node_addr(&mut self, addr: &Addr) -> Option<u32> {
+        self.node_addrs.get(addr)
+    }
+
+    fn count(&mut self, counter: Counter) {
+        self.counters.borrow_mut()[counter as usize] += 1;
+    }
+}
+
+/// An element of one of a world's flow tables.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowElement<'a> {
+    table: &'a Table<FlowKey, FlowValue>,
+    key: FlowKey,
+}
+
+impl FlowRef for FlowElement<'_> {
+    fn load(&self, key: &FlowKey, into: &mut FlowValue) -> bool {
+        let Some(value) = self.table.get(&self.key) else {
+            return false;
+        };
+        *into = value;
+        value.fingerprint == key.fingerprint()
+    }
+
+    fn state(&self, key: &FlowKey) -> Option<FlowState> {
+        let value = self.table.get(&self.key)?;
+        (value.fingerprint == key.fingerprint()).then_some(FlowState {
+            last_seen: value.last_seen,
+            half: value.half,
+            flags: value.flags,
+            seen: value.seen,
+        })
+    }
+
+    fn touch(&self, now: u32, seen: u8) {
+        self.table.modify(&self.key, |value| {
+            value.last_seen = now;
+            value.seen |= seen;
+        });
+    }
+
+    fn set_flags(&self, flags: u8) {
+        self.table.modify(&self.key, |value| value.flags = flags);
+    }
+}
+
+impl<'a> PacketTables for &'a World {
+    type Flow = FlowElement<'a>;
+
+    fn device(&mut self, ifindex: u32) -> Option<Device> {
+        self.devices.get(&ifindex)
+    }
+
+    fn flow(&mut self, table: FlowTable, key: &FlowKey) -> Option<FlowElement<'a>> {
+        let world: &'a World = self;
+        let table = world.flow_table(table);
+        table.get(key).map(|_| FlowElement { table, key: *key })
+    }
+
+    fn insert_flow(&mut self, table: FlowTable, key: &FlowKey, value: &FlowValue) -> Insert {
+        self.flow_table(table).insert(*key, *value)
+    }
+
+    fn remove_flow(&mut self, table: FlowTable, key: &FlowKey) -> bool {
+        self.flow_table(table).remove(key)
+    }
+
+    fn route(&mut self, query: RouteQuery<'_>) -> Route {
+        let routes = &*self.routes.borrow();
+        routes(&query)
+    }
+
+    fn listens(&mut self, tuple: &FlowKey) -> bool {
+        [tuple.dst, Addr::unspecified(tuple.dst.family())]
+            .into_iter()
+            .any(|addr| {
+                let listener = Listener {
+                    protocol: tuple.protocol,
+                    addr,
+                    port: tuple.dst_port.get(),
+                };
+                self.listeners.get(&listener).is_some()
+            })
+    }
+}
+
+impl SocketTables for &World {
+    fn random(&mut self) -> u32 {
+        let next = self.chance.get().wrapping_add(0x9e37_79b9);
+        self.chance.set(next);
+        hash::finish(next)
+    }
+
+    fn socket_backend(&mut self, key: &SocketKey) -> Option<SocketBackend> {
+        self.socket_backends.get(key)
+    }
+
+    fn put_socket_backend(&mut self, key: &SocketKey, value: &SocketBackend) {
+        self.socket_backends.put(*key, *value);
+    }
+
+    fn socket_frontend(&mut self, key: &SocketKey) -> Option<SocketFrontend> {
+        self.socket_frontends.get(key)
+    }
+
+    fn put_socket_frontend(&mut self, key: &SocketKey, value: &SocketFrontend) {
+        self.socket_frontends.put(*key, *value);
+    }
+
+    fn remove_socket_frontend(&mut self, key: &SocketKey) {
+        self.socket_frontends.remove(key);
+    }
+}
