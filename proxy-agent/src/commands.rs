@@ -1,3 +1,21 @@
 //! One module for each command.
 
+pub mod cleanup;
 pub mod plan;
+pub mod services;
+pub mod version;
+
+use std::path::PathBuf;
+
+/// Where programs and maps are pinned.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BpffsArgs {
+    /// Folder of a bpf file system under which everything is pinned.
+    #[arg(
+        long,
+        env = "PROXY_BPFFS",
+        value_name = "PATH",
+        default_value = "/sys/fs/bpf/kube-proxy-ebpf"
+    )]
+    pub bpffs: PathBuf,
+}

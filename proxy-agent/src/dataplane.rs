@@ -5,4 +5,6 @@ pub mod load;
 pub mod maps;
 pub mod pin;
 pub mod probe;
+pub mod remove;
+pub mod settings;
 pub mod sys;

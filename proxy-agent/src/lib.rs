@@ -15,4 +15,5 @@ pub mod programmer;
 pub mod report;
 pub mod source;
 pub mod store;
+pub mod telemetry;
 pub mod view;

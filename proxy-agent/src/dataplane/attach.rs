@@ -336,6 +336,15 @@ impl Attachments {
     }
 }
 
+/// Removes the filters that an earlier run left on a device of a kernel without tcx; returns how many.
+pub fn detach_filters(ifindex: u32) -> Result<usize, AttachError> {
+    let mut removed = 0;
+    for side in Direction::ALL {
+        removed += clsact::detach(ifindex, side)?;
+    }
+    Ok(removed)
+}
+
 /// Detaches a pinned link, whoever else holds it open, and removes its pin; false where there was none.
 pub fn detach_pinned(path: &std::path::Path) -> Result<bool, AttachError> {
     match object::open(path) {

@@ -1,0 +1,212 @@
+//! The one element of `SETTINGS`: what all programs are told.
+
+use std::{fs::File, io, io::Read as _, str::FromStr};
+
+use proxy_common::abi::settings::{MAX_SNAT_RANGES, PortRange, Settings, settings_flags};
+
+use super::{
+    load::{self, LoadError},
+    pin::PinFolder,
+    sys::{map::Update, process},
+};
+
+/// Whose sockets are translated when they connect (`--socket-lb`). The node's own always are: no packet hook sees what
+/// they send before it is routed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum SocketLb {
+    /// All, of the node and of pods.
+    #[default]
+    All,
+    /// Pods' only for TCP; their UDP is translated per packet.
+    Tcp,
+    /// The node's own only.
+    Host,
+    /// The same as `host`.
+    Off,
+}
+
+impl SocketLb {
+    const fn flags(self) -> u32 {
+        match self {
+            Self::All => settings_flags::SOCKETS_PODS_TCP | settings_flags::SOCKETS_PODS_UDP,
+            Self::Tcp => settings_flags::SOCKETS_PODS_TCP,
+            Self::Host | Self::Off => 0,
+        }
+    }
+}
+
+/// Ports that sources are translated to (`--snat-ports`): `FIRST-LAST`, separated by commas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnatPorts([PortRange; MAX_SNAT_RANGES]);
+
+/// Ranges of ports that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnatPortsError {
+    /// Not `FIRST-LAST`.
+    #[error("{0:?} is not a range of ports FIRST-LAST")]
+    Form(String),
+    /// Too many.
+    #[error("there may be {MAX_SNAT_RANGES} ranges of ports at most")]
+    TooMany,
+    /// None.
+    #[error("there must be a range of ports")]
+    None,
+    /// Two share a port.
+    #[error("ranges {0} and {1} share ports")]
+    Overlap(String, String),
+}
+
+impl FromStr for SnatPorts {
+    type Err = SnatPortsError;
+
+    fn from_str(text: &str) -> Result<Self, SnatPortsError> {
+        let mut ranges = [PortRange::default(); MAX_SNAT_RANGES];
+        let mut seen: Vec<(&str, PortRange)> = Vec::new();
+        for word in text
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+        {
+            let range = parse_range(word).ok_or_else(|| SnatPortsError::Form(word.to_owned()))?;
+            if let Some((other, _)) = seen.iter().find(|(_, other)| overlap(*other, range)) {
+                return Err(SnatPortsError::Overlap(
+                    (*other).to_owned(),
+                    word.to_owned(),
+                ));
+            }
+            *ranges.get_mut(seen.len()).ok_or(SnatPortsError::TooMany)? = range;
+            seen.push((word, range));
+        }
+        if seen.is_empty() {
+            return Err(SnatPortsError::None);
+        }
+        Ok(Self(ranges))
+    }
+}
+
+/// `FIRST-LAST`, both between 1 and 65535.
+pub fn parse_range(text: &str) -> Option<PortRange> {
+    let (first, last) = text.split_once('-')?;
+    let range = PortRange {
+        first: first.trim().parse().ok()?,
+        last: last.trim().parse().ok()?,
+    };
+    (range.first > 0 && range.first <= range.last).then_some(range)
+}
+
+const fn overlap(a: PortRange, b: PortRange) -> bool {
+    a.first <= b.last && b.first <= a.last
+}
+
+impl SnatPorts {
+    /// The range that shares ports with `other`, if one does.
+    pub fn overlapping(&self, other: PortRange) -> Option<PortRange> {
+        self.used().find(|range| overlap(*range, other))
+    }
+
+    fn used(&self) -> impl Iterator<Item = PortRange> {
+        self.0.into_iter().filter(|range| range.last != 0)
+    }
+}
+
+/// Why the settings could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The map.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Reading or writing its element.
+    #[error("could not {action} the map SETTINGS")]
+    Map {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// No random numbers.
+    #[error("could not read random numbers from /dev/urandom")]
+    Random(#[source] io::Error),
+}
+
+/// Writes the settings. The secret of an earlier run is kept, so that unconfirmed flows keep their backends.
+pub fn write(
+    pins: &PinFolder,
+    socket_lb: SocketLb,
+    ports: SnatPorts,
+    hz: u32,
+) -> Result<(), SettingsError> {
+    let map = load::open_typed::<u32, Settings>(pins, "SETTINGS")?;
+    let failed = |action| move |source| SettingsError::Map { action, source };
+    let before = map.lookup(&0).map_err(failed("read"))?.unwrap_or_default();
+    let host_netns_cookie = process::netns_cookie().unwrap_or_else(|error| {
+        tracing::warn!(
+            %error,
+            "the kernel does not name network namespaces (Linux 5.14): the node's own sockets are treated as pods'"
+        );
+        0
+    });
+    let settings = Settings {
+        host_netns_cookie,
+        hash_key: if before.hash_key == [0; 2] {
+            random()?
+        } else {
+            before.hash_key
+        },
+        hz,
+        flags: socket_lb.flags(),
+        snat_ports: ports.0,
+        hairpin_ports: ports.used().last().unwrap_or_default(),
+        pad: 0,
+    };
+    map.update(&0, &settings, Update::Any)
+        .map_err(failed("write"))
+}
+
+fn random() -> Result<[u32; 2], SettingsError> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(SettingsError::Random)?;
+    let number = u64::from_ne_bytes(bytes);
+    Ok([number as u32, (number >> 32) as u32])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_and_checked() {
+        let ports: SnatPorts = "1024-29999, 61000-65535".parse().unwrap();
+        assert_eq!(ports.used().count(), 2);
+        assert_eq!(
+            ports.overlapping(PortRange {
+                first: 30000,
+                last: 32767
+            }),
+            None
+        );
+        assert!(
+            ports
+                .overlapping(PortRange {
+                    first: 29999,
+                    last: 32767
+                })
+                .is_some()
+        );
+        for (text, error) in [
+            ("", SnatPortsError::None),
+            ("7", SnatPortsError::Form("7".into())),
+            ("9-7", SnatPortsError::Form("9-7".into())),
+            ("0-7", SnatPortsError::Form("0-7".into())),
+            (
+                "1-5,4-9",
+                SnatPortsError::Overlap("1-5".into(), "4-9".into()),
+            ),
+            ("1-2,3-4,5-6,7-8,9-10", SnatPortsError::TooMany),
+        ] {
+            assert_eq!(text.parse::<SnatPorts>(), Err(error), "{text:?}");
+        }
+    }
+}
