@@ -30,6 +30,7 @@ mod service;
 mod slots;
 
 use draft::Draft;
+pub use draft::Gone;
 pub use group::{Group, merge, put_back};
 pub use reclaim::Reclaim;
 use refusal::{Capacities, Refused, Usage};
@@ -103,6 +104,7 @@ impl Delta {
             group.services.insert(name.clone());
             group.ops.append(&mut draft.ops);
             group.retired.append(std::mem::take(&mut draft.retired));
+            group.gone.append(&mut draft.gone);
             self.claim(draft, &mut group.ops);
         }
         for ((name, old, draft), link) in drafts.into_iter().zip(&linked) {
@@ -184,6 +186,7 @@ impl Delta {
     pub fn usage(&self) -> Usage {
         let r = &self.resources;
         Usage {
+            services: self.services.len(),
             frontends: r.frontends.len(),
             targets: r.targets.used(),
             slots: r.extents.used(),

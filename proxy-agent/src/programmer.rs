@@ -11,22 +11,24 @@ use std::{
 };
 
 use proxy_common::{
-    abi::{device::Device, frontend::FrontendKey, meta::Name},
+    abi::{device::Device, meta::Name},
     addr::Addr,
 };
 
 use crate::{
     delta::{
-        Delta, Group, Reclaim, Staged, merge, put_back,
+        Delta, Gone, Reclaim,
         refusal::{Capacities, Reason, Refused, Usage},
     },
     maps::{ApplyError, Maps, NODE_NAME, Op, Snapshot, SnapshotError, codec},
     plan::{ServiceName, ServicePlan},
 };
 
+mod groups;
 mod retry;
 mod statistics;
 mod table;
+mod upkeep;
 
 use retry::{Backoff, Stuck};
 pub use statistics::Statistics;
@@ -46,6 +48,8 @@ pub struct Outcome {
     pub programmed: BTreeSet<ServiceName>,
     /// Services that do not fit, or whose plan makes no sense: those that were not refused for the same reason before.
     pub refused: Vec<Refused>,
+    /// Backends that Services have no more. Another Service may still have the same endpoint.
+    pub gone: Vec<Gone>,
     /// Operations that failed; what they are part of is tried again.
     pub failed: Vec<ApplyError>,
 }
@@ -184,31 +188,24 @@ impl<M: Maps> Programmer<M> {
         self.retry(now, &mut outcome);
         let mut healthy = !due || self.tables(&mut outcome);
         healthy &= self.program(false, now, &mut outcome);
-        let new: Vec<_> = self
-            .refused
-            .iter()
-            .filter(|(service, reason)| before.get(*service) != Some(*reason))
-            .collect();
-        let crowded = new
-            .iter()
-            .any(|(_, reason)| matches!(reason, Reason::Full(_)));
-        outcome.refused = new
-            .into_iter()
-            .map(|(service, reason)| Refused {
-                service: service.clone(),
-                reason: reason.clone(),
-            })
-            .collect();
+        let is_new =
+            |(service, reason): &(&ServiceName, &Reason)| before.get(*service) != Some(*reason);
+        let mut new = self.refused.iter().filter(is_new);
+        let crowded = new.any(|(_, reason)| matches!(reason, Reason::Full(_)));
         // Room is made at once for those who need it.
         if due && self.is_reclaimable() && (crowded || self.reclaim_is_due(now)) {
             healthy &= self.reclaim(&mut outcome);
         }
         if self.has_room() {
             healthy &= self.program(true, now, &mut outcome);
-            outcome
-                .refused
-                .retain(|refused| self.refused.get(&refused.service) == Some(&refused.reason));
         }
+        let new = self.refused.iter().filter(is_new);
+        outcome.refused = new
+            .map(|(service, reason)| Refused {
+                service: service.clone(),
+                reason: reason.clone(),
+            })
+            .collect();
         match (due, healthy) {
             (_, false) => self.backoff.failed(now),
             (true, true) => self.backoff.succeeded(),
@@ -281,211 +278,6 @@ impl<M: Maps> Programmer<M> {
             outcome.failed.push(error);
             index
         })
-    }
-
-    /// Tries again what is stuck and due.
-    fn retry(&mut self, now: Instant, outcome: &mut Outcome) {
-        for stuck in std::mem::take(&mut self.stuck) {
-            if stuck.backoff.is_due(now) {
-                self.attempt(stuck, now, outcome);
-            } else {
-                self.stuck.push(stuck);
-            }
-        }
-    }
-
-    /// Applies what is left of a group.
-    fn attempt(&mut self, mut stuck: Stuck, now: Instant, outcome: &mut Outcome) {
-        match self.write(&stuck.group.ops, outcome) {
-            Ok(()) => self.commit(stuck.group, now, outcome),
-            Err(applied) => {
-                stuck.group.ops.drain(..applied);
-                stuck.backoff.failed(now);
-                self.stuck.push(stuck);
-            }
-        }
-    }
-
-    fn commit(&mut self, group: Group, now: Instant, outcome: &mut Outcome) {
-        let done = group
-            .services
-            .iter()
-            .filter(|service| !self.waiting.contains_key(service));
-        outcome.programmed.extend(done.cloned());
-        self.delta.commit(group);
-        if self.delta.reclaimable() > 0 && self.reclaim_at.is_none() {
-            self.reclaim_at = Some(now + RECLAIM_AFTER);
-        }
-    }
-
-    /// Stages and applies waiting plans; those refused before only if there may be room now. Says whether names could
-    /// be written.
-    fn program(&mut self, refused_too: bool, now: Instant, outcome: &mut Outcome) -> bool {
-        let ready = self.ready(refused_too);
-        if ready.is_empty() {
-            return true;
-        }
-        let Staged { groups, refused } = self.delta.stage(&ready);
-        if !refused.is_empty() {
-            let usage = self.delta.usage();
-            self.tried_at = if refused_too {
-                usage
-            } else {
-                self.tried_at.max(&usage)
-            };
-        }
-        for refused in refused {
-            if let Some(plan) = ready.get(&refused.service) {
-                self.waiting.insert(refused.service.clone(), plan.clone());
-            }
-            self.refused.insert(refused.service, refused.reason);
-        }
-        let named = self.names(outcome);
-        let changed: BTreeSet<_> = groups
-            .iter()
-            .flat_map(|group| &group.services)
-            .cloned()
-            .collect();
-        let as_they_are = ready
-            .into_keys()
-            .filter(|service| !changed.contains(service) && !self.waiting.contains_key(service));
-        outcome.programmed.extend(as_they_are);
-        self.apply(groups, now, outcome);
-        named
-    }
-
-    /// Takes the waiting plans that nothing stands in the way of.
-    fn ready(&mut self, refused_too: bool) -> BTreeMap<ServiceName, ServicePlan> {
-        let busy: BTreeSet<&ServiceName> = self
-            .stuck
-            .iter()
-            .flat_map(|stuck| &stuck.group.services)
-            .collect();
-        let held: BTreeSet<&FrontendKey> = self
-            .stuck
-            .iter()
-            .flat_map(|stuck| stuck.group.frontends())
-            .collect();
-        let is_ready = |service: &ServiceName, plan: &ServicePlan| {
-            (refused_too || !self.refused.contains_key(service))
-                && !busy.contains(service)
-                && (held.is_empty()
-                    || !self
-                        .delta
-                        .frontends_of(service)
-                        .any(|key| held.contains(key))
-                        && !plan
-                            .frontends
-                            .iter()
-                            .any(|frontend| held.contains(&codec::frontend_key(frontend))))
-        };
-        let (ready, waiting) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|(service, plan)| is_ready(service, plan));
-        self.waiting = waiting;
-        let ready: BTreeMap<ServiceName, ServicePlan> = ready;
-        self.refused
-            .retain(|service, _| !ready.contains_key(service));
-        ready
-    }
-
-    /// Applies groups, all in one sequence; if that fails, each group that is not finished for itself.
-    fn apply(&mut self, mut groups: Vec<Group>, now: Instant, outcome: &mut Outcome) {
-        let (ops, owners) = merge(&mut groups);
-        let applied = self
-            .write(&ops, outcome)
-            .map_or_else(|applied| applied, |()| ops.len());
-        put_back(&mut groups, ops, &owners, applied);
-        for group in groups {
-            if group.ops.is_empty() {
-                self.commit(group, now, outcome);
-            } else {
-                let backoff = Backoff::default();
-                self.attempt(Stuck { group, backoff }, now, outcome);
-            }
-        }
-    }
-
-    /// Writes names that are not written; says whether that worked.
-    fn names(&mut self, outcome: &mut Outcome) -> bool {
-        let names = self.delta.name_writes();
-        let result = self.write(&names, outcome);
-        let applied = result.err().unwrap_or(names.len());
-        self.delta.names_written(&names[..applied]);
-        result.is_ok()
-    }
-
-    /// Writes node addresses, devices and names that are not as they should be; says whether that worked.
-    fn tables(&mut self, outcome: &mut Outcome) -> bool {
-        let named = self.names(outcome);
-        let (maps, statistics) = (&mut self.maps, &mut self.statistics);
-        let name = self.node_name.flush(
-            |id, name| {
-                name.map_or(Op::DeleteName { id }, |name| Op::PutName {
-                    id,
-                    name: Box::new(name),
-                })
-            },
-            |ops| write(maps, statistics, ops, outcome),
-        );
-        let addrs = self.node_addrs.flush(
-            |addr, flags| {
-                flags.map_or(Op::DeleteNodeAddr { addr }, |flags| Op::PutNodeAddr {
-                    addr,
-                    flags,
-                })
-            },
-            |ops| write(maps, statistics, ops, outcome),
-        );
-        let devices = self.devices.flush(
-            |ifindex, device| {
-                device.map_or(Op::DeleteDevice { ifindex }, |device| Op::PutDevice {
-                    ifindex,
-                    device,
-                })
-            },
-            |ops| write(maps, statistics, ops, outcome),
-        );
-        let worked = named && name.is_ok() && addrs.is_ok() && devices.is_ok();
-        outcome
-            .failed
-            .extend([name, addrs, devices].into_iter().filter_map(Result::err));
-        worked
-    }
-
-    fn is_reclaimable(&self) -> bool {
-        self.reclaiming.is_some() || self.delta.reclaimable() > 0
-    }
-
-    fn reclaim_is_due(&self, now: Instant) -> bool {
-        self.reclaim_at.is_some_and(|at| at <= now) || self.delta.reclaimable() >= RECLAIM_COUNT
-    }
-
-    /// Reclaims what is out of use; says whether that worked.
-    fn reclaim(&mut self, outcome: &mut Outcome) -> bool {
-        let mut reclaim = self
-            .reclaiming
-            .take()
-            .unwrap_or_else(|| self.delta.reclaim());
-        if let Err(applied) = self.write(&reclaim.ops, outcome) {
-            reclaim.ops.drain(..applied);
-            self.reclaiming = Some(reclaim);
-            return false;
-        }
-        self.delta.reclaimed(reclaim);
-        if self.delta.reclaimable() == 0 {
-            self.reclaim_at = None;
-        }
-        true
-    }
-
-    /// Whether Services were refused for want of room, and something was freed since.
-    fn has_room(&self) -> bool {
-        let crowded = self
-            .refused
-            .values()
-            .any(|reason| matches!(reason, Reason::Full(_)));
-        crowded && self.delta.usage().is_less_in_part(&self.tried_at)
     }
 }
 

@@ -1,30 +1,30 @@
 //! From what is programmed for one Service to what is planned: everything that is needed is reserved first, so that a
 //! Service that does not fit is refused before anything of it is written.
 
-use std::collections::{BTreeSet, HashMap};
+mod target;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use proxy_common::{
     abi::{
         frontend::{FrontendKey, FrontendValue},
         meta::{BackendMeta, backend_meta_flags},
-        target::{
-            self as abi, Algorithm, BackendState, BackendWord, Slot, TargetState, TargetWord,
-            backend_flags,
-        },
+        target::{self as abi, BackendState, BackendWord, backend_flags},
     },
     addr::Addr,
 };
 
 use super::{
-    extents::Extent,
     refusal::Reason,
     resources::{Resources, Retired},
-    service::{Backend, BackendKey, PortKey, Service, Target},
-    slots,
+    service::{Backend, BackendKey, PortKey, Service},
 };
 use crate::{
     maps::{Op, codec},
-    plan::{BackendPlan, Empty, Protocol, ServiceName, ServicePlan, TargetKey, TargetPlan},
+    plan::{BackendPlan, Protocol, ServiceName, ServicePlan, TargetKey},
 };
 
 /// A Service's way from what is to what is planned.
@@ -36,6 +36,23 @@ pub(super) struct Draft {
     pub ops: Vec<Op>,
     /// What is in use no more when all is done.
     pub retired: Retired,
+    /// Backends that the Service has no more.
+    pub gone: Vec<Gone>,
+}
+
+/// A backend that a Service has no more: connections to it that cannot end by themselves have to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Gone {
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Index in `BACKENDS`.
+    pub id: u32,
+    /// Generation that it had.
+    pub generation: u32,
 }
 
 /// A draft in the making: what it has taken is given back if it comes to nothing.
@@ -68,10 +85,16 @@ pub(super) fn draft(
     match drafting.all(plan) {
         Ok(()) => {
             drafting.retire_the_rest();
+            let gone = drafting.gone();
             let Drafting {
                 next, ops, retired, ..
             } = drafting;
-            Ok(Draft { next, ops, retired })
+            Ok(Draft {
+                next,
+                ops,
+                retired,
+                gone,
+            })
         }
         Err(reason) => {
             let taken = std::mem::take(&mut drafting.taken);
@@ -148,60 +171,41 @@ impl Drafting<'_> {
             return Ok(());
         }
         let old = self.old.backends.get(&key).copied();
-        if let Some(old) = old
-            && self.describes(&old.meta, plan)
-        {
-            if old.weight != plan.weight {
-                self.ops.push(Op::SetWeight {
-                    id: old.id,
-                    weight: plan.weight,
-                });
-            }
-            self.next.backends.insert(
-                key,
-                Backend {
-                    weight: plan.weight,
-                    ..old
-                },
-            );
-            return Ok(());
-        }
-        let meta = BackendMeta {
-            node: self.name(plan.node.as_deref())?,
-            zone: self.name(plan.zone.as_deref())?,
-            flags: flags(plan),
-            owner,
+        let described = old.filter(|old| self.describes(&old.meta, plan));
+        let meta = match described {
+            Some(old) => old.meta,
+            None => BackendMeta {
+                node: self.name(plan.node.as_deref())?,
+                zone: self.name(plan.zone.as_deref())?,
+                flags: flags(plan),
+                owner,
+            },
         };
-        let next = if let Some(old) = old {
-            self.ops.push(Op::SetBackendMeta { id: old.id, meta });
+        let (id, generation) = if let Some(old) = old {
+            let id = old.id;
+            if described.is_none() {
+                self.ops.push(Op::SetBackendMeta { id, meta });
+                self.retired.names.extend(names_of(&old.meta));
+            }
             if old.weight != plan.weight {
-                self.ops.push(Op::SetWeight {
-                    id: old.id,
-                    weight: plan.weight,
-                });
+                let weight = plan.weight;
+                self.ops.push(Op::SetWeight { id, weight });
             }
-            self.retired.names.extend(names_of(&old.meta));
-            Backend {
-                weight: plan.weight,
-                meta,
-                ..old
-            }
+            (id, old.generation)
         } else {
             let (id, generation) = self.resources.take_backend()?;
             self.taken.backends.push((id, generation));
-            self.ops.push(Op::PutBackend {
-                id,
-                value: value(protocol, plan, generation),
-                meta,
-            });
-            Backend {
-                id,
-                generation,
-                weight: plan.weight,
-                meta,
-            }
+            let value = value(protocol, plan, generation);
+            self.ops.push(Op::PutBackend { id, value, meta });
+            (id, generation)
         };
-        self.next.backends.insert(key, next);
+        let backend = Backend {
+            id,
+            generation,
+            weight: plan.weight,
+            meta,
+        };
+        self.next.backends.insert(key, backend);
         Ok(())
     }
 
@@ -212,158 +216,6 @@ impl Drafting<'_> {
         text(meta.node) == given(&plan.node).as_deref()
             && text(meta.zone) == given(&plan.zone).as_deref()
             && meta.flags == flags(plan)
-    }
-
-    fn target(&mut self, key: &TargetKey, plan: &TargetPlan) -> Result<(), Reason> {
-        let old = self.old.targets.get(key);
-        let ranges = self.range_set(plan)?;
-        let affinity_seconds = plan.affinity_seconds.unwrap_or(0);
-        let ids = self.slots(key, plan)?;
-        let state = match (ids.is_empty(), plan.empty) {
-            (false, _) => TargetState::Serve,
-            (true, Some(Empty::Drop)) => TargetState::Drop,
-            (true, _) => TargetState::Reject,
-        };
-        let unchanged = old.filter(|old| old.slots.as_ref() == Some(&ids));
-        let extent = match unchanged {
-            Some(old) => old.extent,
-            None if ids.is_empty() => None,
-            None => Some(self.write_slots(&ids)?),
-        };
-        let word = TargetWord::new(
-            extent.map_or(0, |e| e.offset),
-            ids.len() as u16,
-            state,
-            Algorithm::Random,
-        );
-        let next = match old {
-            None => self.new_target(key, word, affinity_seconds, ranges)?,
-            Some(old) => {
-                let id = old.id;
-                if old.affinity_seconds != affinity_seconds {
-                    self.ops.push(Op::SetAffinity {
-                        id,
-                        seconds: affinity_seconds,
-                    });
-                }
-                if old.ranges != ranges {
-                    self.ops.push(Op::SetRanges { id, set: ranges });
-                }
-                if old.word != word {
-                    self.ops.push(Op::FlipTarget { id, word });
-                }
-                if old.extent != extent {
-                    self.retired.extents.extend(old.extent);
-                }
-                id
-            }
-        };
-        let target = Target {
-            id: next,
-            word,
-            slots: Some(ids),
-            extent,
-            affinity_seconds,
-            ranges,
-        };
-        self.next.targets.insert(key.clone(), target);
-        Ok(())
-    }
-
-    /// Backend ids of a target, slot by slot.
-    fn slots(&self, key: &TargetKey, plan: &TargetPlan) -> Result<Vec<u32>, Reason> {
-        let owner = self.owner(key);
-        let mut seen = BTreeSet::new();
-        let listed: Vec<(u32, u32)> = plan
-            .backends
-            .iter()
-            .filter_map(|backend| {
-                let written = self.next.backends.get(&BackendKey::new(owner, backend))?;
-                seen.insert(written.id)
-                    .then_some((written.id, written.weight))
-            })
-            .collect();
-        let weights: Vec<u32> = listed.iter().map(|(_, weight)| *weight).collect();
-        let layout = slots::layout(&weights).ok_or_else(|| Reason::ListTooLong {
-            port_name: key.port_name.clone(),
-            count: listed.len(),
-        })?;
-        Ok(layout
-            .into_iter()
-            .map(|i| listed[usize::from(i)].0)
-            .collect())
-    }
-
-    fn write_slots(&mut self, ids: &[u32]) -> Result<Extent, Reason> {
-        let extent = self.resources.take_slots(ids.len() as u32)?;
-        self.taken.extents.push(extent);
-        let generations = &self.resources.generations;
-        let slot = |&id: &u32| Slot {
-            backend: id,
-            generation: generations[id as usize],
-        };
-        self.ops.push(Op::WriteSlots {
-            offset: extent.offset,
-            slots: ids.iter().map(slot).collect(),
-        });
-        Ok(extent)
-    }
-
-    fn new_target(
-        &mut self,
-        key: &TargetKey,
-        word: TargetWord,
-        affinity_seconds: u32,
-        ranges: u32,
-    ) -> Result<u32, Reason> {
-        let Some(meta) = codec::target_meta(self.name, key) else {
-            let name = format!("{} {}", self.name, key.port_name);
-            return Err(Reason::NameTooLong { name });
-        };
-        let id = self.resources.take_target()?;
-        self.taken.targets.push(id);
-        let value = abi::Target {
-            word,
-            service: self.owner(key),
-            affinity_seconds,
-            ranges,
-            pad: 0,
-        };
-        self.ops.push(Op::PutTarget {
-            id,
-            value,
-            meta: Box::new(meta),
-        });
-        Ok(id)
-    }
-
-    /// Set of a target's source ranges; 0 if everyone is let in.
-    fn range_set(&mut self, plan: &TargetPlan) -> Result<u32, Reason> {
-        let Some(ranges) = &plan.source_ranges else {
-            return Ok(0);
-        };
-        let ranges = codec::canonical_ranges(ranges);
-        let known = self
-            .next
-            .sets
-            .get(&ranges)
-            .or_else(|| self.old.sets.get(&ranges));
-        let set = if let Some(&set) = known {
-            set
-        } else {
-            let set = self.resources.take_set(ranges.len())?;
-            self.taken.sets.push(set);
-            let keys: Vec<_> = ranges
-                .iter()
-                .map(|range| codec::range_key(set, range))
-                .collect();
-            self.ops
-                .extend(keys.iter().map(|&key| Op::PutRange { key }));
-            self.taken.ranges.extend(keys);
-            set
-        };
-        self.next.sets.insert(ranges, set);
-        Ok(set)
     }
 
     fn frontends(&mut self, plan: &ServicePlan) -> Result<(), Reason> {
@@ -385,6 +237,28 @@ impl Drafting<'_> {
             .filter(|key| !present.contains_key(key))
             .count();
         self.resources.promise_frontends(new)
+    }
+
+    /// Backends that the Service had and has no more under any identity.
+    fn gone(&self) -> Vec<Gone> {
+        let place = |key: &BackendKey| (key.owner, key.address, key.port);
+        let kept: BTreeSet<_> = self.next.backends.keys().map(place).collect();
+        let gone = self
+            .old
+            .backends
+            .iter()
+            .filter(|(key, _)| !kept.contains(&place(key)));
+        gone.filter_map(|(key, backend)| {
+            let (port, _) = self.old.ports.iter().find(|(_, id)| **id == key.owner)?;
+            Some(Gone {
+                address: key.address,
+                port: key.port,
+                protocol: port.protocol,
+                id: backend.id,
+                generation: backend.generation,
+            })
+        })
+        .collect()
     }
 
     /// What the Service had and has no more.

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use proxy_common::abi::frontend::FrontendKey;
 
-use super::resources::Retired;
+use super::{draft::Gone, resources::Retired};
 use crate::{maps::Op, plan::ServiceName};
 
 /// What has to be written for one Service, or for several among which a frontend changes hands. Groups are independent
@@ -15,6 +15,8 @@ pub struct Group {
     pub services: BTreeSet<ServiceName>,
     /// Operations, in a safe order.
     pub ops: Vec<Op>,
+    /// Backends that are gone when they are applied.
+    pub gone: Vec<Gone>,
     /// What is out of use when they are applied.
     pub(super) retired: Retired,
 }

@@ -76,6 +76,8 @@ impl Default for Capacities {
 /// How many of each are in use, what waits to be reclaimed included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
+    /// Services of which something is written.
+    pub services: usize,
     /// Elements of `FRONTENDS`.
     pub frontends: usize,
     /// Elements of `TARGETS`.
@@ -105,6 +107,7 @@ impl Usage {
     #[must_use]
     pub fn max(&self, other: &Self) -> Self {
         Self {
+            services: self.services.max(other.services),
             frontends: self.frontends.max(other.frontends),
             targets: self.targets.max(other.targets),
             slots: self.slots.max(other.slots),

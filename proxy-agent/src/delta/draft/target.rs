@@ -1,0 +1,171 @@
+//! Targets: their lists, what goes with them, and the flip.
+
+use std::collections::BTreeSet;
+
+use proxy_common::abi::target::{self as abi, Algorithm, Slot, TargetState, TargetWord};
+
+use super::Drafting;
+use crate::{
+    delta::{
+        extents::Extent,
+        refusal::Reason,
+        service::{BackendKey, Target},
+        slots,
+    },
+    maps::{Op, codec},
+    plan::{Empty, TargetKey, TargetPlan},
+};
+
+impl Drafting<'_> {
+    pub(super) fn target(&mut self, key: &TargetKey, plan: &TargetPlan) -> Result<(), Reason> {
+        let old = self.old.targets.get(key);
+        let ranges = self.range_set(plan)?;
+        let affinity_seconds = plan.affinity_seconds.unwrap_or(0);
+        let ids = self.slots(key, plan)?;
+        let state = match (ids.is_empty(), plan.empty) {
+            (false, _) => TargetState::Serve,
+            (true, Some(Empty::Drop)) => TargetState::Drop,
+            (true, _) => TargetState::Reject,
+        };
+        let unchanged = old.filter(|old| old.slots.as_ref() == Some(&ids));
+        let extent = match unchanged {
+            Some(old) => old.extent,
+            None if ids.is_empty() => None,
+            None => Some(self.write_slots(&ids)?),
+        };
+        let word = TargetWord::new(
+            extent.map_or(0, |e| e.offset),
+            ids.len() as u16,
+            state,
+            Algorithm::Random,
+        );
+        let next = match old {
+            None => self.new_target(key, word, affinity_seconds, ranges)?,
+            Some(old) => {
+                let id = old.id;
+                if old.affinity_seconds != affinity_seconds {
+                    self.ops.push(Op::SetAffinity {
+                        id,
+                        seconds: affinity_seconds,
+                    });
+                }
+                if old.ranges != ranges {
+                    self.ops.push(Op::SetRanges { id, set: ranges });
+                }
+                if old.word != word {
+                    self.ops.push(Op::FlipTarget { id, word });
+                }
+                if old.extent != extent {
+                    self.retired.extents.extend(old.extent);
+                }
+                id
+            }
+        };
+        let target = Target {
+            id: next,
+            word,
+            slots: Some(ids),
+            extent,
+            affinity_seconds,
+            ranges,
+        };
+        self.next.targets.insert(key.clone(), target);
+        Ok(())
+    }
+
+    /// Backend ids of a target, slot by slot.
+    fn slots(&self, key: &TargetKey, plan: &TargetPlan) -> Result<Vec<u32>, Reason> {
+        let owner = self.owner(key);
+        let mut seen = BTreeSet::new();
+        let listed: Vec<(u32, u32)> = plan
+            .backends
+            .iter()
+            .filter_map(|backend| {
+                let written = self.next.backends.get(&BackendKey::new(owner, backend))?;
+                seen.insert(written.id)
+                    .then_some((written.id, written.weight))
+            })
+            .collect();
+        let weights: Vec<u32> = listed.iter().map(|(_, weight)| *weight).collect();
+        let layout = slots::layout(&weights).ok_or_else(|| Reason::ListTooLong {
+            port_name: key.port_name.clone(),
+            count: listed.len(),
+        })?;
+        Ok(layout
+            .into_iter()
+            .map(|i| listed[usize::from(i)].0)
+            .collect())
+    }
+
+    fn write_slots(&mut self, ids: &[u32]) -> Result<Extent, Reason> {
+        let extent = self.resources.take_slots(ids.len() as u32)?;
+        self.taken.extents.push(extent);
+        let generations = &self.resources.generations;
+        let slot = |&id: &u32| Slot {
+            backend: id,
+            generation: generations[id as usize],
+        };
+        self.ops.push(Op::WriteSlots {
+            offset: extent.offset,
+            slots: ids.iter().map(slot).collect(),
+        });
+        Ok(extent)
+    }
+
+    fn new_target(
+        &mut self,
+        key: &TargetKey,
+        word: TargetWord,
+        affinity_seconds: u32,
+        ranges: u32,
+    ) -> Result<u32, Reason> {
+        let Some(meta) = codec::target_meta(self.name, key) else {
+            let name = format!("{} {}", self.name, key.port_name);
+            return Err(Reason::NameTooLong { name });
+        };
+        let id = self.resources.take_target()?;
+        self.taken.targets.push(id);
+        let value = abi::Target {
+            word,
+            service: self.owner(key),
+            affinity_seconds,
+            ranges,
+            pad: 0,
+        };
+        self.ops.push(Op::PutTarget {
+            id,
+            value,
+            meta: Box::new(meta),
+        });
+        Ok(id)
+    }
+
+    /// Set of a target's source ranges; 0 if everyone is let in.
+    fn range_set(&mut self, plan: &TargetPlan) -> Result<u32, Reason> {
+        let Some(ranges) = &plan.source_ranges else {
+            return Ok(0);
+        };
+        let ranges = codec::canonical_ranges(ranges);
+        let known = self
+            .next
+            .sets
+            .get(&ranges)
+            .or_else(|| self.old.sets.get(&ranges));
+        let set = if let Some(&set) = known {
+            set
+        } else {
+            let set = self.resources.take_set(ranges.len())?;
+            self.taken.sets.push(set);
+            let keys: Vec<_> = ranges
+                .iter()
+                .map(|range| codec::range_key(set, range))
+                .collect();
+            self.ops
+                .extend(keys.iter().map(|&key| Op::PutRange { key }));
+            self.taken.ranges.extend(keys);
+            set
+        };
+        self.next.sets.insert(ranges, set);
+        Ok(set)
+    }
+}
