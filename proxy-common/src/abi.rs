@@ -74,7 +74,7 @@ maps! {
     SLOTS: MappedArray<u32, target::Slot>[1_048_576];
     /// Backend id → address, port and state. Written by the agent.
     BACKENDS: MappedArray<u32, target::Backend>[524_288];
-    /// (set of ranges, prefix) → 1: `loadBalancerSourceRanges`. Written by the agent; not enforced by the programs yet.
+    /// (set of ranges, prefix) → 1: `loadBalancerSourceRanges`. Written by the agent.
     SOURCE_RANGES: LpmTrie<target::RangeKey, u32>[65_536];
     /// This node's addresses → flags. Written by the agent.
     NODE_ADDRS: Hash<crate::addr::Addr, u32>[8_192];

@@ -4,7 +4,7 @@ use crate::{
     abi::{
         device::node_addr,
         frontend::{FrontendKey, FrontendKind, FrontendValue, Scope},
-        target::{Backend, BackendState, Slot, TargetState, TargetWord},
+        target::{Backend, BackendState, RangeKey, Slot, TargetState, TargetWord},
     },
     addr::Addr,
     hash,
@@ -22,6 +22,16 @@ pub struct Found {
     pub kind: FrontendKind,
     /// The target's word at this moment.
     pub word: TargetWord,
+    /// Set of source ranges that clients must be in; 0: everyone is let in.
+    pub ranges: u32,
+}
+
+impl Found {
+    /// Whether a client is let in (semantics A3).
+    #[inline(always)]
+    pub fn admits<T: Tables>(&self, t: &mut T, client: &Addr) -> bool {
+        self.ranges == 0 || t.in_ranges(&RangeKey::of_client(self.ranges, *client))
+    }
 }
 
 /// The frontend that listens on a destination for a scope, if one does (semantics S1, S4).
@@ -72,12 +82,18 @@ fn resolve<T: Tables>(t: &mut T, key: &FrontendKey) -> Option<Found> {
     if !value.belongs_to(key) {
         return None;
     }
-    let word = t.target(value.target())?.word;
-    match word.state() {
+    let target = t.target(value.target())?;
+    let kind = value.kind();
+    match target.word.state() {
         TargetState::Absent => None,
         _ => Some(Found {
-            kind: value.kind(),
-            word,
+            kind,
+            word: target.word,
+            ranges: if kind == FrontendKind::LoadBalancer {
+                target.ranges
+            } else {
+                0
+            },
         }),
     }
 }

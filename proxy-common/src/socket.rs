@@ -163,10 +163,13 @@ fn frontend<T: SocketTables>(t: &mut T, s: &Socket) -> Option<Found> {
         };
     }
     let found = balance::frontend(t, &s.addr, s.port, s.protocol, Scope::Cluster)?;
-    if host && found.kind == FrontendKind::ExternalIp && t.node_addr(&s.addr).is_some() {
-        return None;
+    if host {
+        // The node's own processes are let in by every range: they have many addresses, and no packet hook of theirs.
+        let own = found.kind == FrontendKind::ExternalIp && t.node_addr(&s.addr).is_some();
+        return (!own).then_some(found);
     }
-    Some(found)
+    // A socket without a source address can't be judged: packets are (semantics A3).
+    (found.ranges == 0).then_some(found)
 }
 
 const fn pods(protocol: u8) -> u32 {

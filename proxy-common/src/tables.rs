@@ -9,7 +9,7 @@ use crate::{
         frontend::{FrontendKey, FrontendValue, Scope},
         settings::Settings,
         socket::{SocketBackend, SocketFrontend, SocketKey},
-        target::{Backend, Slot, Target},
+        target::{Backend, RangeKey, Slot, Target},
     },
     addr::Addr,
     datapath::{Work, begin::begin},
@@ -29,6 +29,8 @@ pub trait Tables {
     fn slot(&mut self, index: u32) -> Option<Slot>;
     /// Looks up `BACKENDS`.
     fn backend(&mut self, id: u32) -> Option<Backend>;
+    /// Looks up `SOURCE_RANGES`: whether an address is in a range of a set.
+    fn in_ranges(&mut self, key: &RangeKey) -> bool;
     /// Looks up `NODE_ADDRS`: flags of an address of this node.
     fn node_addr(&mut self, addr: &Addr) -> Option<u32>;
     /// Adds one to a counter.

@@ -11,6 +11,7 @@ use aya_ebpf::{
         bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release,
         bpf_skc_lookup_tcp,
     },
+    maps::lpm_trie,
 };
 use proxy_common::{
     abi::{
@@ -21,7 +22,7 @@ use proxy_common::{
         protocol,
         settings::Settings,
         socket::{SocketBackend, SocketFrontend, SocketKey},
-        target::{Backend, BackendWord, Slot, Target, TargetWord},
+        target::{Backend, BackendWord, RangeKey, Slot, Target, TargetWord},
     },
     addr::Addr,
     datapath::Work,
@@ -68,6 +69,8 @@ impl<C> Tables for Kernel<C> {
         unsafe {
             Some(Target {
                 word: TargetWord(ptr::read_volatile(&raw const (*p).word.0)),
+                affinity_seconds: ptr::read_volatile(&raw const (*p).affinity_seconds),
+                ranges: ptr::read_volatile(&raw const (*p).ranges),
                 ..*p
             })
         }
@@ -94,6 +97,13 @@ impl<C> Tables for Kernel<C> {
                 ..*p
             })
         }
+    }
+
+    #[inline(always)]
+    fn in_ranges(&mut self, key: &RangeKey) -> bool {
+        let a = key.addr.words();
+        let key = lpm_trie::Key::new(key.prefix_len, [key.set, a[0], a[1], a[2], a[3]]);
+        maps::SOURCE_RANGES.get(key).is_some()
     }
 
     #[inline(always)]

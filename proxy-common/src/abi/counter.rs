@@ -40,6 +40,7 @@ counters! {
     RejectedNoEndpoint = "reject_no_endpoint", "A packet was answered with RST or port unreachable: its Service has no endpoint.";
     RefusedNoEndpoint = "refuse_no_endpoint", "A socket was refused: its Service has no endpoint.";
     DropNoLocalEndpoint = "drop_no_local_endpoint", "Dropped: the Service has endpoints, but none that its traffic policy allows here.";
+    DropSourceRange = "drop_source_range", "Dropped: the client is in none of the Service's loadBalancerSourceRanges.";
     DropFlowTableFull = "drop_flow_table_full", "Dropped: no room for the flow in the flow tables.";
     DropNoSourcePort = "drop_no_source_port", "Dropped: no source port was free for the translated flow.";
     DropNoSourceAddress = "drop_no_source_address", "Dropped: the device towards the backend has no address to translate the source to.";

@@ -43,6 +43,9 @@ pub fn begin<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32, scope: Scop
         untranslated(t, w);
         return Step::PASS;
     };
+    if !found.admits(t, &w.h.tuple.src) {
+        return Counter::DropSourceRange as u32;
+    }
     match found.word.state() {
         TargetState::Reject => return Step::REFUSE,
         TargetState::Drop => return Counter::DropNoLocalEndpoint as u32,

@@ -15,7 +15,7 @@ use crate::{
         frontend::{FrontendKey, FrontendValue},
         settings::{PortRange, Settings},
         socket::{SocketBackend, SocketFrontend, SocketKey},
-        target::{Backend, Slot, Target},
+        target::{Backend, RangeKey, Slot, Target},
     },
     addr::Addr,
     hash,
@@ -38,6 +38,8 @@ pub struct World {
     pub slots: Array<Slot>,
     /// `BACKENDS`.
     pub backends: Array<Backend>,
+    /// `SOURCE_RANGES`.
+    pub source_ranges: Table<RangeKey, u32>,
     /// `NODE_ADDRS`.
     pub node_addrs: Table<Addr, u32>,
     /// `DEVICES`.
@@ -71,6 +73,7 @@ impl Default for World {
             targets: Array::new(capacity::TARGETS),
             slots: Array::new(capacity::SLOTS),
             backends: Array::new(capacity::BACKENDS),
+            source_ranges: Table::hash(capacity::SOURCE_RANGES as usize),
             node_addrs: Table::hash(capacity::NODE_ADDRS as usize),
             devices: Table::hash(capacity::DEVICES as usize),
             settings: Cell::new(default_settings()),
@@ -191,6 +194,13 @@ impl Tables for &World {
         self.backends.get(id)
     }
 
+    fn in_ranges(&mut self, key: &RangeKey) -> bool {
+        self.source_ranges
+            .entries()
+            .iter()
+            .any(|(range, _)| covers(range, key))
+    }
+
     fn node_addr(&mut self, addr: &Addr) -> Option<u32> {
         self.node_addrs.get(addr)
     }
@@ -198,6 +208,17 @@ impl Tables for &World {
     fn count(&mut self, counter: Counter) {
         self.counters.borrow_mut()[counter as usize] += 1;
     }
+}
+
+/// Whether an element of a longest-prefix trie covers a key: the set, then the address, bit by bit.
+fn covers(range: &RangeKey, key: &RangeKey) -> bool {
+    let bits = |k: &RangeKey| {
+        let mut bytes = k.set.to_ne_bytes().to_vec();
+        bytes.extend(k.addr.octets());
+        bytes
+    };
+    let (a, b) = (bits(range), bits(key));
+    (0..range.prefix_len as usize).all(|i| (a[i / 8] ^ b[i / 8]) & (0x80 >> (i % 8)) == 0)
 }
 
 /// An element of one of a world's flow tables.
