@@ -224,3 +224,22 @@ fn a_service_without_room_is_refused_and_keeps_what_it_has() {
     assert_eq!(staged.groups.len(), 1, "the rest goes on");
     assert_eq!(maps, before);
 }
+
+#[test]
+fn l3_backends_that_are_gone_are_told_but_not_those_that_moved() {
+    let (mut delta, mut maps) = (Delta::new(Capacities::default()), MemoryMaps::default());
+    let web = name("web");
+    set(&mut delta, &mut maps, &web, &plan(1, &[1, 2]));
+    // Endpoint 1 is known to be on this node now: another backend, the same endpoint.
+    let mut next = plan(1, &[1]);
+    for target in next.targets.values_mut() {
+        target.backends[0].local = true;
+    }
+    let staged = delta.stage([(&web, &next)]);
+    let gone: Vec<_> = staged.groups.iter().flat_map(|group| &group.gone).collect();
+    assert_eq!(gone.len(), 1);
+    assert_eq!(
+        (gone[0].address, gone[0].port, gone[0].protocol),
+        (backend(2).address, 8080, Protocol::Tcp)
+    );
+}
