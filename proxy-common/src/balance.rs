@@ -12,14 +12,16 @@ use crate::{
 };
 use zerocopy::network_endian::U16;
 
-/// Tries at slots whose backend went away in this moment, before a connection is dropped.
-const MAX_STALE_SLOTS: u32 = 4;
+/// Tries at slots of one list whose backends went away in this moment.
+const MAX_STALE_SLOTS: u32 = 3;
 
 /// The frontend of a destination, and where it leads.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
     /// Kind.
     pub kind: FrontendKind,
+    /// Index in `TARGETS`.
+    pub target: u32,
     /// The target's word at this moment.
     pub word: TargetWord,
     /// Set of source ranges that clients must be in; 0: everyone is let in.
@@ -88,6 +90,7 @@ fn resolve<T: Tables>(t: &mut T, key: &FrontendKey) -> Option<Found> {
         TargetState::Absent => None,
         _ => Some(Found {
             kind,
+            target: value.target(),
             word: target.word,
             ranges: if kind == FrontendKind::LoadBalancer {
                 target.ranges
@@ -98,9 +101,22 @@ fn resolve<T: Tables>(t: &mut T, key: &FrontendKey) -> Option<Found> {
     }
 }
 
-/// A backend of a target: the slot that `hash` names, or a following one if that backend went away just now.
+/// A backend of a frontend: the slot that `hash` names, or a following one if that backend went away just now. Where a
+/// whole list was replaced since the frontend was found, the new one is asked.
 #[inline(always)]
-pub fn select<T: Tables>(t: &mut T, word: TargetWord, hash: u32) -> Option<(Slot, Backend)> {
+pub fn select<T: Tables>(t: &mut T, found: &Found, hash: u32) -> Option<(Slot, Backend)> {
+    if let Some(selected) = select_in(t, found.word, hash) {
+        return Some(selected);
+    }
+    let word = t.target(found.target)?.word;
+    match word.state() {
+        TargetState::Serve if word != found.word => select_in(t, word, hash),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn select_in<T: Tables>(t: &mut T, word: TargetWord, hash: u32) -> Option<(Slot, Backend)> {
     let count = u32::from(word.count());
     let mut index = hash::below(hash, count);
     let mut tries = 0;

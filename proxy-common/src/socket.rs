@@ -75,7 +75,7 @@ pub fn connect<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
         return refusal;
     }
     let random = t.random();
-    match balance::select(t, found.word, random) {
+    match balance::select(t, &found, random) {
         Some((_, backend)) => translated(t, s, &backend.addr, backend.port),
         None => Decision::Untouched,
     }
@@ -109,7 +109,7 @@ pub fn send<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
         kept
     } else {
         let random = t.random();
-        match balance::select(t, found.word, random) {
+        match balance::select(t, &found, random) {
             Some((slot, backend)) => (slot, backend, true),
             None => return Decision::Untouched,
         }

@@ -7,7 +7,7 @@ use crate::{
         device::DeviceClass,
         flow::{FlowValue, Half, flow_flags},
         frontend::{FrontendKind, Scope},
-        target::{Backend, Slot, TargetState, TargetWord},
+        target::{Backend, Slot, TargetState},
     },
     addr::Addr,
     balance::{self, Found},
@@ -57,7 +57,7 @@ pub fn begin<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32, scope: Scop
     let place = Place {
         ifindex,
         scope,
-        word: found.word,
+        found,
     };
     match create(t, w, &place) {
         Ok(()) => Step::TRANSLATE,
@@ -99,7 +99,7 @@ impl Step {
 struct Place {
     ifindex: u32,
     scope: Scope,
-    word: TargetWord,
+    found: Found,
 }
 
 /// The frontend of a packet. One on an address of this node leaves the node's own listeners alone (semantics S7).
@@ -199,8 +199,8 @@ fn create<T: PacketTables>(t: &mut T, w: &mut Work, place: &Place) -> Result<(),
             hash::finish(seed ^ tried)
         };
         let (slot, backend) =
-            balance::select(t, place.word, choice).ok_or(Counter::DropStaleBackend)?;
-        let last = tried + 1 == MAX_BACKENDS_TRIED || place.word.count() == 1;
+            balance::select(t, &place.found, choice).ok_or(Counter::DropStaleBackend)?;
+        let last = tried + 1 == MAX_BACKENDS_TRIED || place.found.word.count() == 1;
         shape(t, w, place, slot, &backend)?;
         if claim::claim(t, w, seed, last)? {
             w.value.half = Half::Forward as u8;
