@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use crate::command;
 use crate::error::{LabError, Result};
 use crate::host_binary;
+use crate::lab::Lab;
 use crate::node::Node;
 
 /// Lines of a log that are shown when something fails.
@@ -216,6 +217,12 @@ impl Agent {
             log: tail(&self.log),
         }
     }
+}
+
+/// Starts an agent on every node.
+pub fn spawn_agents(lab: &Lab, options: &AgentOptions) -> Result<Vec<Agent>> {
+    let nodes = lab.nodes().iter();
+    nodes.map(|node| node.spawn_agent(options)).collect()
 }
 
 /// Runs another command of the agent binary in a node's namespace, and returns what it wrote to stdout.

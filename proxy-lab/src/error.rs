@@ -77,6 +77,14 @@ pub enum LabError {
         /// Why.
         failure: Failure,
     },
+    /// Something did not happen in time.
+    #[error("{what}: not within {within:?}")]
+    NotInTime {
+        /// What should have happened.
+        what: String,
+        /// The time that it had.
+        within: std::time::Duration,
+    },
     /// An agent did not become ready.
     #[error("the agent on {node} {problem}; the end of its log:\n{log}")]
     Agent {

@@ -56,14 +56,6 @@ impl std::ops::Deref for Pod {
     }
 }
 
-/// Why a lab cannot be built here, if so: tests that get `Some` print it and end.
-pub fn skip_reason() -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some(LabError::NotRoot.to_string());
-    }
-    cgroup::root().err().map(|error| error.to_string())
-}
-
 impl Lab {
     /// A lab with a label (a-z, 0-9), which is part of all names.
     pub fn builder(label: &str) -> LabBuilder {
