@@ -3,6 +3,10 @@
 //! Hash maps and arrays have batches since Linux 5.6, longest-prefix tries since 5.15: what has none is done one
 //! element at a time.
 
+mod walk;
+
+pub use walk::{Position, Walk};
+
 use std::{
     io,
     marker::PhantomData,
@@ -217,11 +221,12 @@ impl<K: Plain, V: Plain> Map<K, V> {
 
     /// Begins a walk over all elements.
     pub const fn walk(&self) -> Walk<'_, K, V> {
-        Walk {
-            map: self,
-            cursor: Cursor::Start,
-            chunk: CHUNK,
-        }
+        self.resume(Position::start(CHUNK))
+    }
+
+    /// Goes on with a walk over this map that was left.
+    pub const fn resume(&self, position: Position<K>) -> Walk<'_, K, V> {
+        Walk::new(self, position)
     }
 
     /// The key after a key, in the kernel's order; of none, or of one that is gone, the first.
@@ -255,95 +260,6 @@ impl<K: Plain, V: Plain> Map<K, V> {
 impl<K, V> AsFd for Map<K, V> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-/// Where a walk is. The kernel's cursor is a bucket (hash maps) or a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Cursor<K> {
-    Start,
-    At(Vec<u8>),
-    /// Without batches: after this key.
-    After(Option<K>),
-    End,
-}
-
-/// A walk over a map in chunks of some thousand elements, with one system call each.
-#[derive(Debug)]
-pub struct Walk<'a, K, V> {
-    map: &'a Map<K, V>,
-    cursor: Cursor<K>,
-    chunk: usize,
-}
-
-impl<K: Plain, V: Plain> Walk<'_, K, V> {
-    /// The next elements; `None` at the end.
-    pub fn next_chunk(&mut self) -> io::Result<Option<Vec<(K, V)>>> {
-        loop {
-            let elements = match &self.cursor {
-                Cursor::End => return Ok(None),
-                Cursor::After(key) => {
-                    let key = *key;
-                    self.single(key)?
-                }
-                Cursor::Start => self.batch(None)?,
-                Cursor::At(at) => {
-                    let at = at.clone();
-                    self.batch(Some(&at))?
-                }
-            };
-            if !elements.is_empty() {
-                return Ok(Some(elements));
-            }
-        }
-    }
-
-    fn batch(&mut self, at: Option<&[u8]>) -> io::Result<Vec<(K, V)>> {
-        let mut keys = vec![K::new_zeroed(); self.chunk];
-        let mut values = vec![V::new_zeroed(); self.chunk];
-        let mut next = vec![0; size_of::<K>().max(size_of::<u32>())];
-        let mut attr = BatchAttr {
-            in_batch: at.map_or(0, address_of),
-            out_batch: address_of_mut(&mut next),
-            keys: address_of_mut(keys.as_mut_bytes()),
-            values: address_of_mut(values.as_mut_bytes()),
-            count: u32::try_from(self.chunk).map_err(io::Error::other)?,
-            map_fd: self.map.raw_fd(),
-            ..BatchAttr::default()
-        };
-        // SAFETY: both arrays hold `count` elements of the sizes that `new` checked; the cursors have room for a
-        // bucket number and for a key, whichever the kind of map takes.
-        match unsafe { bpf(Command::MapLookupBatch, &mut attr) } {
-            Ok(_) => self.cursor = Cursor::At(next),
-            Err(error) if is_absent(&error) => self.cursor = Cursor::End,
-            Err(error) if has_no_batch(&error) => {
-                self.cursor = Cursor::After(None);
-                return Ok(Vec::new());
-            }
-            // One bucket holds more than a chunk.
-            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
-                self.chunk *= 2;
-                return Ok(Vec::new());
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        }
-        let count = (attr.count as usize).min(self.chunk);
-        Ok(keys.into_iter().zip(values).take(count).collect())
-    }
-
-    fn single(&mut self, after: Option<K>) -> io::Result<Vec<(K, V)>> {
-        let Some(key) = self.map.next_key(after.as_ref())? else {
-            self.cursor = Cursor::End;
-            return Ok(Vec::new());
-        };
-        self.cursor = Cursor::After(Some(key));
-        Ok(self
-            .map
-            .lookup(&key)?
-            .map(|value| (key, value))
-            .into_iter()
-            .collect())
     }
 }
 
