@@ -2,6 +2,8 @@
 
 use std::io;
 
+use zerocopy::IntoBytes as _;
+
 use super::{
     super::{Command, address_of, address_of_mut, bpf},
     BatchAttr, Map, Plain, has_no_batch, is_absent,
