@@ -131,17 +131,29 @@ fn ipv4<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
     let ihl = usize::from(w[0] & 0x0f) * 4;
     let total = u32::from(u16::from_be_bytes([w[2], w[3]]));
     let fragment = u16::from_be_bytes([w[6], w[7]]);
-    // A total length of zero is that of a big TCP packet (GSO beyond 64 KiB).
     if w[0] >> 4 != 4 || ihl < 20 || total > room || fragment & 0x1fff != 0 {
         return None;
     }
+    let end = end(h.l3, total, room)?;
     h.v6 = false;
     h.ttl = w[8];
     h.fragment = fragment & 0x2000 != 0;
     h.tuple.protocol = w[9];
     h.tuple.src = Addr::v4([w[12], w[13], w[14], w[15]]);
     h.tuple.dst = Addr::v4([w[16], w[17], w[18], w[19]]);
-    transport(p, h, l3 + ihl)
+    transport(p, h, l3 + ihl, end)
+}
+
+/// Where an IP packet ends, by what its header says of its length. A length that is missing is that of a big packet
+/// (GSO beyond 64 KiB), and none of any other.
+#[inline(always)]
+fn end(l3: u8, said: u32, room: u32) -> Option<u32> {
+    let len = match said {
+        0 if room > 0xffff => room,
+        0 => return None,
+        said => said,
+    };
+    Some(u32::from(l3) + len)
 }
 
 #[inline(always)]
@@ -150,9 +162,11 @@ fn ipv6<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
     let room = p.len().checked_sub(l3 as u32)?;
     let w = p.window::<40>(l3)?;
     let payload = u32::from(u16::from_be_bytes([w[4], w[5]]));
-    if w[0] >> 4 != 6 || payload + 40 > room {
+    let said = if payload == 0 { 0 } else { payload + 40 };
+    if w[0] >> 4 != 6 || said > room {
         return None;
     }
+    let end = end(h.l3, said, room)?;
     h.v6 = true;
     h.ttl = w[7];
     h.fragment = false;
@@ -193,23 +207,33 @@ fn ipv6<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
         i += 1;
     }
     h.tuple.protocol = next;
-    transport(p, h, l4)
+    transport(p, h, l4, end)
 }
 
 #[inline(always)]
-fn transport<P: Packet>(p: &mut P, h: &mut Headers, l4: usize) -> Option<()> {
+fn transport<P: Packet>(p: &mut P, h: &mut Headers, l4: usize, end: u32) -> Option<()> {
+    const TCP: usize = 20;
+    const UDP: usize = 8;
     if l4 > usize::from(u8::MAX) {
         return None;
     }
     h.l4 = l4 as u8;
+    let len = if h.tuple.protocol == protocol::TCP {
+        TCP
+    } else {
+        UDP
+    };
+    if (l4 + len) as u32 > end {
+        return None;
+    }
     let w = match h.tuple.protocol {
         protocol::TCP => {
-            let w = p.window::<20>(l4)?;
+            let w = p.window::<TCP>(l4)?;
             h.tcp_flags = w[13];
             [w[0], w[1], w[2], w[3]]
         }
         protocol::UDP => {
-            let w = p.window::<8>(l4)?;
+            let w = p.window::<UDP>(l4)?;
             [w[0], w[1], w[2], w[3]]
         }
         _ => return None,
