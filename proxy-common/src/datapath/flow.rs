@@ -142,25 +142,29 @@ pub(super) fn reply<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
     true
 }
 
-/// Moves a flow from `NEW_FLOWS` to `FLOWS` at its first reply. Where `FLOWS` is full it stays where it is: counted,
-/// and tried again at the next reply. A refusal ends the flow.
+/// Moves a flow from `NEW_FLOWS` to `FLOWS` at its first reply. Where `FLOWS` has no room for both halves, both stay where
+/// they are: counted, and tried again at the next reply. A refusal ends the flow.
 #[inline(always)]
 fn confirm<T: PacketTables>(t: &mut T, w: &mut Work) {
     if seen_flags(&w.h) & seen::RST == 0 {
         let now = t.now();
+        if !confirm_forward(t, w, now) {
+            t.count(Counter::DropFlowTableFull);
+            return;
+        }
         w.other = w.value;
         w.other.last_seen = now;
         w.other.seen = seen_flags(&w.h);
         w.other.flags |= flow_flags::CONFIRMED;
-        if t.insert_flow(FlowTable::Confirmed, &w.h.tuple, &w.other) == Insert::Full
-            || !confirm_forward(t, w, now)
-        {
+        if t.insert_flow(FlowTable::Confirmed, &w.h.tuple, &w.other) == Insert::Full {
+            t.remove_flow(FlowTable::Confirmed, &w.key);
             t.count(Counter::DropFlowTableFull);
             return;
         }
         t.count(Counter::FlowConfirmed);
+    } else {
+        w.key = w.value.out.inverted();
     }
-    w.key = w.value.out.inverted();
     t.remove_flow(FlowTable::New, &w.key);
     t.remove_flow(FlowTable::New, &w.h.tuple);
 }
