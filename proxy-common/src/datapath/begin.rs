@@ -131,11 +131,13 @@ fn untranslated<T: PacketTables>(t: &mut T, w: &mut Work) {
     w.key = w.h.tuple.inverted();
     if let Some(entry) = t.flow(FlowTable::Confirmed, &w.key)
         && entry.load(&w.key, &mut w.value)
+        && w.value.half == Half::Reverse as u8
     {
         forget(t, w, FlowTable::Confirmed);
     }
     if let Some(entry) = t.flow(FlowTable::New, &w.key)
         && entry.load(&w.key, &mut w.value)
+        && w.value.half == Half::Reverse as u8
     {
         forget(t, w, FlowTable::New);
     }
@@ -183,8 +185,7 @@ fn has_reverse<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
             && theirs.dst_port == mine.src_port
             && theirs.src_port == mine.dst_port;
     }
-    claim::write_reverse(w);
-    t.insert_flow(table, &w.key, &w.other) == Insert::Done
+    matches!(claim::try_tuple(t, w), Ok(true))
 }
 
 /// Gives a new flow its backend and both of its halves; the forward one is in `Work::value`.
@@ -237,16 +238,15 @@ fn shape<T: PacketTables>(
     };
     w.value.out.dst = backend.addr;
     w.value.out.dst_port = backend.port;
-    if backend.addr.same(&w.h.tuple.src) {
+    let outside = place.scope as u8 == Scope::External as u8;
+    if !outside && backend.addr.same(&w.h.tuple.src) {
         w.value.out.src = w.h.tuple.dst;
         w.value.flags = flow_flags::SNAT | flow_flags::HAIRPIN;
         return Ok(());
     }
     if backend.is_local() {
         w.value.flags = flow_flags::LOCAL;
-    } else if place.scope as u8 == Scope::External as u8
-        && let Some(source) = masquerade_address(t, w, place.ifindex)?
-    {
+    } else if outside && let Some(source) = masquerade_address(t, w, place.ifindex)? {
         w.value.out.src = source;
         w.value.flags = flow_flags::SNAT;
     }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Source ports that are tried for one flow.
-const MAX_PORTS_TRIED: u32 = 8;
+const MAX_PORTS_TRIED: u32 = 16;
 
 /// Seconds after which a claim that no reply has confirmed may be taken over.
 const UNCONFIRMED_SECONDS: u32 = 3;
@@ -41,7 +41,11 @@ pub(super) fn claim<T: PacketTables>(
     }
     while tried < MAX_PORTS_TRIED {
         let random = hash::finish(seed.wrapping_add(tried.wrapping_mul(0x9e37_79b9)));
-        w.value.out.src_port = U16::new(port(&t.settings(), w.value.flags, random));
+        let port = port(&t.settings(), w.value.flags, random);
+        if port == 0 {
+            break;
+        }
+        w.value.out.src_port = U16::new(port);
         if try_tuple(t, w)? {
             return Ok(true);
         }
@@ -52,7 +56,7 @@ pub(super) fn claim<T: PacketTables>(
 
 /// Makes `Work::other` the reverse half of `Work::value`, and `Work::key` its key.
 #[inline(always)]
-pub(super) fn write_reverse(w: &mut Work) {
+fn write_reverse(w: &mut Work) {
     w.key = w.value.out.inverted();
     w.other = w.value;
     w.other.out = w.h.tuple.inverted();
@@ -63,7 +67,7 @@ pub(super) fn write_reverse(w: &mut Work) {
 
 /// Claims one reverse tuple, if nobody holds it.
 #[inline(always)]
-fn try_tuple<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<bool, Counter> {
+pub(super) fn try_tuple<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<bool, Counter> {
     let table = flow::other_table(&w.value, FlowTable::New);
     write_reverse(w);
     let mut inserted = t.insert_flow(table, &w.key, &w.other);
@@ -94,11 +98,14 @@ fn abandoned<T: PacketTables>(t: &mut T, w: &Work, table: FlowTable) -> bool {
         && since(now, state.last_seen) > UNCONFIRMED_SECONDS * hz
 }
 
-/// A port from the ranges that a flow may take its source port from.
+/// A port from the ranges that a flow may take its source port from; 0 if there are none.
 #[inline(always)]
 fn port(settings: &Settings, flags: u8, random: u32) -> u16 {
     if flags & flow_flags::HAIRPIN != 0 {
         let range = settings.hairpin_ports;
+        if range.size() == 0 {
+            return 0;
+        }
         return range
             .first
             .wrapping_add(hash::below(random, range.size()) as u16);
