@@ -36,6 +36,8 @@ pub enum Transport {
         seq: u32,
         /// Acknowledgement number.
         ack: u32,
+        /// Window.
+        window: u16,
     },
     /// UDP.
     Udp {
@@ -52,6 +54,7 @@ pub struct Segment {
     transport: Transport,
     payload: Vec<u8>,
     hop_limit: u8,
+    identification: u16,
     link: Option<MacPair>,
     tag: Option<[u16; 2]>,
     options: Vec<u8>,
@@ -80,6 +83,7 @@ impl Segment {
             transport,
             payload: Vec::new(),
             hop_limit: 64,
+            identification: 0x1234,
             link: Some(MACS),
             tag: None,
             options: Vec::new(),
@@ -94,6 +98,7 @@ impl Segment {
             flags: tcp_flags::ACK,
             seq: 1000,
             ack: 2000,
+            window: 0xffff,
         };
         Self::new(endpoint(src), endpoint(dst), transport)
     }
@@ -164,6 +169,15 @@ impl Segment {
         self
     }
 
+    /// With this TCP window.
+    #[must_use]
+    pub fn window(mut self, new: u16) -> Self {
+        if let Transport::Tcp { window, .. } = &mut self.transport {
+            *window = new;
+        }
+        self
+    }
+
     /// A datagram without a checksum (RFC 768: a field of zero).
     #[must_use]
     pub fn without_checksum(mut self) -> Self {
@@ -198,6 +212,13 @@ impl Segment {
     #[must_use]
     pub const fn hop_limit(mut self, hops: u8) -> Self {
         self.hop_limit = hops;
+        self
+    }
+
+    /// With this IPv4 identification.
+    #[must_use]
+    pub const fn identification(mut self, identification: u16) -> Self {
+        self.identification = identification;
         self
     }
 
@@ -260,6 +281,19 @@ impl Segment {
         self
     }
 
+    /// Whether it is of IPv4.
+    pub const fn is_v4(&self) -> bool {
+        self.src.is_ipv4()
+    }
+
+    /// Its IANA protocol number.
+    pub const fn protocol(&self) -> u8 {
+        match self.transport {
+            Transport::Tcp { .. } => protocol::TCP,
+            Transport::Udp { .. } => protocol::UDP,
+        }
+    }
+
     /// As a packet whose checksums are all there.
     pub fn frame(&self) -> Frame {
         Frame::new(self.bytes())
@@ -292,13 +326,6 @@ impl Segment {
         }
     }
 
-    fn protocol(&self) -> u8 {
-        match self.transport {
-            Transport::Tcp { .. } => protocol::TCP,
-            Transport::Udp { .. } => protocol::UDP,
-        }
-    }
-
     fn before_transport(&self, len: usize) -> Vec<u8> {
         let (ethertype, ip) = match (self.src.ip(), self.dst.ip()) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
@@ -323,7 +350,7 @@ impl Segment {
         let words = (header / 4) as u8;
         let mut ip = vec![0x40 | words, 0];
         ip.extend_from_slice(&((header + len) as u16).to_be_bytes());
-        ip.extend_from_slice(&[0x12, 0x34]);
+        ip.extend_from_slice(&self.identification.to_be_bytes());
         ip.extend_from_slice(&self.fragment.unwrap_or(0x4000).to_be_bytes());
         ip.extend_from_slice(&[self.hop_limit, self.protocol(), 0, 0]);
         ip.extend_from_slice(&src);
@@ -362,10 +389,17 @@ impl Segment {
         let mut bytes = [self.src.port().to_be_bytes(), self.dst.port().to_be_bytes()].concat();
         let mut checksum = summed;
         match self.transport {
-            Transport::Tcp { flags, seq, ack } => {
+            Transport::Tcp {
+                flags,
+                seq,
+                ack,
+                window,
+            } => {
                 bytes.extend_from_slice(&seq.to_be_bytes());
                 bytes.extend_from_slice(&ack.to_be_bytes());
-                bytes.extend_from_slice(&[5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+                bytes.extend_from_slice(&[5 << 4, flags]);
+                bytes.extend_from_slice(&window.to_be_bytes());
+                bytes.extend_from_slice(&[0; 4]);
             }
             Transport::Udp { checksum: wanted } => {
                 let len = (8 + self.payload.len()) as u16;

@@ -1,0 +1,204 @@
+//! The end of flows, and their beginning again.
+
+use proxy_common::{
+    abi::{counter::Counter, frontend::FrontendKind, protocol},
+    host::{Segment, Service, World},
+};
+
+use crate::{
+    fixture::{Cast, Fate, Hook, Step, packet, tell, then},
+    node::{BOTH, Names, POD_A, SNAT_PORT, UPLINK, at, node},
+};
+
+/// How a connection ends.
+type End = fn(&Tcp) -> Vec<Step<'static>>;
+
+struct Tcp {
+    names: &'static Names,
+    client: String,
+    frontend: String,
+    backend: String,
+}
+
+impl Tcp {
+    fn of(names: &'static Names) -> Self {
+        Self {
+            client: at(names.pod_a, 40_000),
+            frontend: at(names.cluster_ip, 80),
+            backend: at(names.far_pod, 8080),
+            names,
+        }
+    }
+
+    fn world(&self) -> World {
+        let world = node(self.names);
+        world.add_service(
+            &Service::new(protocol::TCP)
+                .frontend(FrontendKind::ClusterIp, &self.frontend)
+                .backend(&self.backend),
+        );
+        world
+    }
+
+    fn asks<'a>(&self, what: &'static str, make: impl Fn(Segment) -> Segment) -> Step<'a> {
+        let segment = make(Segment::tcp(&self.client, &self.frontend));
+        let after = Fate::GoesOn(segment.clone().to(&self.backend));
+        packet(what, Hook::Pod(POD_A), &segment, after)
+    }
+
+    fn answers<'a>(&self, what: &'static str, make: impl Fn(Segment) -> Segment) -> Step<'a> {
+        let segment = make(Segment::tcp(&self.backend, &self.client));
+        let after = Fate::GoesOn(segment.clone().from(&self.frontend));
+        packet(what, Hook::Out(POD_A), &segment, after)
+    }
+
+    fn opened<'a>(&self) -> Vec<Step<'a>> {
+        vec![
+            self.asks("SYN", Segment::syn),
+            self.answers("SYN and ACK", Segment::syn_ack),
+            self.asks("ACK", |segment| segment),
+        ]
+    }
+}
+
+fn created<'a>(times: u64) -> Step<'a> {
+    Step::Counted(Counter::FlowCreated, times)
+}
+
+#[test]
+fn p1_a_connection_is_translated_to_its_last_packet() {
+    for names in &BOTH {
+        let tcp = Tcp::of(names);
+        tell(
+            || tcp.world(),
+            || {
+                let mut story = tcp.opened();
+                story.extend([
+                    tcp.asks("a repeated SYN of a live flow", Segment::syn),
+                    created(1),
+                    tcp.asks("FIN", Segment::fin),
+                    tcp.answers("ACK", |segment| segment),
+                    tcp.answers("data after the client's FIN", |segment| {
+                        segment.payload(b"late")
+                    }),
+                    tcp.answers("FIN", Segment::fin),
+                    tcp.asks("the last ACK", |segment| segment),
+                    tcp.answers("FIN again", Segment::fin),
+                    tcp.asks("the last ACK again", |segment| segment),
+                    created(1),
+                ]);
+                story
+            },
+        );
+    }
+}
+
+#[test]
+fn a_port_used_again_after_the_end_begins_another_flow() {
+    for names in &BOTH {
+        let tcp = Tcp::of(names);
+        let ends: [End; 3] = [
+            |tcp| {
+                vec![
+                    tcp.asks("FIN", Segment::fin),
+                    tcp.answers("FIN", Segment::fin),
+                ]
+            },
+            |tcp| vec![tcp.asks("RST", Segment::rst)],
+            |tcp| vec![tcp.answers("RST", Segment::rst)],
+        ];
+        for end in ends {
+            tell(
+                || tcp.world(),
+                || {
+                    let mut story = tcp.opened();
+                    story.extend(end(&tcp));
+                    story.push(created(1));
+                    story.extend(tcp.opened());
+                    story.push(created(2));
+                    story.push(Step::Counted(Counter::FlowConfirmed, 2));
+                    story
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn a_refused_connection_leaves_nothing_behind() {
+    for names in &BOTH {
+        let tcp = Tcp::of(names);
+        tell(
+            || tcp.world(),
+            || {
+                vec![
+                    tcp.asks("SYN", Segment::syn),
+                    tcp.answers("RST", Segment::rst),
+                    Step::Counted(Counter::FlowConfirmed, 0),
+                    then("nothing is left", |world| {
+                        assert!(world.new_flows.is_empty(), "{world:?}");
+                        assert!(world.flows.is_empty(), "{world:?}");
+                    }),
+                    tcp.asks("SYN", Segment::syn),
+                    created(2),
+                ]
+            },
+        );
+    }
+}
+
+#[test]
+fn a_masqueraded_connection_that_was_closed_begins_again() {
+    for names in &BOTH {
+        let (client, frontend) = (at(names.client, 50_000), at(names.load_balancer, 80));
+        let (source, backend) = (at(names.node, SNAT_PORT), at(names.far_pod, 8080));
+        let cast = Cast {
+            names,
+            protocol: protocol::TCP,
+        };
+        let asks = |what, segment: &Segment| {
+            let after = segment.clone().from(&source).to(&backend).hop_limit(63);
+            packet(what, Hook::In(UPLINK), segment, Fate::Leaves(UPLINK, after))
+        };
+        let answers = |what, segment: &Segment| {
+            let after = segment.clone().from(&frontend).to(&client).hop_limit(63);
+            packet(what, Hook::In(UPLINK), segment, Fate::Leaves(UPLINK, after))
+        };
+        let (to, from) = (
+            Segment::tcp(&client, &frontend),
+            Segment::tcp(&backend, &source),
+        );
+        tell(
+            || {
+                let world = node(names);
+                world.add_service(
+                    &Service::new(cast.protocol)
+                        .frontend(FrontendKind::LoadBalancer, &frontend)
+                        .backend(&backend),
+                );
+                world
+            },
+            || {
+                vec![
+                    asks("SYN", &to.clone().syn()),
+                    answers("SYN and ACK", &from.clone().syn_ack()),
+                    asks("ACK", &to),
+                    answers("FIN", &from.clone().fin()),
+                    asks("FIN", &to.clone().fin()),
+                    answers("ACK", &from),
+                    created(1),
+                    asks("SYN of the next", &to.clone().syn()),
+                    created(2),
+                    answers("SYN and ACK", &from.clone().syn_ack()),
+                    asks("ACK", &to),
+                    Step::Counted(Counter::FlowConfirmed, 2),
+                    then("the tables hold one flow", |world| {
+                        assert_eq!(world.flows.len(), 1, "{world:?}");
+                        assert_eq!(world.snat_claims.len(), 1, "{world:?}");
+                        assert_eq!(world.new_flows.len(), 0, "{world:?}");
+                    }),
+                ]
+            },
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! Full tables refuse, and say so.
+
+use proxy_common::{
+    abi::{
+        counter::Counter,
+        flow::{FlowKey, FlowValue},
+        frontend::FrontendKind,
+    },
+    datapath::Verdict,
+    host::{Service, Table, World},
+};
+
+use crate::{
+    fixture::{Cast, Fate, Hook, Step, for_each_cast, packet, run, tell, then},
+    node::{POD_A, UPLINK, at, node},
+};
+
+fn world(cast: &Cast) -> World {
+    let names = cast.names;
+    let world = node(names);
+    world.add_service(
+        &Service::new(cast.protocol)
+            .frontend(FrontendKind::LoadBalancer, &at(names.load_balancer, 80))
+            .backend(&at(names.far_pod, 8080)),
+    );
+    world
+}
+
+/// Somebody else's element.
+fn stranger() -> FlowKey {
+    FlowKey {
+        protocol: 255,
+        ..FlowKey::default()
+    }
+}
+
+/// `FLOWS` with room for one element less than a flow needs.
+fn crowded(cast: &Cast, room: usize) -> World {
+    let mut world = world(cast);
+    world.flows = Table::hash(room + 1);
+    world.flows.put(stranger(), FlowValue::default());
+    world
+}
+
+#[test]
+fn a_flow_that_finds_flows_full_stays_unconfirmed_until_there_is_room() {
+    for_each_cast(|cast| {
+        let names = cast.names;
+        let (client, frontend) = (at(names.pod_a, 40_000), at(names.load_balancer, 80));
+        let backend = at(names.far_pod, 8080);
+        let (first, answer) = (
+            cast.first(&client, &frontend),
+            cast.answer(&backend, &client),
+        );
+        let asks = || {
+            packet(
+                "asks",
+                Hook::Pod(POD_A),
+                &first,
+                Fate::GoesOn(first.clone().to(&backend)),
+            )
+        };
+        let answers = || {
+            packet(
+                "answers",
+                Hook::Out(POD_A),
+                &answer,
+                Fate::GoesOn(answer.clone().from(&frontend)),
+            )
+        };
+        // No room at all, and room for one half of two.
+        for room in [0, 1] {
+            tell(
+                || crowded(&cast, room),
+                || {
+                    vec![
+                        asks(),
+                        answers(),
+                        Step::Counted(Counter::DropFlowTableFull, 1),
+                        Step::Counted(Counter::FlowConfirmed, 0),
+                        then("no half of it is in FLOWS", |world| {
+                            assert_eq!(world.flows.len(), 1, "{world:?}");
+                            assert_eq!(world.new_flows.len(), 2, "{world:?}");
+                        }),
+                        asks(),
+                        answers(),
+                        Step::Counted(Counter::DropFlowTableFull, 2),
+                    ]
+                },
+            );
+        }
+        tell(
+            || crowded(&cast, 1),
+            || {
+                vec![
+                    asks(),
+                    answers(),
+                    then("room", |world| assert!(world.flows.remove(&stranger()))),
+                    answers(),
+                    Step::Counted(Counter::FlowConfirmed, 1),
+                    then("both halves moved", |world| {
+                        assert_eq!(world.flows.len(), 2, "{world:?}");
+                        assert_eq!(world.new_flows.len(), 0, "{world:?}");
+                    }),
+                    packet(
+                        "goes on",
+                        Hook::Pod(POD_A),
+                        &cast.later(&client, &frontend),
+                        Fate::GoesOn(cast.later(&client, &backend)),
+                    ),
+                ]
+            },
+        );
+    });
+}
+
+#[test]
+fn p6_a_full_table_of_claims_refuses_and_counts() {
+    for_each_cast(|cast| {
+        let names = cast.names;
+        let first = cast.first(&at(names.client, 40_000), &at(names.load_balancer, 80));
+        tell(
+            || {
+                let mut world = world(&cast);
+                world.snat_claims = Table::hash(0);
+                world
+            },
+            || {
+                vec![
+                    packet(
+                        "in",
+                        Hook::In(UPLINK),
+                        &first,
+                        Fate::Dropped(Counter::DropFlowTableFull),
+                    ),
+                    Step::Counted(Counter::DropFlowTableFull, 1),
+                    Step::Counted(Counter::FlowCreated, 0),
+                ]
+            },
+        );
+    });
+}
+
+#[test]
+fn a_masqueraded_flow_that_finds_flows_full_is_answered_and_tried_again() {
+    for_each_cast(|cast| {
+        let names = cast.names;
+        let mut world = world(&cast);
+        world.flows = Table::hash(0);
+        let (client, frontend) = (at(names.client, 40_000), at(names.load_balancer, 80));
+        let first = cast.first(&client, &frontend);
+        let out = Verdict::Forward { ifindex: UPLINK };
+        assert_eq!(run(&world, Hook::In(UPLINK), &mut first.frame()), out);
+        let source = at(names.node, crate::node::SNAT_PORT);
+        let answer = cast.answer(&at(names.far_pod, 8080), &source);
+        for times in 1..3 {
+            let mut frame = answer.frame();
+            assert_eq!(run(&world, Hook::In(UPLINK), &mut frame), out);
+            let back = answer.clone().from(&frontend).to(&client).hop_limit(63);
+            assert_eq!(frame, back.frame());
+            assert_eq!(world.counted(Counter::DropFlowTableFull), times);
+            assert_eq!(world.counted(Counter::FlowConfirmed), 0);
+        }
+    });
+}
+
+#[test]
+fn a_flood_evicts_floods_and_never_established_flows() {
+    for_each_cast(|cast| {
+        let names = cast.names;
+        let mut world = world(&cast);
+        world.new_flows = Table::lru(16);
+        let (client, frontend) = (at(names.pod_a, 40_000), at(names.load_balancer, 80));
+        let backend = at(names.far_pod, 8080);
+        let first = cast.first(&client, &frontend);
+        assert_eq!(
+            run(&world, Hook::Pod(POD_A), &mut first.frame()),
+            Verdict::Continue
+        );
+        let mut answer = cast.answer(&backend, &client).frame();
+        assert_eq!(
+            run(&world, Hook::Out(POD_A), &mut answer),
+            Verdict::Continue
+        );
+        for port in 1..1000 {
+            let flood = cast.first(&at(names.pod_a, port), &frontend);
+            assert_eq!(
+                run(&world, Hook::Pod(POD_A), &mut flood.frame()),
+                Verdict::Continue
+            );
+        }
+        assert_eq!(world.new_flows.len(), 16);
+        let later = cast.later(&client, &frontend);
+        let mut frame = later.frame();
+        assert_eq!(run(&world, Hook::Pod(POD_A), &mut frame), Verdict::Continue);
+        assert_eq!(frame, later.to(&backend).frame());
+        let more = cast.later(&backend, &client);
+        let mut frame = more.frame();
+        assert_eq!(run(&world, Hook::Out(POD_A), &mut frame), Verdict::Continue);
+        assert_eq!(frame, more.from(&frontend).frame());
+    });
+}

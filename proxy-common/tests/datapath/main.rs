@@ -1,0 +1,14 @@
+//! The packet path, fixture by fixture: what comes in, what the tables say, what becomes of it.
+
+mod claims;
+mod clients_of_cluster;
+mod clients_outside;
+mod closing;
+mod fixture;
+mod hairpin;
+mod limits;
+mod lookup;
+mod moved_backends;
+mod node;
+mod not_ours;
+mod refusals;
