@@ -1,6 +1,7 @@
 //! The kernel side of the agent: loading, attaching, pinning, and map contents.
 
 pub mod attach;
+pub mod clock;
 pub mod load;
 pub mod maps;
 pub mod pin;

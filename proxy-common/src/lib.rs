@@ -11,6 +11,7 @@ pub mod addr;
 pub mod balance;
 pub mod checksum;
 pub mod datapath;
+pub mod flow_timeout;
 pub mod hash;
 #[cfg(feature = "host")]
 pub mod host;
