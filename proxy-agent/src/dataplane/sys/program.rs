@@ -46,7 +46,44 @@ const HEADROOM: usize = 256;
 
 /// Runs a packet program on a frame, `repeat` times.
 pub fn test_run(program: impl AsFd, frame: &[u8], repeat: u32) -> io::Result<TestRun> {
+    test_run_on(program, frame, &TestSkb::default(), repeat)
+}
+
+/// What a test run says of the packet beside its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TestSkb {
+    /// Device of the caller's network namespace that the packet is on; 0: the loopback device.
+    pub ifindex: u32,
+    /// Bytes that are linear; 0: all (others than all since Linux 6.18).
+    pub linear: u32,
+    /// `gso_size`; 0: not to be cut.
+    pub segment: u32,
+    /// Whether the device has summed up the packet (`CHECKSUM_COMPLETE`, since Linux 6.17): the run then fails with
+    /// `EBADMSG` where the program leaves a sum that is wrong.
+    pub summed: bool,
+}
+
+/// `BPF_F_TEST_SKB_CHECKSUM_COMPLETE`
+const SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
+
+/// `struct __sk_buff`, as words; offsets in words of the fields that a test run may be given.
+type SkBuff = [u32; 48];
+const IFINDEX: usize = 10;
+const DATA_END: usize = 20;
+const GSO_SIZE: usize = 44;
+
+/// Runs a packet program on a frame of which more is said than its bytes, `repeat` times.
+pub fn test_run_on(
+    program: impl AsFd,
+    frame: &[u8],
+    about: &TestSkb,
+    repeat: u32,
+) -> io::Result<TestRun> {
     let mut packet = vec![0; frame.len() + HEADROOM];
+    let mut context: SkBuff = [0; 48];
+    context[IFINDEX] = about.ifindex;
+    context[DATA_END] = about.linear;
+    context[GSO_SIZE] = about.segment;
     let mut attr = TestRunAttr {
         prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
         data_size_in: u32::try_from(frame.len()).map_err(io::Error::other)?,
@@ -54,9 +91,18 @@ pub fn test_run(program: impl AsFd, frame: &[u8], repeat: u32) -> io::Result<Tes
         data_in: address_of(frame),
         data_out: address_of_mut(&mut packet),
         repeat,
+        flags: if about.summed {
+            SKB_CHECKSUM_COMPLETE
+        } else {
+            0
+        },
         ..TestRunAttr::default()
     };
-    // SAFETY: both buffers have the sizes given and live until after the call.
+    if *about != TestSkb::default() {
+        attr.ctx_size_in = size_of::<SkBuff>() as u32;
+        attr.ctx_in = address_of(context.as_bytes());
+    }
+    // SAFETY: all buffers have the sizes given and live until after the call.
     unsafe { bpf(Command::ProgTestRun, &mut attr) }?;
     packet.truncate(attr.data_size_out as usize);
     Ok(TestRun {
