@@ -87,7 +87,8 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-fn folders(path: &Path) -> Vec<PathBuf> {
+/// The folders in a folder.
+pub(crate) fn folders(path: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(path) else {
         return Vec::new();
     };

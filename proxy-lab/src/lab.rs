@@ -135,6 +135,13 @@ impl Lab {
         Ok(self.prefix().to_owned())
     }
 
+    /// Prints the end of every agent's log to stderr; a panic does so by itself.
+    pub fn print_agent_logs(&self) {
+        for node in &self.nodes {
+            node.print_logs();
+        }
+    }
+
     /// Every host: nodes, pods, workstation.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
         let nodes = self.nodes.iter().map(|node| &**node);
@@ -147,9 +154,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for node in &self.nodes {
-                node.print_logs();
-            }
+            self.print_agent_logs();
         }
         if self.kept {
             return;

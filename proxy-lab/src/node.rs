@@ -98,7 +98,7 @@ impl Node {
 
     /// Prints the end of each agent's log to stderr.
     pub(crate) fn print_logs(&self) {
-        for log in self.agent_logs() {
+        for log in self.agent_logs().into_iter().filter(|log| log.exists()) {
             eprintln!("--- the end of {}:\n{}", log.display(), tail(&log));
         }
     }

@@ -10,14 +10,6 @@ use proxy_lab::{Lab, LabBuilder, Owner};
 /// Set for the process that is to be killed, with what it shall do with its lab.
 const CHILD: &str = "PROXY_LAB_TEST_CHILD";
 
-fn skipped() -> bool {
-    let reason = proxy_lab::skip_reason();
-    if let Some(reason) = &reason {
-        eprintln!("skipped: {reason}");
-    }
-    reason.is_some()
-}
-
 fn small(label: &str) -> LabBuilder {
     Lab::builder(label)
         .node("worker-1")
@@ -26,7 +18,7 @@ fn small(label: &str) -> LabBuilder {
 
 #[test]
 fn nothing_stays_after_a_drop() {
-    if skipped() {
+    if proxy_lab::skipped() {
         return;
     }
     let start = Instant::now();
@@ -59,7 +51,7 @@ fn nothing_stays_after_a_drop() {
 
 #[test]
 fn nothing_stays_after_a_panic() {
-    if skipped() {
+    if proxy_lab::skipped() {
         return;
     }
     let prefix = std::sync::Mutex::new(String::new());
@@ -81,7 +73,7 @@ fn nothing_stays_after_a_panic() {
 
 #[test]
 fn labs_coexist_and_dead_ones_are_swept_at_the_next_start() {
-    if skipped() {
+    if proxy_lab::skipped() {
         return;
     }
     let bystander = small("bystander").up().expect("comes up");
@@ -116,7 +108,7 @@ fn labs_coexist_and_dead_ones_are_swept_at_the_next_start() {
 
 #[test]
 fn a_kept_lab_stays_until_it_is_taken_down() {
-    if skipped() {
+    if proxy_lab::skipped() {
         return;
     }
     let (mut child, prefix) = child("keep");

@@ -1,0 +1,158 @@
+//! The demo: Services at work in a lab. `cargo xtask demo` builds what it needs and runs it.
+
+mod cluster;
+mod story;
+mod terminal;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use cluster::Cluster;
+use proxy_lab::sweep::{labs, take_down};
+use proxy_lab::{LabError, Owner, Result};
+use terminal::{Terminal, say, seconds};
+
+const USAGE: &str = "\
+Shows Services at work in a cluster of network namespaces (needs root).
+
+usage: demo [--keep]
+       demo --enter HOST [COMMAND ARGS…]   a shell, or a command, in a pod or node of the cluster that was kept
+       demo --down                         takes kept clusters down
+";
+
+enum Task {
+    Show {
+        keep: bool,
+    },
+    Enter {
+        host: String,
+        command: Vec<OsString>,
+    },
+    Down,
+    Help,
+}
+
+fn main() -> ExitCode {
+    let Some(task) = task() else {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let result = match task {
+        Task::Show { keep } => show(keep),
+        Task::Enter { host, command } => enter(&host, &command),
+        Task::Down => down(),
+        Task::Help => {
+            print!("{USAGE}");
+            Ok(true)
+        }
+    };
+    match result {
+        _ if proxy_lab::interrupted() => {
+            eprintln!("\ninterrupted; the cluster is gone");
+            ExitCode::from(130)
+        }
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("\nthe demo cannot go on: {}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn task() -> Option<Task> {
+    let mut words = std::env::args_os().skip(1);
+    let Some(first) = words.next() else {
+        return Some(Task::Show { keep: false });
+    };
+    let task = match first.to_str()? {
+        "--keep" => Task::Show { keep: true },
+        "--down" => Task::Down,
+        "--help" | "-h" => Task::Help,
+        "--enter" => {
+            let host = words.next()?.into_string().ok()?;
+            return Some(Task::Enter {
+                host,
+                command: words.collect(),
+            });
+        }
+        _ => return None,
+    };
+    words.next().is_none().then_some(task)
+}
+
+/// Whether all outcomes were observed.
+fn show(keep: bool) -> Result<bool> {
+    proxy_lab::take_down_on_signals()?;
+    let mut terminal = Terminal::new();
+    terminal.title(
+        "Kubernetes Services in eBPF, without kube-proxy",
+        "a control plane, two workers and a workstation outside, as network namespaces of this machine",
+    );
+    let start = Instant::now();
+    let mut cluster = Cluster::build()?;
+    let pods = cluster.lab.pods().len();
+    say(&format!(
+        "\n3 nodes, {pods} pods and the workstation are up in {}",
+        seconds(start.elapsed())
+    ));
+    let told = story::tell(&mut cluster, &mut terminal);
+    if told.is_err() && !proxy_lab::interrupted() {
+        cluster.lab.print_agent_logs();
+    }
+    told?;
+    let all = terminal.end();
+    if !all {
+        cluster.lab.print_agent_logs();
+    }
+    if keep {
+        explain_entering(&cluster);
+        cluster.lab.keep()?;
+    }
+    Ok(all)
+}
+
+fn explain_entering(cluster: &Cluster) {
+    let program = std::env::args().next().unwrap_or_else(|| "demo".to_owned());
+    println!("\nThe cluster stays up:");
+    println!(
+        "  {program} --enter notebook                              a shell in a pod (or sandbox, mlflow-0, …)"
+    );
+    println!("  {program} --enter notebook curl http://10.96.50.10:5000 a Service from there");
+    println!("  {program} --enter workstation curl http://203.0.113.10");
+    println!("  {program} --enter worker-1 tc filter show dev eth0      a node");
+    println!(
+        "  the agents follow {}: change an object and see",
+        cluster.objects.path().display()
+    );
+    println!("  {program} --down                                        takes it down");
+}
+
+fn enter(host: &str, command: &[OsString]) -> Result<bool> {
+    let prefix = kept()
+        .pop()
+        .ok_or_else(|| LabError::Topology("no cluster is up; start one with --keep".to_owned()))?;
+    Err(proxy_lab::enter(&prefix, host, command))
+}
+
+fn down() -> Result<bool> {
+    let kept = kept();
+    if kept.is_empty() {
+        println!("no cluster is up");
+    }
+    for prefix in kept {
+        take_down(&prefix)?;
+        println!("{prefix} is gone");
+    }
+    Ok(true)
+}
+
+/// Clusters that earlier runs left up.
+fn kept() -> Vec<String> {
+    labs()
+        .into_iter()
+        .filter(|(_, owner)| *owner == Owner::Kept)
+        .map(|(prefix, _)| prefix)
+        .collect()
+}

@@ -1,0 +1,49 @@
+//! Signals that end a program: its labs go first.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::error::{LabError, Result};
+use crate::naming::{self, FAMILY};
+use crate::sweep;
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on SIGINT, SIGTERM and SIGHUP take this process's labs down: what is under way in them fails at once, and the
+/// program comes to its end by itself. Call it first in `main`, before any other thread is there.
+pub fn take_down_on_signals() -> Result<()> {
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
+        .into_iter()
+        .collect();
+    // Threads inherit the mask; children of the standard library's Command do not.
+    signals
+        .thread_block()
+        .map_err(LabError::kernel("blocking signals"))?;
+    std::thread::Builder::new()
+        .name("lab signals".to_owned())
+        .spawn(move || {
+            while signals.wait().is_ok() {
+                INTERRUPTED.store(true, Ordering::Relaxed);
+                for prefix in own_labs() {
+                    // The lab's own drop says what could not be removed.
+                    let _ = sweep::take_down(&prefix);
+                }
+            }
+        })
+        .map(drop)
+        .map_err(LabError::kernel("starting a thread"))
+}
+
+/// Whether such a signal came.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+fn own_labs() -> impl Iterator<Item = String> {
+    let own = format!("-{}-", std::process::id());
+    let labs = sweep::labs().into_iter().map(|(prefix, _)| prefix);
+    labs.filter(move |prefix| {
+        prefix[FAMILY.len()..].contains(&own) && naming::owner(prefix) == naming::Owner::Alive
+    })
+}
