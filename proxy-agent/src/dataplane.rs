@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod clock;
+pub mod gc;
 pub mod load;
 pub mod maps;
 pub mod pin;

@@ -1,6 +1,6 @@
 //! The kernel's implementation of [`Maps`]: hash maps by system calls, in batches; arrays through mappings.
 
-mod array;
+pub(super) mod array;
 
 use std::{collections::BTreeMap, io, time::Duration};
 

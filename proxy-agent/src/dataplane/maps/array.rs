@@ -80,7 +80,8 @@ impl<T: Element> MappedArray<T> {
         self.write(index, &value)
     }
 
-    fn get(&self, index: u32) -> io::Result<T> {
+    /// An element; each of its words is whole, all together may be halfway through a change.
+    pub fn get(&self, index: u32) -> io::Result<T> {
         let mut words = vec![0u64; Self::WORDS];
         self.mapping
             .read(index as usize * Self::WORDS, &mut words)
