@@ -13,6 +13,7 @@ mod host;
 mod host_binary;
 pub mod inside;
 mod lab;
+mod masquerade;
 mod naming;
 pub mod netns;
 mod node;

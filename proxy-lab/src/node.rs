@@ -56,6 +56,11 @@ impl Node {
         &self.bpffs
     }
 
+    /// The lab's folder for files.
+    pub(crate) fn temp(&self) -> &Path {
+        &self.temp
+    }
+
     /// The address range of its pods.
     pub fn pod_range(&self, family: Family) -> String {
         let (v4, v6) = address::pod_ranges(self.index);

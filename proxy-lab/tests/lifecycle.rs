@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use proxy_lab::sweep::{Leftovers, labs, take_down};
-use proxy_lab::{Lab, LabBuilder, Owner};
+use proxy_lab::{Family, Lab, LabBuilder, Owner, Protocol};
 
 /// Set for the process that is to be killed, with what it shall do with its lab.
 const CHILD: &str = "PROXY_LAB_TEST_CHILD";
@@ -130,6 +130,25 @@ fn a_kept_lab_stays_until_it_is_taken_down() {
     assert_eq!(owner(&prefix), None);
 }
 
+#[test]
+fn a_signal_takes_the_lab_down_before_the_program_ends() {
+    if proxy_lab::skipped() {
+        return;
+    }
+    let (mut child, prefix) = child("signal");
+    let pid = i32::try_from(child.id()).expect("process ids fit");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGTERM)
+        .expect("is running");
+    let status = child.wait().expect("is ours");
+    assert!(status.success(), "it ended by itself: {status}");
+    assert!(
+        Leftovers::of(&prefix).is_empty(),
+        "{:?}",
+        Leftovers::of(&prefix)
+    );
+    assert_eq!(owner(&prefix), None);
+}
+
 fn owner(prefix: &str) -> Option<Owner> {
     labs()
         .into_iter()
@@ -141,7 +160,12 @@ fn owner(prefix: &str) -> Option<Owner> {
 fn child(task: &str) -> (Child, String) {
     let program = std::env::current_exe().expect("is a file");
     let mut child = Command::new(program)
-        .args(["--exact", "the_owner_in_another_process", "--nocapture"])
+        .args([
+            "--exact",
+            "the_owner_in_another_process",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .env(CHILD, task)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -161,11 +185,20 @@ fn the_owner_in_another_process() {
     let Ok(task) = std::env::var(CHILD) else {
         return;
     };
+    if task == "signal" {
+        proxy_lab::take_down_on_signals().expect("can be handled");
+    }
     let lab = small("child").up().expect("comes up");
     println!("\nprefix {}", lab.prefix());
-    if task == "keep" {
-        lab.keep().expect("can be kept");
-    } else {
-        std::thread::sleep(Duration::from_mins(1));
+    match task.as_str() {
+        "keep" => drop(lab.keep().expect("can be kept")),
+        "signal" => {
+            let pod = lab.pod("a1");
+            while pod.server(Protocol::Tcp, Family::V4, 0).is_ok() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert!(proxy_lab::interrupted());
+        }
+        _ => std::thread::sleep(Duration::from_mins(1)),
     }
 }

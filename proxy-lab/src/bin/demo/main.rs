@@ -94,7 +94,7 @@ fn show(keep: bool) -> Result<bool> {
     let mut cluster = Cluster::build()?;
     let pods = cluster.lab.pods().len();
     say(&format!(
-        "\n3 nodes, {pods} pods and the workstation are up in {}",
+        "3 nodes, {pods} pods and the workstation are up in {}",
         seconds(start.elapsed())
     ));
     let told = story::tell(&mut cluster, &mut terminal);

@@ -466,6 +466,7 @@ fn failures(exchanges: &[Exchange]) -> String {
         .collect();
     match failures.first() {
         None => String::new(),
+        Some(only) if exchanges.len() == 1 => format!(" ({only})"),
         Some(first) => format!(
             " ({} of {} failed; {first})",
             failures.len(),

@@ -37,7 +37,7 @@ impl Terminal {
     /// The first lines.
     pub fn title(&self, title: &str, subtitle: &str) {
         println!(
-            "\n{}\n{}",
+            "\n{}\n{}\n",
             self.paint("1", title),
             self.paint("2", subtitle)
         );
