@@ -29,7 +29,7 @@ pub fn product(ui: &Ui, workspace: &Workspace) -> Result<()> {
 
 /// Builds the eBPF object and, in the dev profile, the agent and the lab; returns the toolchain that did it.
 pub fn lab(ui: &Ui, workspace: &Workspace) -> Result<Toolchain> {
-    let toolchain = if workspace.binary("debug", "proxy-agent").exists() {
+    let toolchain = if workspace.ebpf_object().exists() {
         let toolchain = setup::ebpf_toolchain(ui)?;
         build_ebpf::with(ui, workspace, &toolchain)?;
         toolchain

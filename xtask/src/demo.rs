@@ -4,7 +4,11 @@ use std::{ffi::OsString, process::Command};
 
 use anyhow::Result;
 
-use crate::{build, process, setup, ui::Ui, workspace::Workspace};
+use crate::{
+    build, process, setup,
+    ui::Ui,
+    workspace::{AGENT_BINARY, Workspace},
+};
 
 /// Runs the demo with the given arguments; its exit code decides.
 pub fn run(ui: &Ui, workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
@@ -14,9 +18,6 @@ pub fn run(ui: &Ui, workspace: &Workspace, arguments: &[OsString]) -> Result<()>
         Command::new(workspace.binary("debug", "demo"))
             .args(arguments)
             .current_dir(workspace.root())
-            .env(
-                process::AGENT_BINARY,
-                workspace.binary("debug", "proxy-agent"),
-            ),
+            .env(AGENT_BINARY, workspace.lab_agent()),
     )
 }

@@ -5,6 +5,8 @@ mod reachable;
 mod sources;
 mod unsafe_code;
 
+use std::process::Command;
+
 use anyhow::{Result, bail};
 
 use crate::{
@@ -16,6 +18,17 @@ use crate::{
     workspace::Workspace,
 };
 use sources::Sources;
+
+/// Checks that take a program of their own: run where it is installed, with the package that has it.
+/// Advisories need the network: `cargo deny check advisories` is for a calendar, not for each change.
+const OPTIONAL: [(&str, &[&str], &str); 2] = [
+    (
+        "cargo-deny",
+        &["deny", "check", "bans", "licenses", "sources"],
+        "cargo-deny",
+    ),
+    ("typos", &[], "typos-cli"),
+];
 
 /// Runs all checks and prints their table.
 pub fn run(ui: &Ui, workspace: &Workspace) -> Result<()> {
@@ -50,6 +63,22 @@ pub fn all(ui: &Ui, workspace: &Workspace, toolchain: &Toolchain, summary: &mut 
     summary.run(ui, "clippy of proxy-ebpf", || {
         clippy_ebpf(ui, workspace, toolchain)
     });
+    for (program, arguments, package) in OPTIONAL {
+        if process::find_program(program).is_none() {
+            summary.skip(program, &format!("not installed (cargo install {package})"));
+            continue;
+        }
+        summary.run(ui, program, || {
+            process::step(
+                ui,
+                program,
+                Command::new(program)
+                    .args(arguments)
+                    .current_dir(workspace.root()),
+            )?;
+            Ok(String::new())
+        });
+    }
     summary.run(ui, "own checks", || {
         ui.step("own checks", |_| {
             let sources = Sources::read(workspace.root())?;

@@ -11,9 +11,6 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::ui::{Step, Ui};
 
-/// Names the agent's binary to the lab and its tests.
-pub const AGENT_BINARY: &str = "PROXY_AGENT_BIN";
-
 /// How much of a failed step's output is printed.
 const KEPT_LINES: usize = 400;
 

@@ -12,7 +12,12 @@ use self::{
     binaries::{Kind, TestBinary},
     outcome::Outcome,
 };
-use crate::{build, lint, process, setup, summary::Summary, ui::Ui, workspace::Workspace};
+use crate::{
+    build, lint, process, setup,
+    summary::Summary,
+    ui::Ui,
+    workspace::{AGENT_BINARY, Workspace},
+};
 
 /// A part of the tests.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,10 +90,7 @@ fn run_binary(ui: &Ui, workspace: &Workspace, binary: &TestBinary, summary: &mut
     command
         .current_dir(&binary.package)
         .env("CARGO_MANIFEST_DIR", &binary.package)
-        .env(
-            process::AGENT_BINARY,
-            workspace.binary("debug", "proxy-agent"),
-        );
+        .env(AGENT_BINARY, workspace.lab_agent());
     run_tests(ui, &binary.name, &mut command, summary);
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     path::{Path, PathBuf, absolute},
     process::Command,
 };
@@ -10,6 +11,9 @@ use anyhow::{Context as _, Result};
 
 /// The target triple of the eBPF programs (little endian; no big-endian node is supported).
 pub const BPF_TARGET: &str = "bpfel-unknown-none";
+
+/// Names the agent's binary to the lab and its tests.
+pub const AGENT_BINARY: &str = "PROXY_AGENT_BIN";
 
 /// The checkout that this run works on.
 pub struct Workspace {
@@ -54,6 +58,12 @@ impl Workspace {
     /// A binary that cargo built: `profile` is the name of its folder.
     pub fn binary(&self, profile: &str, name: &str) -> PathBuf {
         self.target.join(profile).join(name)
+    }
+
+    /// The agent that the lab runs: the one built for it, or the user's, say a release build.
+    pub fn lab_agent(&self) -> OsString {
+        env::var_os(AGENT_BINARY)
+            .unwrap_or_else(|| self.binary("debug", "proxy-agent").into_os_string())
     }
 
     /// The cargo that runs this program, started in the workspace's root.
