@@ -1,7 +1,9 @@
 //! One module for each command.
 
 pub mod cleanup;
+pub mod flows;
 pub mod plan;
+pub mod run;
 pub mod services;
 pub mod version;
 

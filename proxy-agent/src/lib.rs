@@ -1,11 +1,14 @@
 //! The agent: keeps the maps equal to what Services, `EndpointSlices` and the Node mean.
 
+pub mod app;
 pub mod claims;
+pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod convert;
 pub mod dataplane;
 pub mod delta;
+pub mod devices;
 pub mod maps;
 pub mod model;
 pub mod plan;

@@ -72,11 +72,16 @@ impl Output {
             Self::Table => report.to_string(),
             Self::Json => report.to_json()? + "\n",
         };
-        match io::stdout().lock().write_all(text.as_bytes()) {
-            // Whoever reads has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            result => result.context("can't write to the standard output"),
-        }
+        print_text(&text)
+    }
+}
+
+/// Writes text to the standard output.
+pub fn print_text(text: &str) -> anyhow::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("can't write to the standard output"),
     }
 }
 

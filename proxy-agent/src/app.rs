@@ -1,0 +1,283 @@
+//! The agent at work: objects and devices in, maps and programs out. One thread, one loop; all decisions are made by
+//! the pure modules that it calls.
+
+use std::{collections::BTreeSet, fs::File, path::PathBuf, time::Instant};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    time::sleep_until,
+};
+
+use crate::{
+    config::NodePortAddresses,
+    dataplane::{
+        attach::{Attachments, TcMode},
+        clock::Clock,
+        gc::Collector,
+        load::{Features, Programs},
+        maps::KernelMaps,
+        pin::{PinFolder, PinLock},
+        probe,
+        settings::{self, SnatPorts, SocketLb},
+    },
+    delta::refusal::Capacities,
+    devices::{
+        addresses::{node_addresses, node_addrs},
+        classify::{DeviceConfig, DeviceProblem, classify},
+        netlink::Watcher,
+        observed::Observed,
+    },
+    model::Problem,
+    plan::ServiceName,
+    planner::{Planner, PlannerConfig},
+    programmer::{Outcome, Programmer},
+    source::{Update, file},
+    telemetry::chain,
+};
+
+/// Elements of the flow tables that are looked at in one step: some milliseconds.
+const COLLECT: usize = 20_000;
+
+/// What the agent must be told, checked.
+#[derive(Clone, Debug)]
+pub struct AppConfig {
+    /// Folder with the objects.
+    pub folder: PathBuf,
+    /// For the planner.
+    pub planner: PlannerConfig,
+    /// Where node ports answer.
+    pub node_port_addresses: NodePortAddresses,
+    /// Where everything is pinned.
+    pub bpffs: PathBuf,
+    /// Cgroup of the socket hooks; the root, if not given.
+    pub cgroup: Option<PathBuf>,
+    /// Which devices are uplinks.
+    pub devices: DeviceConfig,
+    /// Whose sockets are translated.
+    pub socket_lb: SocketLb,
+    /// Ports that sources are translated to.
+    pub snat_ports: SnatPorts,
+    /// Created when the first full list is programmed.
+    pub ready_file: Option<PathBuf>,
+}
+
+/// The running agent.
+pub struct App {
+    config: AppConfig,
+    planner: Planner,
+    programmer: Programmer<KernelMaps>,
+    attachments: Attachments,
+    collector: Collector,
+    watcher: Watcher,
+    observed: Observed,
+    /// Those that were told already.
+    device_problems: Vec<DeviceProblem>,
+    source: mpsc::Receiver<Update>,
+    ready: bool,
+    _lock: PinLock,
+}
+
+impl App {
+    /// Takes over what an earlier run left, loads and attaches the programs. Nothing that serves is removed here.
+    pub async fn start(config: AppConfig) -> Result<Self> {
+        let started = Instant::now();
+        let pins = PinFolder::new(&config.bpffs);
+        pins.create()?;
+        let lock = pins.lock()?;
+        let cgroup = probe::open_cgroup(config.cgroup.as_deref())?;
+        let features = Features {
+            set_retval: probe::has_set_retval()
+                .context("could not probe the kernel for bpf_set_retval")?,
+        };
+        let mode = if probe::has_tcx() {
+            TcMode::Tcx
+        } else {
+            TcMode::Clsact
+        };
+        let programs = Programs::load(&pins, features)?;
+        let clock = Clock::new(&programs)?;
+        settings::write(&pins, config.socket_lb, config.snat_ports, clock.hz())?;
+        let programmer = Programmer::open(KernelMaps::open(&pins)?, Capacities::default())?;
+        let collector = Collector::open(&pins, clock)?;
+        let (watcher, observed) = Watcher::start()
+            .await
+            .context("could not read this node's devices")?;
+        let mut app = Self {
+            planner: Planner::new(config.planner.clone()),
+            programmer,
+            attachments: Attachments::new(pins, programs, mode),
+            collector,
+            watcher,
+            observed,
+            device_problems: Vec::new(),
+            source: file::follow(config.folder.clone())
+                .context("could not follow the folder with the objects")?,
+            ready: false,
+            config,
+            _lock: lock,
+        };
+        let outcome = app
+            .programmer
+            .set_node_name(&app.config.planner.node_name, Instant::now());
+        report(outcome);
+        app.take_devices();
+        app.attachments.attach_sockets(&cgroup)?;
+        tracing::info!(
+            node = app.config.planner.node_name,
+            ?features,
+            ?mode,
+            frontends = app.programmer.usage().frontends,
+            elapsed = ?started.elapsed(),
+            "programs are attached"
+        );
+        Ok(app)
+    }
+
+    /// Works until a signal ends it. Programs, links and maps stay as they are.
+    pub async fn run(mut self) -> Result<()> {
+        let mut terminate =
+            signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
+        let mut collect_at = Instant::now() + self.collector.pause();
+        loop {
+            let deadline = self.programmer.deadline();
+            tokio::select! {
+                () = ended(&mut terminate, &mut interrupt) => break,
+                update = self.source.recv() => match update {
+                    Some(update) => self.take_update(update),
+                    None => bail!("the source of objects ended; everything programmed stays"),
+                },
+                observed = self.watcher.changed() => {
+                    match observed {
+                        Ok(observed) => self.observed = observed,
+                        Err(error) => {
+                            tracing::error!(error = chain(&error), "devices can't be followed; trying again");
+                            continue;
+                        }
+                    }
+                    self.take_devices();
+                    self.program();
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
+                    let outcome = self.programmer.tick(Instant::now());
+                    report(outcome);
+                }
+                () = sleep_until((collect_at).into()) => {
+                    match self.collector.step(COLLECT) {
+                        Ok(collected) => tracing::trace!(?collected, "flows collected"),
+                        Err(error) => tracing::error!(error = chain(&error), "flows can't be collected"),
+                    }
+                    collect_at = Instant::now() + self.collector.pause();
+                }
+            }
+        }
+        tracing::info!("stopped; traffic goes on as programmed");
+        Ok(())
+    }
+
+    fn take_update(&mut self, update: Update) {
+        complain(&update.problems);
+        let mut node = false;
+        for event in update.events {
+            node |= matches!(event, crate::model::Event::Node(_));
+            complain(&self.planner.apply(event));
+        }
+        if node {
+            // `--nodeport-addresses=primary` and the zone come from the Node object.
+            self.take_devices();
+        }
+        self.program();
+    }
+
+    /// Makes maps and attachments what devices and addresses are now.
+    fn take_devices(&mut self) {
+        let now = Instant::now();
+        let classes = classify(&self.observed, &self.config.devices);
+        for problem in classes
+            .problems
+            .iter()
+            .filter(|problem| !self.device_problems.contains(problem))
+        {
+            tracing::warn!("{problem}");
+        }
+        self.device_problems = classes.problems;
+        let primary: Vec<_> = self
+            .planner
+            .node()
+            .map(|node| node.primary_addresses().collect())
+            .unwrap_or_default();
+        let addresses = node_addresses(&self.observed);
+        let flags = node_addrs(&addresses, &self.config.node_port_addresses, &primary);
+        report(self.programmer.set_node_addrs(flags, now));
+        let entries = classes
+            .ports
+            .iter()
+            .map(|(&ifindex, port)| (ifindex, port.device))
+            .collect();
+        report(self.programmer.set_devices(entries, now));
+        complain(&self.planner.set_node_addresses(addresses));
+        for error in self.attachments.reconcile(&classes.ports) {
+            tracing::error!(error = chain(&error), "a device is not served");
+        }
+    }
+
+    /// Programs what changed. Before the first full list there is nothing to go by: what an earlier run programmed stays.
+    fn program(&mut self) {
+        if !self.planner.is_synced() {
+            return;
+        }
+        let changes = self.planner.take_changes();
+        if changes.is_empty() && self.ready {
+            return;
+        }
+        let (services, before, started) = (
+            changes.len(),
+            self.programmer.statistics().total(),
+            Instant::now(),
+        );
+        let wanted: Option<BTreeSet<ServiceName>> =
+            (!self.ready).then(|| changes.iter().map(|(name, _)| name.clone()).collect());
+        report(self.programmer.sync(changes, started));
+        if let Some(wanted) = wanted {
+            report(self.programmer.retain(&wanted, started));
+            self.ready = true;
+            if let Some(path) = &self.config.ready_file
+                && let Err(error) = File::create(path)
+            {
+                tracing::error!(%error, path = %path.display(), "--ready-file can't be created");
+            }
+        }
+        tracing::info!(
+            services,
+            operations = self.programmer.statistics().total() - before,
+            elapsed = ?started.elapsed(),
+            "programmed"
+        );
+    }
+}
+
+/// Ready when the agent is told to stop.
+async fn ended(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn complain(problems: &[Problem]) {
+    for problem in problems {
+        tracing::warn!(object = %problem.object, "{}", problem.message);
+    }
+}
+
+fn report(outcome: Outcome) {
+    for refused in outcome.refused {
+        tracing::error!("{refused}");
+    }
+    for failed in outcome.failed {
+        tracing::error!("{}", chain(&failed));
+    }
+}

@@ -1,0 +1,149 @@
+//! `run`: the agent itself.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use proxy_common::abi::settings::PortRange;
+
+use crate::{
+    app::{App, AppConfig},
+    commands::BpffsArgs,
+    config::RuleArgs,
+    dataplane::settings::{SnatPorts, SocketLb, parse_range},
+    devices::classify::DeviceConfig,
+    source::SourceSpec,
+};
+
+/// Flags of `run`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    rules: RuleArgs,
+
+    #[command(flatten)]
+    bpffs: BpffsArgs,
+
+    /// Cgroup v2 folder whose sockets are translated: the root, if not given.
+    #[arg(long, env = "PROXY_CGROUP", value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+
+    /// Devices that lead to the outside, or `auto` to find them.
+    #[arg(
+        long,
+        env = "PROXY_DEVICES",
+        value_name = "a,b|auto",
+        value_delimiter = ',',
+        default_value = "auto"
+    )]
+    devices: Vec<String>,
+
+    /// Whose sockets are translated when they connect; the node's own always are, so this restricts pods only.
+    #[arg(long, env = "PROXY_SOCKET_LB", value_enum, default_value_t)]
+    socket_lb: SocketLb,
+
+    /// Ports that the source of a connection to another node is translated to.
+    #[arg(
+        long,
+        env = "PROXY_SNAT_PORTS",
+        value_name = "RANGES",
+        default_value = "1024-29999,61000-65535"
+    )]
+    snat_ports: SnatPorts,
+
+    /// The cluster's range of node ports (the API server's flag of this name).
+    #[arg(
+        long,
+        env = "PROXY_SERVICE_NODE_PORT_RANGE",
+        value_name = "FIRST-LAST",
+        default_value = "30000-32767",
+        value_parser = node_port_range
+    )]
+    service_node_port_range: PortRange,
+
+    /// Where XDP programs are used.
+    #[arg(long, env = "PROXY_XDP", value_enum, default_value_t)]
+    xdp: Xdp,
+
+    /// File that is created when all Services of the first full list are programmed.
+    #[arg(long, env = "PROXY_READY_FILE", value_name = "PATH")]
+    ready_file: Option<PathBuf>,
+}
+
+/// Values of `--xdp`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Xdp {
+    /// Where the driver can; this version: nowhere.
+    #[default]
+    Auto,
+    /// With the driver's support, or not at all.
+    Native,
+    /// Without the driver's support.
+    Generic,
+    /// Nowhere.
+    Off,
+}
+
+fn node_port_range(text: &str) -> Result<PortRange, String> {
+    parse_range(text).ok_or_else(|| format!("{text:?} is not a range of ports FIRST-LAST"))
+}
+
+/// Runs until it is told to stop (SIGTERM, SIGINT), and leaves everything in the kernel as it is.
+pub fn run(args: RunArgs) -> anyhow::Result<()> {
+    let config = args.check()?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not start the runtime")?
+        .block_on(async { App::start(config).await?.run().await })
+}
+
+impl RunArgs {
+    fn check(self) -> anyhow::Result<AppConfig> {
+        let Self {
+            rules,
+            bpffs,
+            cgroup,
+            devices,
+            socket_lb,
+            snat_ports,
+            service_node_port_range,
+            xdp,
+            ready_file,
+        } = self;
+        let rules = rules.check()?;
+        let SourceSpec::File(folder) = rules.source else {
+            bail!(
+                "--source kube comes with a later version; this one follows a folder: --source file:DIR"
+            );
+        };
+        match xdp {
+            Xdp::Off => {}
+            Xdp::Auto => {
+                tracing::info!("XDP comes with a later version; packets are translated by tc")
+            }
+            Xdp::Native | Xdp::Generic => {
+                bail!("--xdp {xdp:?} comes with a later version; use off or auto")
+            }
+        }
+        if let Some(range) = snat_ports.overlapping(service_node_port_range) {
+            bail!(
+                "--snat-ports {}-{} shares ports with the node ports {}-{}: a reply could not be told from a request",
+                range.first,
+                range.last,
+                service_node_port_range.first,
+                service_node_port_range.last
+            );
+        }
+        Ok(AppConfig {
+            folder,
+            planner: rules.planner,
+            node_port_addresses: rules.node_port_addresses,
+            bpffs: bpffs.bpffs,
+            cgroup,
+            devices: DeviceConfig::parse(&devices).context("--devices is not understood")?,
+            socket_lb,
+            snat_ports,
+            ready_file,
+        })
+    }
+}

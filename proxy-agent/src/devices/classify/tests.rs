@@ -1,0 +1,3 @@
+//! The rule on the shapes of networks that are met.
+
+use super::*;

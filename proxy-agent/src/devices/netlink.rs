@@ -1,0 +1,249 @@
+//! The shell around the kernel: says what there is, and when that changes.
+//!
+//! Every event, whatever it says, has everything listed anew: that is simple, and cheap beside what a CNI does for a
+//! pod. So nothing depends on the order of events, or on none being lost.
+
+mod decode;
+
+use std::{io, time::Duration};
+
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    link::LinkExtentMask,
+    route::{RouteHeader, RouteMessage},
+};
+use rtnetlink::{
+    Handle, MulticastGroup,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+};
+use tokio::{
+    task::JoinHandle,
+    time::{self, Interval, MissedTickBehavior},
+};
+
+use super::observed::Observed;
+
+/// How long a burst of events is waited out, from its first.
+const BURST: Duration = Duration::from_millis(50);
+/// How often everything is listed without an event.
+const REVIEW: Duration = Duration::from_mins(1);
+/// How long the kernel may take for one list.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const GROUPS: [MulticastGroup; 5] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+];
+
+/// Why the devices are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// No socket.
+    #[error("could not open a netlink socket to watch devices and addresses")]
+    Open(#[source] io::Error),
+    /// A list failed.
+    #[error("could not list the {what} of this node by netlink")]
+    List {
+        /// Links, addresses or routes.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: rtnetlink::Error,
+    },
+    /// A list did not come.
+    #[error("the kernel did not list the {what} of this node within {} s", PATIENCE.as_secs())]
+    Patience {
+        /// Links, addresses or routes.
+        what: &'static str,
+    },
+}
+
+type Message = NetlinkMessage<RouteNetlinkMessage>;
+
+/// A netlink socket and the task that serves it.
+struct Connection {
+    handle: Handle,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A socket of its own, so that a flood of events never stands in the way of a list.
+fn connect() -> Result<Connection, WatchError> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(WatchError::Open)?;
+    Ok(Connection {
+        handle,
+        task: tokio::spawn(connection),
+    })
+}
+
+/// The events, and the socket they come by.
+struct Events {
+    messages: Box<dyn Stream<Item = Message> + Send + Unpin>,
+    _connection: Connection,
+}
+
+fn subscribe() -> Result<Events, WatchError> {
+    let (connection, handle, messages) =
+        rtnetlink::new_multicast_connection(&GROUPS).map_err(WatchError::Open)?;
+    Ok(Events {
+        messages: Box::new(messages.map(|(message, _)| message)),
+        _connection: Connection {
+            handle,
+            task: tokio::spawn(connection),
+        },
+    })
+}
+
+/// Follows the network namespace that it was started in.
+pub struct Watcher {
+    lists: Connection,
+    events: Events,
+    review: Interval,
+    last: Observed,
+    /// Whether something happened since `last`.
+    stale: bool,
+}
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watcher")
+            .field("last", &self.last)
+            .field("stale", &self.stale)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Watcher {
+    /// Begins to follow the network namespace of the calling thread; returns what it holds now. To be called within a
+    /// tokio runtime with I/O and time.
+    pub async fn start() -> Result<(Self, Observed), WatchError> {
+        // Events first: what happens while the lists are read is then not missed.
+        let events = subscribe()?;
+        let lists = connect()?;
+        let last = list(&lists.handle).await?;
+        let mut review = time::interval_at(time::Instant::now() + REVIEW, REVIEW);
+        review.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let watcher = Self {
+            lists,
+            events,
+            review,
+            last: last.clone(),
+            stale: false,
+        };
+        Ok((watcher, last))
+    }
+
+    /// Waits until something is different, and returns all there is then. May be dropped and called again at any
+    /// time without a loss. After an error the next call tries again, at once: pause between them.
+    pub async fn changed(&mut self) -> Result<Observed, WatchError> {
+        loop {
+            if !self.stale {
+                self.wait().await?;
+                self.stale = true;
+                time::sleep(BURST).await;
+            }
+            self.skip_pending();
+            let now = match list(&self.lists.handle).await {
+                Ok(now) => now,
+                Err(error) => {
+                    // The socket may be what is wrong.
+                    self.lists = connect()?;
+                    return Err(error);
+                }
+            };
+            self.stale = false;
+            if now != self.last {
+                self.last.clone_from(&now);
+                return Ok(now);
+            }
+        }
+    }
+
+    /// Until an event that matters, or the time of a review.
+    async fn wait(&mut self) -> Result<(), WatchError> {
+        loop {
+            tokio::select! {
+                message = self.events.messages.next() => match message {
+                    Some(message) if matters(&message) => return Ok(()),
+                    Some(_) => {}
+                    None => {
+                        tracing::warn!("netlink socket for events was closed; opening another");
+                        self.events = subscribe()?;
+                        return Ok(());
+                    }
+                },
+                _ = self.review.tick() => return Ok(()),
+            }
+        }
+    }
+
+    /// Events from before a list say nothing new.
+    fn skip_pending(&mut self) {
+        while let Some(Some(_)) = self.events.messages.next().now_or_never() {}
+    }
+}
+
+/// Whether an event can change what is observed. Routes of pods come and go in great numbers.
+fn matters(message: &Message) -> bool {
+    match &message.payload {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+        ) => decode::is_default(route),
+        // Links and addresses, and `Overrun`: events were lost.
+        _ => true,
+    }
+}
+
+async fn list(handle: &Handle) -> Result<Observed, WatchError> {
+    let links = handle
+        .link()
+        .get()
+        .set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
+    let links = collect("links", links.execute()).await?;
+    let addresses = collect("addresses", handle.address().get().execute()).await?;
+    let mut routes = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut query = RouteMessage::default();
+        query.header.address_family = family;
+        query.header.table = RouteHeader::RT_TABLE_MAIN;
+        let defaults = handle
+            .route()
+            .get(query)
+            .execute()
+            .try_filter(|route| std::future::ready(decode::is_default(route)));
+        routes.extend(collect("routes", defaults).await?);
+    }
+    let mut addresses: Vec<_> = addresses.iter().filter_map(decode::address).collect();
+    addresses.sort_by_key(|address| address.ifindex);
+    Ok(Observed {
+        links: links.iter().filter_map(decode::link).collect(),
+        addresses,
+        default_routes: routes.iter().flat_map(decode::default_routes).collect(),
+    })
+}
+
+async fn collect<T>(
+    what: &'static str,
+    list: impl Stream<Item = Result<T, rtnetlink::Error>>,
+) -> Result<Vec<T>, WatchError> {
+    match time::timeout(PATIENCE, list.try_collect()).await {
+        Ok(Ok(all)) => Ok(all),
+        // A kernel without IPv6.
+        Ok(Err(rtnetlink::Error::NetlinkError(error)))
+            if [-libc::EAFNOSUPPORT, -libc::EOPNOTSUPP].contains(&error.raw_code()) =>
+        {
+            Ok(Vec::new())
+        }
+        Ok(Err(source)) => Err(WatchError::List { what, source }),
+        Err(_) => Err(WatchError::Patience { what }),
+    }
+}

@@ -1,0 +1,110 @@
+//! What of the node's network the classification depends on, and nothing that changes more often.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use proxy_common::addr::Family;
+
+use crate::model::service::family_of;
+
+/// Links, addresses and default routes of one network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// By ifindex.
+    pub links: BTreeMap<u32, Link>,
+    /// Addresses of scope global or site that are in use, by ifindex; those of a device in the kernel's order.
+    pub addresses: Vec<Address>,
+    /// Unicast routes of the main table to everywhere, best first.
+    pub default_routes: BTreeSet<DefaultRoute>,
+}
+
+impl Observed {
+    /// The addresses of a device, in the kernel's order.
+    pub fn addresses_of(&self, ifindex: u32) -> impl Iterator<Item = &Address> {
+        self.addresses
+            .iter()
+            .filter(move |address| address.ifindex == ifindex)
+    }
+
+    /// Whether a default route leaves by a device.
+    pub fn is_default(&self, ifindex: u32) -> bool {
+        self.default_routes
+            .iter()
+            .any(|route| route.ifindex == ifindex)
+    }
+
+    /// The ports of a bridge, up or not (also those of a bond or another master).
+    pub fn ports_of(&self, master: u32) -> impl Iterator<Item = &Link> {
+        self.links
+            .values()
+            .filter(move |link| link.master == Some(master))
+    }
+}
+
+/// A device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Name.
+    pub name: String,
+    /// `IFLA_INFO_KIND`, as in `ip link add type …`; empty for hardware and the loopback.
+    pub kind: String,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Whether it is the loopback.
+    pub loopback: bool,
+    /// Link layer: an `ARPHRD_*` number.
+    pub layer: u16,
+    /// MAC address, where the link layer has one of six bytes.
+    pub mac: Option<[u8; 6]>,
+    /// MTU in bytes, without the Ethernet header.
+    pub mtu: u32,
+    /// ifindex of the bridge, bond, … that this is a port of.
+    pub master: Option<u32>,
+    /// Whether its other end (of a veth or netkit pair) is in another network namespace.
+    pub peer_elsewhere: bool,
+}
+
+/// An address of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Device.
+    pub ifindex: u32,
+    /// Address; of a point-to-point pair the near one.
+    pub ip: IpAddr,
+    /// Length of its prefix in bits.
+    pub prefix: u8,
+    /// IPv4: another address of the same prefix came first. IPv6: a temporary address (RFC 8981).
+    pub secondary: bool,
+    /// Valid, but not for new connections (RFC 4862 §5.5.4).
+    pub deprecated: bool,
+}
+
+impl Address {
+    /// Whether its prefix holds no other address.
+    pub const fn is_single_host(&self) -> bool {
+        match self.ip {
+            IpAddr::V4(_) => self.prefix >= 32,
+            IpAddr::V6(_) => self.prefix >= 128,
+        }
+    }
+
+    /// Its family.
+    pub fn family(&self) -> Family {
+        family_of(self.ip)
+    }
+}
+
+/// A way of a default route. The order is by preference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DefaultRoute {
+    /// Family.
+    pub family: Family,
+    /// Metric; less is better.
+    pub metric: u32,
+    /// Device it leaves by.
+    pub ifindex: u32,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+}
