@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::error::{LabError, Result};
 use crate::naming::{self, FAMILY};
@@ -11,19 +12,14 @@ use crate::sweep;
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// From now on SIGINT, SIGTERM and SIGHUP take this process's labs down: what is under way in them fails at once, and the
-/// program comes to its end by itself. Call it first in `main`, before any other thread is there.
+/// program comes to its end by itself.
 pub fn take_down_on_signals() -> Result<()> {
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
-        .into_iter()
-        .collect();
-    // Threads inherit the mask; children of the standard library's Command do not.
-    signals
-        .thread_block()
-        .map_err(LabError::kernel("blocking signals"))?;
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(LabError::kernel("catching signals"))?;
     std::thread::Builder::new()
         .name("lab signals".to_owned())
         .spawn(move || {
-            while signals.wait().is_ok() {
+            for _ in signals.forever() {
                 INTERRUPTED.store(true, Ordering::Relaxed);
                 for prefix in own_labs() {
                     // The lab's own drop says what could not be removed.

@@ -160,12 +160,7 @@ fn owner(prefix: &str) -> Option<Owner> {
 fn child(task: &str) -> (Child, String) {
     let program = std::env::current_exe().expect("is a file");
     let mut child = Command::new(program)
-        .args([
-            "--exact",
-            "the_owner_in_another_process",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(["--exact", "the_owner_in_another_process", "--nocapture"])
         .env(CHILD, task)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
