@@ -88,7 +88,7 @@ pub fn is_root() -> bool {
 pub fn ebpf_toolchain(ui: &Ui) -> Result<Toolchain> {
     let choice = env::var(CHOICE).unwrap_or_default();
     let missing = match choice.as_str() {
-        "debian" => "not asked for".to_owned(),
+        "debian" => format!("{CHOICE} asks for it"),
         "" | "rustup" => match rustup::find() {
             Ok(nightly) => {
                 ui.line(&format!("setup: eBPF toolchain: {nightly}"));
@@ -103,11 +103,7 @@ pub fn ebpf_toolchain(ui: &Ui) -> Result<Toolchain> {
     }
     let cache = Cache::open()?;
     if let Some(unpacked) = debian::find(cache.folder()) {
-        ui.line(&format!(
-            "setup: eBPF toolchain: {unpacked}, in {}",
-            unpacked.folder().display()
-        ));
-        return Ok(Toolchain::Debian(unpacked));
+        return Ok(Toolchain::Debian(say_found(ui, unpacked)));
     }
     if !debian::is_possible() {
         bail!(
@@ -122,10 +118,18 @@ pub fn ebpf_toolchain(ui: &Ui) -> Result<Toolchain> {
     let _lock = cache.lock(ui)?;
     // Whoever held the lock may have done the work.
     let unpacked = match debian::find(cache.folder()) {
-        Some(unpacked) => unpacked,
+        Some(unpacked) => say_found(ui, unpacked),
         None => debian::install(ui, cache.folder(), &missing)?,
     };
     Ok(Toolchain::Debian(unpacked))
+}
+
+fn say_found(ui: &Ui, unpacked: debian::Unpacked) -> debian::Unpacked {
+    ui.line(&format!(
+        "setup: eBPF toolchain: {unpacked}, in {}",
+        unpacked.folder().display()
+    ));
+    unpacked
 }
 
 /// The project's folder in the user's cache, which all checkouts share.
@@ -155,19 +159,17 @@ impl Cache {
     /// Held while installing. The kernel lets it go when the process ends, however it ends.
     fn lock(&self, ui: &Ui) -> Result<File> {
         let path = self.folder.join("setup.lock");
-        let file =
-            File::create(&path).with_context(|| format!("could not make {}", path.display()))?;
+        let problem = || format!("could not lock {}", path.display());
+        let file = File::create(&path).with_context(problem)?;
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                ui.line("setup: another setup is at work, waiting for it");
+                ui.step("another setup is at work: waiting for it", |_| {
+                    file.lock().with_context(problem)
+                })?;
             }
-            Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("could not lock {}", path.display()));
-            }
+            Err(TryLockError::Error(error)) => return Err(error).with_context(problem),
         }
-        file.lock()
-            .with_context(|| format!("could not lock {}", path.display()))?;
         Ok(file)
     }
 }

@@ -5,7 +5,7 @@ use std::{
     env, fmt, fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
-    process::Command,
+    process::{self, Command},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -26,6 +26,8 @@ const CHECKED_RUSTC: &str = "1.96.0";
 const RECIPE: u32 = 2;
 /// Written last: a folder without it is not used.
 const COMPLETE: &str = "complete";
+/// How the names of folders begin that are not complete yet.
+const PARTIAL: &str = "partial-";
 
 /// An unpacked toolchain.
 pub struct Unpacked {
@@ -105,8 +107,8 @@ pub fn install(ui: &Ui, cache: &Path, no_rustup: &str) -> Result<Unpacked> {
         "no C compiler: bpf-linker is built here and needs `cc` (on Debian: apt-get install gcc libc6-dev)"
     );
     ui.line(&format!(
-        "setup: eBPF toolchain: Debian's rustc-web, as {no_rustup}.\n  \
-         About 120 MB are downloaded and bpf-linker is compiled, 2 to 5 minutes in all, once.\n  \
+        "setup: eBPF toolchain: Debian's rustc-web ({no_rustup}).\n  \
+         About 120 MB are downloaded and bpf-linker is compiled, 1 to 5 minutes in all, once.\n  \
          It goes into {} (480 MB); nothing is installed into the system.",
         cache.display()
     ));
@@ -120,13 +122,8 @@ pub fn install(ui: &Ui, cache: &Path, no_rustup: &str) -> Result<Unpacked> {
     }
 
     let folder = cache.join(folder_name(&release));
-    let partial = cache.join(format!("partial-{}", folder_name(&release)));
-    for leftover in [&folder, &partial] {
-        if leftover.exists() {
-            fs::remove_dir_all(leftover)
-                .with_context(|| format!("could not remove {}", leftover.display()))?;
-        }
-    }
+    remove_leftovers(cache, &folder)?;
+    let partial = cache.join(format!("{PARTIAL}{}", process::id()));
     unpack(ui, &lists, &version, &partial)?;
     let about = build_linker(ui, &partial, &release)?;
     fs::write(partial.join(COMPLETE), &about).context("could not write the completion mark")?;
@@ -139,6 +136,24 @@ pub fn install(ui: &Ui, cache: &Path, no_rustup: &str) -> Result<Unpacked> {
     })?;
     ui.line(&format!("setup: {about}, in {}", folder.display()));
     Unpacked::at(folder).context("the toolchain vanished while it was being installed")
+}
+
+/// Removes what an interrupted run left.
+fn remove_leftovers(cache: &Path, folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)
+            .with_context(|| format!("could not remove {}", folder.display()))?;
+    }
+    for entry in
+        fs::read_dir(cache).with_context(|| format!("could not list {}", cache.display()))?
+    {
+        let entry = entry.with_context(|| format!("could not list {}", cache.display()))?;
+        if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+            // A compiler orphaned a moment ago may still write there: the next run removes the rest.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// The version that apt offers of the compiler *and* of its `core` for BPF.
@@ -379,7 +394,7 @@ mod tests {
 
     #[test]
     fn the_checked_release_is_preferred_then_the_newest() {
-        let cache = env::temp_dir().join(format!("xtask-debian-{}", std::process::id()));
+        let cache = env::temp_dir().join(format!("xtask-debian-{}", process::id()));
         let add = |release: &str| {
             let folder = cache.join(folder_name(release));
             fs::create_dir_all(&folder).expect("a folder in the temporary folder");
