@@ -1,11 +1,11 @@
 //! The first packet of a flow: frontend, backend, claim.
 
-use super::{Verdict, Work, claim, flow};
+use super::{Verdict, Work, claim, flow, since};
 use crate::{
     abi::{
         counter::Counter,
         device::DeviceClass,
-        flow::{FlowValue, Half, flow_flags},
+        flow::{FlowValue, Half, flow_flags, seen},
         frontend::{FrontendKind, Scope},
         target::{Backend, Slot, TargetState},
     },
@@ -17,6 +17,9 @@ use crate::{
 
 /// Backends that are tried when the client's tuple to one is held by another of its flows.
 const MAX_BACKENDS_TRIED: u32 = 3;
+
+/// A SYN is sent again after a second at the earliest (RFC 6298 §2.1), give or take the clocks' ticks.
+const RETRANSMITS_PER_SECOND: u32 = 2;
 
 /// A first fragment: whatever it is of, it goes on untranslated, as its followers must; counted if it was for us.
 #[inline(always)]
@@ -40,8 +43,7 @@ pub(super) fn fragment<T: PacketTables>(t: &mut T, w: &Work, scope: Scope) -> Ve
 #[inline(always)]
 pub fn begin<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32, scope: Scope) -> u32 {
     let Some(found) = lookup(t, w, scope) else {
-        untranslated(t, w);
-        return Step::PASS;
+        return untranslated(t, w);
     };
     if !found.admits(t, &w.h.tuple.src) {
         return Counter::DropSourceRange as u32;
@@ -51,12 +53,15 @@ pub fn begin<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32, scope: Scop
         TargetState::Drop => return Counter::DropNoLocalEndpoint as u32,
         TargetState::Serve | TargetState::Absent => {}
     }
-    if repeated(t, w) {
-        return Step::TRANSLATE;
-    }
+    let unanswered = match repeated(t, w) {
+        Repeated::Yes => return Step::TRANSLATE,
+        Repeated::Unanswered => true,
+        Repeated::No => false,
+    };
     let place = Place {
         ifindex,
         scope,
+        unanswered,
         found,
     };
     match create(t, w, &place) {
@@ -99,6 +104,8 @@ impl Step {
 struct Place {
     ifindex: u32,
     scope: Scope,
+    /// Its SYN went to the backend under the client's own port before, and nothing came back.
+    unanswered: bool,
     found: Found,
 }
 
@@ -121,25 +128,69 @@ fn lookup<T: PacketTables>(t: &mut T, w: &Work, scope: Scope) -> Option<Found> {
     Some(found)
 }
 
-/// A connection that is not translated, on a tuple that a translated flow of the same client holds: it is the
-/// client's latest word, the old flow is over.
+/// A connection that is not translated. Where a translated flow of the same client holds its tuple, and lives, the
+/// backend knows that tuple already: the new one is given another source port. A flow that is over, or that nobody has
+/// answered yet, gives way.
 #[inline(always)]
-fn untranslated<T: PacketTables>(t: &mut T, w: &mut Work) {
+fn untranslated<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
     if !w.h.is_syn() {
-        return;
+        return Step::PASS;
     }
     w.key = w.h.tuple.inverted();
     if let Some(entry) = t.flow(FlowTable::Confirmed, &w.key)
         && entry.load(&w.key, &mut w.value)
         && w.value.half == Half::Reverse as u8
     {
+        if lives(t, w) {
+            return beside(t, w);
+        }
         forget(t, w, FlowTable::Confirmed);
     }
+    w.key = w.h.tuple.inverted();
     if let Some(entry) = t.flow(FlowTable::New, &w.key)
         && entry.load(&w.key, &mut w.value)
         && w.value.half == Half::Reverse as u8
     {
         forget(t, w, FlowTable::New);
+    }
+    Step::PASS
+}
+
+/// Whether neither side of the confirmed flow, whose reverse half is in `Work`, has closed it.
+#[inline(always)]
+fn lives<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
+    let closing = seen::FIN | seen::RST;
+    w.other.out = w.value.out.inverted();
+    w.value.seen & closing == 0
+        && t.flow(FlowTable::Confirmed, &w.other.out)
+            .and_then(|entry| entry.state(&w.other.out))
+            .is_some_and(|forward| forward.seen & closing == 0)
+}
+
+/// A connection straight to the backend of the flow in `Work`, on that flow's tuple: only its source port is translated.
+#[inline(always)]
+fn beside<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
+    let (backend, generation) = (w.value.backend, w.value.generation);
+    let flags = w.value.flags & flow_flags::LOCAL | flow_flags::PORT;
+    if matches!(repeated(t, w), Repeated::Yes) {
+        return Step::TRANSLATE;
+    }
+    let now = t.now();
+    w.value = FlowValue {
+        out: w.h.tuple,
+        created: now,
+        last_seen: now,
+        backend,
+        generation,
+        flags,
+        ..FlowValue::default()
+    };
+    let seed = w.h.tuple.keyed_hash(t.settings().hash_key) ^ now;
+    // Where there is no room or no port, it goes on as it is: it is not ours to drop.
+    if matches!(claim::claim(t, w, seed, true), Ok(true)) && write_forward(t, w).is_ok() {
+        Step::TRANSLATE
+    } else {
+        Step::PASS
     }
 }
 
@@ -151,24 +202,46 @@ fn forget<T: PacketTables>(t: &mut T, w: &mut Work, table: FlowTable) {
     t.remove_flow(flow::other_table(&w.value, table), &w.other.out);
 }
 
+/// What [`repeated`] found.
+enum Repeated {
+    /// The flow, in `Work::value`.
+    Yes,
+    /// A flow that went by the client's own port, and was not answered; it is forgotten.
+    Unanswered,
+    /// Nothing of use.
+    No,
+}
+
 /// Finds the forward half of an unconfirmed flow that this packet repeats, while its backend serves and its reverse
 /// half, which may have been evicted alone, is there or can be made again.
+///
+/// A SYN that is sent again after a retransmission's time has had no answer under the client's own port. The backend
+/// may know that tuple already, from a connection of this client straight to it, which we did not see.
 #[inline(always)]
-fn repeated<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
+fn repeated<T: PacketTables>(t: &mut T, w: &mut Work) -> Repeated {
     let Some(entry) = t.flow(FlowTable::New, &w.h.tuple) else {
-        return false;
+        return Repeated::No;
     };
+    let mut answer = Repeated::No;
     if entry.load(&w.h.tuple, &mut w.value)
         && w.value.half == Half::Forward as u8
         && balance::serving(t, flow::slot(&w.value)).is_some()
         && has_reverse(t, w)
     {
-        let now = t.now();
-        entry.touch(now, super::seen_flags(&w.h));
-        return true;
+        let (now, hz) = (t.now(), t.settings().hz);
+        if !w.h.is_syn()
+            || w.value.flags & flow_flags::SNAT != 0
+            || since(now, w.value.created) < hz / RETRANSMITS_PER_SECOND
+        {
+            entry.touch(now, super::seen_flags(&w.h));
+            return Repeated::Yes;
+        }
+        w.key = w.value.out.inverted();
+        t.remove_flow(FlowTable::New, &w.key);
+        answer = Repeated::Unanswered;
     }
     t.remove_flow(FlowTable::New, &w.h.tuple);
-    false
+    answer
 }
 
 /// Whether the reverse half of the flow in `Work` is there, made again if it was not.
@@ -192,6 +265,12 @@ fn has_reverse<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
 #[inline(always)]
 fn create<T: PacketTables>(t: &mut T, w: &mut Work, place: &Place) -> Result<(), Counter> {
     let seed = w.h.tuple.keyed_hash(t.settings().hash_key);
+    // Ports that were tried before are not tried first again.
+    let ports = if place.unanswered {
+        seed ^ t.now()
+    } else {
+        seed
+    };
     let mut tried = 0;
     while tried < MAX_BACKENDS_TRIED {
         let choice = if tried == 0 {
@@ -203,19 +282,25 @@ fn create<T: PacketTables>(t: &mut T, w: &mut Work, place: &Place) -> Result<(),
             balance::select(t, &place.found, choice).ok_or(Counter::DropStaleBackend)?;
         let last = tried + 1 == MAX_BACKENDS_TRIED || place.found.word.count() == 1;
         shape(t, w, place, slot, &backend)?;
-        if claim::claim(t, w, seed, last)? {
-            w.value.half = Half::Forward as u8;
-            w.value.seen = flow::first_seen(&w.h);
-            w.value.fingerprint = w.h.tuple.fingerprint();
-            if t.insert_flow(FlowTable::New, &w.h.tuple, &w.value) == Insert::Full {
-                return Err(Counter::DropFlowTableFull);
-            }
-            t.count(Counter::FlowCreated);
-            return Ok(());
+        if claim::claim(t, w, ports, last)? {
+            return write_forward(t, w);
         }
         tried += 1;
     }
     Err(Counter::DropNoSourcePort)
+}
+
+/// Writes the forward half of the flow in `Work::value`, whose reverse half is claimed.
+#[inline(always)]
+fn write_forward<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<(), Counter> {
+    w.value.half = Half::Forward as u8;
+    w.value.seen = flow::first_seen(&w.h);
+    w.value.fingerprint = w.h.tuple.fingerprint();
+    if t.insert_flow(FlowTable::New, &w.h.tuple, &w.value) == Insert::Full {
+        return Err(Counter::DropFlowTableFull);
+    }
+    t.count(Counter::FlowCreated);
+    Ok(())
 }
 
 /// What a flow of this client to this backend must translate (semantics A1, A2, L5).
@@ -249,6 +334,9 @@ fn shape<T: PacketTables>(
     } else if outside && let Some(source) = masquerade_address(t, w, place.ifindex)? {
         w.value.out.src = source;
         w.value.flags = flow_flags::SNAT;
+    }
+    if place.unanswered {
+        w.value.flags |= flow_flags::PORT;
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub(super) fn claim<T: PacketTables>(
     last: bool,
 ) -> Result<bool, Counter> {
     let mut tried = 0;
-    if w.value.flags & flow_flags::SNAT == 0 {
+    if w.value.flags & (flow_flags::SNAT | flow_flags::PORT) == 0 {
         if try_tuple(t, w)? {
             return Ok(true);
         }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Two Services with the same backends.
-fn twins(cast: &Cast, backends: &[&str]) -> World {
+pub fn twins(cast: &Cast, backends: &[&str]) -> World {
     let world = node(cast.names);
     for frontend in [cast.names.cluster_ip, cast.names.other_cluster_ip] {
         let service = backends.iter().fold(
@@ -24,7 +24,7 @@ fn twins(cast: &Cast, backends: &[&str]) -> World {
     world
 }
 
-fn vips(names: &Names) -> [String; 2] {
+pub fn vips(names: &Names) -> [String; 2] {
     [at(names.cluster_ip, 80), at(names.other_cluster_ip, 80)]
 }
 
@@ -118,87 +118,6 @@ fn one_client_port_to_two_vips_with_one_backend_translates_the_port() {
                     asks(&other, &moved),
                     answers(&other, &moved),
                     answers(&one, &client),
-                ]
-            },
-        );
-    });
-}
-
-#[test]
-fn a_connection_straight_to_the_pod_retires_the_translated_flow() {
-    for_each_cast(|cast| {
-        if cast.protocol != protocol::TCP {
-            return;
-        }
-        let names = cast.names;
-        let (client, backend) = (at(names.pod_a, 40_000), at(names.far_pod, 8080));
-        let [vip, _] = vips(names);
-        let (through, straight) = (cast.first(&client, &vip), cast.first(&client, &backend));
-        let answer = cast.answer(&backend, &client);
-        for confirmed in [false, true] {
-            tell(
-                || twins(&cast, &[&backend]),
-                || {
-                    let mut story = vec![packet(
-                        "through the VIP",
-                        Hook::Pod(POD_A),
-                        &through,
-                        Fate::GoesOn(through.clone().to(&backend)),
-                    )];
-                    if confirmed {
-                        story.push(packet(
-                            "answered",
-                            Hook::Out(POD_A),
-                            &answer,
-                            Fate::GoesOn(answer.clone().from(&vip)),
-                        ));
-                    }
-                    story.extend([
-                        packet("straight", Hook::Pod(POD_A), &straight, Fate::Passes),
-                        packet(
-                            "answered by its own name",
-                            Hook::Out(POD_A),
-                            &answer,
-                            Fate::Passes,
-                        ),
-                        packet(
-                            "the old flow is over",
-                            Hook::Pod(POD_A),
-                            &cast.later(&client, &vip),
-                            Fate::Passes,
-                        ),
-                        then("nothing is left of it", |world| {
-                            assert!(
-                                world.flows.is_empty() && world.new_flows.is_empty(),
-                                "{world:?}"
-                            );
-                        }),
-                    ]);
-                    story
-                },
-            );
-        }
-    });
-}
-
-#[test]
-fn a_vip_after_a_connection_straight_to_the_pod_is_translated() {
-    for_each_cast(|cast| {
-        let names = cast.names;
-        let (client, backend) = (at(names.pod_a, 40_000), at(names.far_pod, 8080));
-        let [vip, _] = vips(names);
-        let (through, straight) = (cast.first(&client, &vip), cast.first(&client, &backend));
-        tell(
-            || twins(&cast, &[&backend]),
-            || {
-                vec![
-                    packet("straight", Hook::Pod(POD_A), &straight, Fate::Passes),
-                    packet(
-                        "through the VIP",
-                        Hook::Pod(POD_A),
-                        &through,
-                        Fate::GoesOn(through.clone().to(&backend)),
-                    ),
                 ]
             },
         );

@@ -12,3 +12,4 @@ mod moved_backends;
 mod node;
 mod not_ours;
 mod refusals;
+mod straight;

@@ -1,0 +1,201 @@
+//! One client port to a frontend and straight to its backend: two conversations, two tuples.
+
+use proxy_common::{
+    abi::{counter::Counter, protocol},
+    host::{Segment, World},
+    parse::tcp_flags,
+};
+
+use crate::{
+    claims::{twins, vips},
+    fixture::{Cast, Fate, Hook, Step, for_each_cast, packet, tell, then},
+    node::{POD_A, SNAT_PORT, at},
+};
+
+/// A pod and one backend of two Services, of TCP.
+struct Pair {
+    cast: Cast,
+    client: String,
+    /// The client under the port that translations take.
+    moved: String,
+    backend: String,
+    vip: String,
+}
+
+fn for_each_pair(tell: impl Fn(&Pair)) {
+    for_each_cast(|cast| {
+        if cast.protocol == protocol::TCP {
+            tell(&Pair {
+                cast,
+                client: at(cast.names.pod_a, 40_000),
+                moved: at(cast.names.pod_a, SNAT_PORT),
+                backend: at(cast.names.far_pod, 8080),
+                vip: vips(cast.names)[0].clone(),
+            });
+        }
+    });
+}
+
+impl Pair {
+    fn world(&self) -> World {
+        twins(&self.cast, &[&self.backend])
+    }
+
+    /// The client's SYN to `to` becomes one from `from` to the backend.
+    fn asks<'a>(&self, to: &str, from: &str) -> Step<'a> {
+        let syn = self.cast.first(&self.client, to);
+        let after = syn.clone().from(from).to(&self.backend);
+        packet("asks", Hook::Pod(POD_A), &syn, Fate::GoesOn(after))
+    }
+
+    /// The client's SYN straight to the backend is not touched.
+    fn asks_straight<'a>(&self) -> Step<'a> {
+        let syn = self.cast.first(&self.client, &self.backend);
+        packet("asks straight", Hook::Pod(POD_A), &syn, Fate::Passes)
+    }
+
+    /// What the backend sends to `to` comes to the client from `from`.
+    fn answers<'a>(&self, answer: &Segment, from: &str) -> Step<'a> {
+        let after = answer.clone().from(from).to(&self.client);
+        packet("answers", Hook::Out(POD_A), answer, Fate::GoesOn(after))
+    }
+
+    fn answer(&self, to: &str) -> Segment {
+        self.cast.answer(&self.backend, to)
+    }
+
+    fn answers_straight<'a>(&self) -> Step<'a> {
+        let answer = self.answer(&self.client);
+        packet("answers straight", Hook::Out(POD_A), &answer, Fate::Passes)
+    }
+}
+
+#[test]
+fn a_connection_straight_to_the_pod_ends_an_unanswered_flow() {
+    for_each_pair(|pair| {
+        tell(
+            || pair.world(),
+            || {
+                vec![
+                    pair.asks(&pair.vip, &pair.client),
+                    pair.asks_straight(),
+                    pair.answers_straight(),
+                    then("nothing is left of it", |world| {
+                        assert!(world.new_flows.is_empty(), "{world:?}");
+                    }),
+                ]
+            },
+        );
+    });
+}
+
+#[test]
+fn a_connection_straight_to_the_pod_goes_beside_a_living_flow() {
+    for_each_pair(|pair| {
+        let through = pair.cast.later(&pair.backend, &pair.client);
+        let straight = pair.cast.later(&pair.backend, &pair.moved);
+        tell(
+            || pair.world(),
+            || {
+                vec![
+                    pair.asks(&pair.vip, &pair.client),
+                    pair.answers(&pair.answer(&pair.client), &pair.vip),
+                    pair.asks(&pair.backend, &pair.moved),
+                    // Sent again, and answered.
+                    pair.asks(&pair.backend, &pair.moved),
+                    pair.answers(&pair.answer(&pair.moved), &pair.backend),
+                    // Neither is taken for the other.
+                    pair.answers(&through, &pair.vip),
+                    pair.answers(&straight, &pair.backend),
+                    Step::Counted(Counter::FlowCreated, 2),
+                    Step::Counted(Counter::FlowConfirmed, 2),
+                ]
+            },
+        );
+    });
+}
+
+#[test]
+fn a_connection_straight_to_the_pod_ends_a_flow_that_was_closed() {
+    for_each_pair(|pair| {
+        let reset = Segment::tcp(&pair.backend, &pair.client).flags(tcp_flags::RST);
+        tell(
+            || pair.world(),
+            || {
+                vec![
+                    pair.asks(&pair.vip, &pair.client),
+                    pair.answers(&pair.answer(&pair.client), &pair.vip),
+                    pair.answers(&reset, &pair.vip),
+                    pair.asks_straight(),
+                    pair.answers_straight(),
+                    then("nothing is left of it", |world| {
+                        assert!(world.flows.is_empty(), "{world:?}");
+                    }),
+                ]
+            },
+        );
+    });
+}
+
+#[test]
+fn a_connection_straight_to_the_pod_is_never_dropped_for_want_of_a_port() {
+    for_each_pair(|pair| {
+        tell(
+            || pair.world(),
+            || {
+                vec![
+                    pair.asks(&pair.vip, &pair.client),
+                    pair.answers(&pair.answer(&pair.client), &pair.vip),
+                    // The other Service takes the only port.
+                    pair.asks(&vips(pair.cast.names)[1], &pair.moved),
+                    pair.asks_straight(),
+                ]
+            },
+        );
+    });
+}
+
+#[test]
+fn a_vip_after_a_connection_straight_to_the_pod_is_unanswered_and_then_takes_another_port() {
+    for_each_pair(|pair| {
+        // The backend knows the tuple, and says so to the connection that it knows.
+        let challenge = Segment::tcp(&pair.backend, &pair.client);
+        tell(
+            || pair.world(),
+            || {
+                vec![
+                    pair.asks_straight(),
+                    pair.asks(&pair.vip, &pair.client),
+                    packet("challenge", Hook::Out(POD_A), &challenge, Fate::Passes),
+                    then("a second passes", |world| world.pass_seconds(1)),
+                    pair.asks(&pair.vip, &pair.moved),
+                    pair.answers(&pair.answer(&pair.moved), &pair.vip),
+                    packet("goes on", Hook::Out(POD_A), &challenge, Fate::Passes),
+                    Step::Counted(Counter::FlowConfirmed, 1),
+                ]
+            },
+        );
+    });
+}
+
+#[test]
+fn a_datagram_that_is_repeated_keeps_its_source_port() {
+    for_each_cast(|cast| {
+        if cast.protocol == protocol::TCP {
+            return;
+        }
+        let (client, backend) = (at(cast.names.pod_a, 40_000), at(cast.names.far_pod, 8080));
+        let first = cast.first(&client, &vips(cast.names)[0]);
+        let fate = Fate::GoesOn(first.clone().to(&backend));
+        tell(
+            || twins(&cast, &[&backend]),
+            || {
+                vec![
+                    packet("asks", Hook::Pod(POD_A), &first, fate.clone()),
+                    then("time passes", |world| world.pass_seconds(2)),
+                    packet("asks", Hook::Pod(POD_A), &first, fate.clone()),
+                ]
+            },
+        );
+    });
+}
