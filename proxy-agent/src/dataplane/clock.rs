@@ -15,17 +15,14 @@ use super::{
 /// Values of `CONFIG_HZ` (kernel/Kconfig.hz).
 const FREQUENCIES: [u32; 4] = [100, 250, 300, 1000];
 
-/// How long the clock is watched between two of its ticks.
-const WATCHED: Duration = Duration::from_millis(30);
+/// How long the clock is watched at first, and twice as long each time that this does not tell two frequencies apart.
+const WATCHED: Duration = Duration::from_millis(100);
 
-/// How often measuring is tried, each time for longer, before an odd frequency is believed.
-const TRIES: u32 = 4;
+/// How often the clock is looked at before an odd frequency is believed.
+const LOOKS: u32 = 6;
 
-/// How far from a frequency the measured one may be, in percent: the nearest two, 250 and 300, are 20 apart.
-const TOLERANCE: u32 = 5;
-
-/// A tick that does not come in this time never comes.
-const NO_TICK: Duration = Duration::from_secs(1);
+/// How many ticks the clock may be behind or ahead: one that has only begun, and one that comes late.
+const SLACK: f64 = 2.0;
 
 /// Bytes of the smallest frame that a test run takes (`ETH_HLEN`).
 const FRAME: [u8; 14] = [0; 14];
@@ -45,15 +42,17 @@ pub enum ClockError {
         #[source]
         source: io::Error,
     },
-    /// It does not tick.
-    #[error("the kernel's clock (jiffies) stood still for {NO_TICK:?}")]
-    Still,
     /// It ticks at no known frequency.
     #[error(
-        "the kernel's clock seems to tick {0} times a second, which is no value of CONFIG_HZ ({FREQUENCIES:?}): \
-         is this machine suspended or overloaded? try again"
+        "the kernel's clock has ticked {ticks} times in {watched:?}, which is as no value of CONFIG_HZ would have it \
+         ({FREQUENCIES:?}): is this machine suspended or overloaded? try again"
     )]
-    Frequency(u32),
+    Frequency {
+        /// Ticks counted.
+        ticks: u64,
+        /// In this time.
+        watched: Duration,
+    },
 }
 
 /// Reads jiffies as the programs do.
@@ -64,7 +63,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock by the loaded object's own program. Takes about 50 ms, in which the frequency is measured.
+    /// A clock by the loaded object's own program. Takes a tenth of a second, in which the frequency is measured.
     pub fn new(programs: &Programs) -> Result<Self, ClockError> {
         let program = programs
             .fd(ProgramName::Clock)?
@@ -73,7 +72,7 @@ impl Clock {
         Self::measured(program)
     }
 
-    /// A clock without the object, for when no agent runs. Takes about 50 ms, as [`Self::new`].
+    /// A clock without the object, for when no agent runs. Takes as long as [`Self::new`].
     pub fn open() -> Result<Self, ClockError> {
         /// `BPF_PROG_TYPE_SCHED_CLS`.
         const SCHED_CLS: u32 = 3;
@@ -121,69 +120,87 @@ fn read(program: BorrowedFd<'_>) -> Result<u64, ClockError> {
         .ok_or_else(|| failed("understand")(io::Error::from(io::ErrorKind::UnexpectedEof)))
 }
 
+/// The frequency: the only one that explains the ticks between two readings.
 fn measure(program: BorrowedFd<'_>) -> Result<u32, ClockError> {
-    let mut measured = 0;
-    for attempt in 1..=TRIES {
-        measured = measure_once(program, WATCHED * attempt)?;
-        if let Some(hz) = nearest(measured) {
+    let first = Reading::take(program)?;
+    let mut last = first;
+    for look in 0..LOOKS {
+        let until = first.after + WATCHED * 2_u32.pow(look);
+        thread::sleep(until.saturating_sub(process::monotonic()));
+        last = Reading::take(program)?;
+        if let Some(hz) = frequency(&first, &last) {
             return Ok(hz);
         }
     }
-    Err(ClockError::Frequency(measured))
+    Err(ClockError::Frequency {
+        ticks: last.jiffies.wrapping_sub(first.jiffies),
+        watched: last.before.saturating_sub(first.after),
+    })
 }
 
-/// Ticks per second, between two moments right after a tick.
-fn measure_once(program: BorrowedFd<'_>, watched: Duration) -> Result<u32, ClockError> {
-    let (first, start) = tick(program)?;
-    thread::sleep(watched);
-    let (last, end) = tick(program)?;
-    let (ticks, nanoseconds) = (
-        u128::from(last.wrapping_sub(first)),
-        end.saturating_sub(start).as_nanos().max(1),
-    );
-    let per_second = (ticks * 1_000_000_000 + nanoseconds / 2) / nanoseconds;
-    Ok(u32::try_from(per_second).unwrap_or(u32::MAX))
+/// Jiffies, and between when they were read: this thread may have had to wait in the middle.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    before: Duration,
+    jiffies: u64,
+    after: Duration,
 }
 
-/// Waits for a tick; gives the jiffies after it, and when that was.
-fn tick(program: BorrowedFd<'_>) -> Result<(u64, Duration), ClockError> {
-    let before = read(program)?;
-    let patience = process::monotonic() + NO_TICK;
-    loop {
-        let (now, at) = (read(program)?, process::monotonic());
-        if now != before {
-            return Ok((now, at));
-        }
-        if at > patience {
-            return Err(ClockError::Still);
-        }
+impl Reading {
+    fn take(program: BorrowedFd<'_>) -> Result<Self, ClockError> {
+        Ok(Self {
+            before: process::monotonic(),
+            jiffies: read(program)?,
+            after: process::monotonic(),
+        })
     }
 }
 
-/// The frequency that a measured one stands for.
-fn nearest(measured: u32) -> Option<u32> {
-    FREQUENCIES
-        .into_iter()
-        .find(|hz| measured.abs_diff(*hz).saturating_mul(100) <= hz * TOLERANCE)
+/// The frequency that explains two readings, if no other does.
+fn frequency(first: &Reading, last: &Reading) -> Option<u32> {
+    let shortest = last.before.saturating_sub(first.after).as_secs_f64();
+    let longest = last.after.saturating_sub(first.before).as_secs_f64();
+    let ticks = f64::from(u32::try_from(last.jiffies.wrapping_sub(first.jiffies)).ok()?);
+    let mut possible = FREQUENCIES.into_iter().filter(|hz| {
+        let hz = f64::from(*hz);
+        hz * shortest <= ticks + SLACK && ticks <= hz * longest + SLACK
+    });
+    possible.next().filter(|_| possible.next().is_none())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn reading(jiffies: u64, before: u64, after: u64) -> Reading {
+        Reading {
+            before: Duration::from_millis(before),
+            jiffies,
+            after: Duration::from_millis(after),
+        }
+    }
+
     #[test]
-    fn measured_frequencies_snap_to_those_that_there_are() {
-        for (measured, hz) in [
-            (99, Some(100)),
-            (251, Some(250)),
-            (262, Some(250)),
-            (275, None),
-            (297, Some(300)),
-            (990, Some(1000)),
-            (0, None),
-            (u32::MAX, None),
+    fn the_only_frequency_that_explains_the_readings_is_taken() {
+        let first = reading(1_000, 0, 0);
+        for (ticks, before, after, hz) in [
+            (10, 100, 100, Some(100)),
+            (25, 100, 100, Some(250)),
+            (27, 100, 100, Some(250)),
+            (30, 100, 100, Some(300)),
+            (29, 100, 100, Some(300)),
+            (100, 100, 100, Some(1000)),
+            // Too short to tell.
+            (8, 30, 30, None),
+            // This thread had to wait for 50 ms, before or after the clock was read.
+            (25, 70, 120, None),
+            (50, 200, 220, Some(250)),
+            // None of these.
+            (50, 100, 100, None),
+            (0, 1000, 1000, None),
         ] {
-            assert_eq!(nearest(measured), hz, "{measured}");
+            let last = reading(1_000 + ticks, before, after);
+            assert_eq!(frequency(&first, &last), hz, "{ticks} {before} {after}");
         }
     }
 }

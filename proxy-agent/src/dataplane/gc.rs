@@ -43,7 +43,10 @@ use super::{
 };
 
 /// Elements that are read at once.
-const CHUNK: usize = 512;
+const CHUNK: usize = 128;
+
+/// No chunk is begun after a step has taken this long.
+const LONGEST_STEP: Duration = Duration::from_millis(5);
 
 /// Sockets are looked after in one round of so many.
 const SOCKET_ROUNDS: u64 = 6;
@@ -123,7 +126,8 @@ pub struct Collector {
     pace: Pace,
     flows: Census,
     claims: Census,
-    budget: usize,
+    /// Elements that the last step got to within a table.
+    reach: usize,
 }
 
 /// What may have been added to the tables, ever, in halves.
@@ -133,9 +137,22 @@ struct Growth {
     claims: u64,
 }
 
+/// How much one step may do.
+#[derive(Clone, Copy)]
+struct Limits {
+    budget: usize,
+    until: Instant,
+}
+
+impl Limits {
+    fn allow(self, examined: usize) -> bool {
+        examined < self.budget && (examined == 0 || Instant::now() < self.until)
+    }
+}
+
 impl Collector {
-    /// Elements to look at in one step, for it to take some milliseconds.
-    pub const BUDGET: usize = 2048;
+    /// Elements to look at in one step: as many as it comes to in the time that a step may take.
+    pub const BUDGET: usize = 1 << 14;
 
     /// Opens the maps pinned in `pins`.
     pub fn open(pins: &PinFolder, clock: Clock) -> Result<Self, CollectError> {
@@ -158,7 +175,7 @@ impl Collector {
             place: None,
             round: 0,
             pace: Pace::default(),
-            budget: Self::BUDGET,
+            reach: Self::BUDGET,
         })
     }
 
@@ -167,12 +184,15 @@ impl Collector {
         &self.clock
     }
 
-    /// Looks at about `budget` elements, or at what is left of one table; does nothing while no round is due. Call it
-    /// again after [`pause`](Self::pause).
+    /// Looks at about `budget` elements, at fewer if that takes longer than some milliseconds, or at what is left of one
+    /// table; does nothing while no round is due. Call it again after [`pause`](Self::pause).
     pub fn step(&mut self, budget: usize) -> Result<Collected, CollectError> {
         let began = Instant::now();
         let growth = growth(&self.counters)?;
-        self.budget = budget;
+        let limits = Limits {
+            budget,
+            until: began + LONGEST_STEP,
+        };
         let place = match self.place.take() {
             Some(place) => place,
             None if self.pace.is_due(began, self.is_crowded(growth)) => {
@@ -188,7 +208,8 @@ impl Collector {
             Place::Flows(position) => {
                 let crowded = self.flows.is_crowded(growth.flows);
                 let position =
-                    self.collect_flows(FlowTable::Confirmed, position, crowded, &mut done)?;
+                    self.collect_flows(FlowTable::Confirmed, position, crowded, limits, &mut done)?;
+                self.note_reach(&position, done.examined);
                 Some(if position.is_end() {
                     self.flows.end();
                     self.claims.begin(growth.claims);
@@ -200,7 +221,8 @@ impl Collector {
             Place::Claims(position) => {
                 let crowded = self.claims.is_crowded(growth.claims);
                 let position =
-                    self.collect_flows(FlowTable::Claims, position, crowded, &mut done)?;
+                    self.collect_flows(FlowTable::Claims, position, crowded, limits, &mut done)?;
+                self.note_reach(&position, done.examined);
                 if position.is_end() {
                     self.claims.end();
                     self.round
@@ -211,7 +233,7 @@ impl Collector {
                 }
             }
             Place::Sockets(position) => {
-                let position = self.collect_sockets(position, &mut done)?;
+                let position = self.collect_sockets(position, limits, &mut done)?;
                 (!position.is_end()).then_some(Place::Sockets(position))
             }
         };
@@ -230,8 +252,15 @@ impl Collector {
     /// spread evenly; a second at most, so that a table that fills up is noticed.
     pub fn pause(&self) -> Duration {
         let crowded = growth(&self.counters).is_ok_and(|growth| self.is_crowded(growth));
-        let steps = steps([&self.flows, &self.claims], self.budget);
+        let steps = steps([&self.flows, &self.claims], self.reach);
         self.pace.pause(Instant::now(), steps, crowded)
+    }
+
+    /// Keeps how far a step gets that was not ended by the end of its table.
+    const fn note_reach<K>(&mut self, position: &Position<K>, examined: usize) {
+        if !position.is_end() {
+            self.reach = examined;
+        }
     }
 
     fn is_crowded(&self, growth: Growth) -> bool {
@@ -244,10 +273,11 @@ impl Collector {
         table: FlowTable,
         position: Position<FlowKey>,
         crowded: bool,
+        limits: Limits,
         done: &mut Collected,
     ) -> Result<Position<FlowKey>, CollectError> {
         let mut walk = self.tables.map(table).resume(position);
-        while done.examined < self.budget {
+        while limits.allow(done.examined) {
             let chunk = walk.next_chunk().map_err(|source| TableError {
                 action: "walk",
                 table,
@@ -274,6 +304,7 @@ impl Collector {
     fn collect_sockets(
         &self,
         position: Position<SocketKey>,
+        limits: Limits,
         done: &mut Collected,
     ) -> Result<Position<SocketKey>, CollectError> {
         let failed = |action| {
@@ -284,7 +315,7 @@ impl Collector {
             }
         };
         let mut walk = self.sockets.backends.resume(position);
-        while done.examined < self.budget {
+        while limits.allow(done.examined) {
             let Some(chunk) = walk.next_chunk().map_err(failed("walk"))? else {
                 break;
             };

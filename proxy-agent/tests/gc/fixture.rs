@@ -1,6 +1,6 @@
 //! The maps of the object, pinned in a folder of their own, and flows to put into them.
 
-use std::{cell::Cell, fs, net::SocketAddr, os::unix::fs::MetadataExt};
+use std::{cell::Cell, fs, net::SocketAddr, os::unix::fs::MetadataExt, time::Duration};
 
 use aya::EbpfLoader;
 use proxy_agent::dataplane::{
@@ -395,4 +395,11 @@ pub fn round(collector: &mut Collector, budget: usize) -> Collected {
         done.add(collector.step(budget).unwrap());
     }
     done
+}
+
+/// Time that this thread was on a CPU (proc(5), schedstat), whoever else is busy here.
+pub fn cpu_time() -> Duration {
+    let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    let nanoseconds = schedstat.split(' ').next().unwrap();
+    Duration::from_nanos(nanoseconds.parse().unwrap())
 }

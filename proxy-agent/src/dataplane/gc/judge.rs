@@ -75,7 +75,7 @@ impl Judge<'_> {
         let kept = is_kept(
             &FlowState::from(&half.value),
             half.key.protocol,
-            self.tables.serves(&half.value),
+            self.tables.is_served(half),
             self.now,
             self.hz,
             self.crowded,

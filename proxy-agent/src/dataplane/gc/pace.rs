@@ -114,10 +114,10 @@ const fn round(crowded: bool) -> Duration {
     if crowded { CROWDED_ROUND } else { ROUND }
 }
 
-/// About how many steps of `budget` a round over these tables takes.
-pub fn steps(tables: [&Census; 2], budget: usize) -> u64 {
+/// About how many steps of `reach` elements a round over these tables takes.
+pub fn steps(tables: [&Census; 2], reach: usize) -> u64 {
     let elements: u64 = tables.iter().map(|census| census.elements()).sum();
-    elements / budget.max(1) as u64 + tables.len() as u64
+    elements / reach.max(1) as u64 + tables.len() as u64
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::io;
 use proxy_common::{
     abi::{
         flow::{FlowKey, FlowValue, Half, flow_flags},
+        protocol,
         target::{Backend, BackendState},
     },
     flow_timeout::FlowHalves,
@@ -109,12 +110,15 @@ impl FlowTables {
         Ok(None)
     }
 
-    /// Whether the backend of a half still serves, as packets see it (`balance::serving`).
-    pub fn serves(&self, half: &FlowValue) -> bool {
-        self.backends.get(half.backend).is_ok_and(|backend| {
-            backend.word.generation() == half.generation
-                && backend.word.state() == BackendState::Serving
-        })
+    /// Whether the backend of a half still serves, as packets see it (`balance::serving`). Of TCP it is not asked, since
+    /// that may outlive its backend.
+    pub fn is_served(&self, half: &Found) -> bool {
+        let value = &half.value;
+        half.key.protocol == protocol::TCP
+            || self.backends.get(value.backend).is_ok_and(|backend| {
+                backend.word.generation() == value.generation
+                    && backend.word.state() == BackendState::Serving
+            })
     }
 
     /// The backend of that id, if it still is of that generation.
@@ -130,7 +134,7 @@ impl FlowTables {
             protocol: half.key.protocol,
             one: FlowState::from(&half.value),
             other: other.map(|other| FlowState::from(&other.value)),
-            serving: self.serves(&half.value),
+            serving: self.is_served(half),
         }
     }
 }
