@@ -107,9 +107,14 @@ impl Packet for Frame {
         let Some(before) = self.window::<2>(off).map(|w| *w) else {
             return false;
         };
-        // SAFETY: the helper checks the offset. The field is written anew by the caller.
+        // SAFETY: the helper checks the offset.
         let rc = unsafe { bpf_l4_csum_replace(self.skb, off as u32, 0, 1, 0) };
-        rc == 0 && self.window::<2>(off).map(|w| *w) == Some(before)
+        let Some(field) = self.window::<2>(off) else {
+            return false;
+        };
+        let pending = rc == 0 && *field == before;
+        *field = before;
+        pending
     }
 
     #[inline(always)]
