@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use proxy_lab::objects::Service;
+use proxy_lab::objects::{Endpoint, Service};
+use proxy_lab::protocol::unspecified_like;
 use proxy_lab::{
-    AgentOptions, Exchange, Family, Hold, Host, Lab, PodSpec, Result, TcpRequest, address, skipped,
-    spawn_agents,
+    Agent, AgentOptions, Exchange, Family, Hold, Host, Lab, PodSpec, Result, TcpRequest, address,
+    skipped,
 };
 
 const PORT: u16 = 80;
@@ -18,11 +19,41 @@ const NODE_PORT: u16 = 30_400;
 const CLIENT_PORT: u16 = 40_123;
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// The two Services that share their backends.
-const SERVICES: [u8; 2] = [1, 2];
+/// Lists of backends: pods here and elsewhere, the node itself, the client itself, and two of which a flow may choose.
+const HERE: usize = 0;
+const THERE: usize = 1;
+const NODE: usize = 2;
+const ITSELF: usize = 3;
+const TWO: usize = 4;
+const LISTS: [&[&str]; 5] = [
+    &["here"],
+    &["there"],
+    &["worker-1"],
+    &["packets"],
+    &["here", "here-too"],
+];
 
-/// A lab with Services 1 and 2 before these pods, and agents.
-fn lab(label: &str, backends: &[&str]) -> Result<(Lab, Vec<proxy_lab::Agent>)> {
+/// The numbers of the two Services that share a list.
+fn twins(list: usize) -> [u8; 2] {
+    let first = 2 * list as u8 + 1;
+    [first, first + 1]
+}
+
+/// A pod or node by name.
+fn host<'a>(lab: &'a Lab, name: &str) -> &'a Host {
+    let found = lab.hosts().find(|host| host.name() == name);
+    found.unwrap_or_else(|| panic!("no host {name}"))
+}
+
+fn endpoint(lab: &Lab, name: &str, family: Family) -> Endpoint {
+    match lab.pods().iter().find(|pod| pod.name() == name) {
+        Some(pod) => Endpoint::of(pod, family),
+        None => Endpoint::host_network(lab.node(name), family),
+    }
+}
+
+/// Two Services for each list of backends. All clients meet worker-1's agent.
+fn lab(label: &str) -> Result<(Lab, Agent)> {
     let lab = Lab::builder(label)
         .node("worker-1")
         .node("worker-2")
@@ -34,21 +65,25 @@ fn lab(label: &str, backends: &[&str]) -> Result<(Lab, Vec<proxy_lab::Agent>)> {
         host.serve(TARGET_PORT)?;
     }
     let source = lab.source()?;
-    for number in SERVICES {
-        let service = Service::new(&format!("claims-{number}"))
-            .cluster_ips(address::cluster_ip(number.into()))
-            .both(PORT)
-            .node_port(NODE_PORT + u16::from(number))
-            .load_balancer(address::load_balancer(number).v4)
-            .load_balancer(address::load_balancer(number).v6);
-        for family in Family::ALL {
-            let pods = backends.iter().map(|name| lab.pod(name));
-            source.put(service.slice_of(family, TARGET_PORT, pods))?;
+    for (list, backends) in LISTS.iter().enumerate() {
+        for number in twins(list) {
+            let service = Service::new(&format!("claims-{number}"))
+                .cluster_ips(address::cluster_ip(number.into()))
+                .both(PORT)
+                .node_port(NODE_PORT + u16::from(number))
+                .load_balancer(address::load_balancer(number).v4)
+                .load_balancer(address::load_balancer(number).v6);
+            for family in Family::ALL {
+                let endpoints = backends.iter().map(|name| endpoint(&lab, name, family));
+                source.put(service.slice(family, TARGET_PORT).endpoints(endpoints))?;
+            }
+            source.put(service)?;
         }
-        source.put(service)?;
     }
-    let agents = spawn_agents(&lab, &AgentOptions::files(source.path()))?;
-    Ok((lab, agents))
+    let agent = lab
+        .node("worker-1")
+        .spawn_agent(&AgentOptions::files(source.path()))?;
+    Ok((lab, agent))
 }
 
 fn cluster_ip(number: u8, family: Family) -> SocketAddr {
@@ -117,7 +152,6 @@ fn all_at_once(client: &Host, destinations: &[SocketAddr]) -> Result<()> {
         open_ones.len(),
         "two conversations look alike: {tuples:?}"
     );
-    eprintln!("{} → {destinations:?}: seen as {tuples:?}", client.name());
     while let Some(conversation) = open_ones.pop() {
         conversation.hold.close()?;
         for conversation in &open_ones {
@@ -132,12 +166,12 @@ fn one_port_to_two_cluster_ips_with_one_backend() -> Result<()> {
     if skipped() {
         return Ok(());
     }
-    for backend in ["here", "there", "packets"] {
-        let (lab, _agents) = lab("clmvip", &[backend])?;
+    let (lab, _agent) = lab("clmvip")?;
+    for list in [HERE, THERE, NODE, ITSELF] {
         for family in Family::ALL {
             // Several rounds: what a round leaves behind must not be in the next one's way.
             for _ in 0..3 {
-                let both = SERVICES.map(|number| cluster_ip(number, family));
+                let both = twins(list).map(|number| cluster_ip(number, family));
                 all_at_once(lab.pod("packets"), &both)?;
             }
         }
@@ -146,78 +180,70 @@ fn one_port_to_two_cluster_ips_with_one_backend() -> Result<()> {
 }
 
 #[test]
-fn one_port_to_two_cluster_ips_with_two_backends() -> Result<()> {
+fn one_port_to_many_frontends_with_two_backends() -> Result<()> {
     if skipped() {
         return Ok(());
     }
-    let (lab, _agents) = lab("clmtwo", &["here", "here-too"])?;
+    let (lab, _agent) = lab("clmtwo")?;
     for family in Family::ALL {
-        let all = [
-            cluster_ip(1, family),
-            cluster_ip(2, family),
-            load_balancer(1, family),
-            load_balancer(2, family),
-            node_port(&lab, 1, family),
-            node_port(&lab, 2, family),
-        ];
-        all_at_once(lab.pod("packets"), &all)?;
+        let frontends = twins(TWO).map(|number| {
+            [
+                cluster_ip(number, family),
+                load_balancer(number, family),
+                node_port(&lab, number, family),
+            ]
+        });
+        all_at_once(lab.pod("packets"), frontends.as_flattened())?;
     }
     Ok(())
 }
 
 #[test]
-fn one_port_from_outside_to_node_port_and_load_balancer_ip() -> Result<()> {
+fn one_port_from_outside_to_node_ports_and_load_balancer_ips() -> Result<()> {
     if skipped() {
         return Ok(());
     }
-    for backend in ["here", "there"] {
-        let (lab, _agents) = lab("clmout", &[backend])?;
+    let (lab, _agent) = lab("clmout")?;
+    for list in [HERE, THERE, NODE] {
         for family in Family::ALL {
             for _ in 0..3 {
-                let all = [
-                    node_port(&lab, 1, family),
-                    load_balancer(1, family),
-                    node_port(&lab, 2, family),
-                    load_balancer(2, family),
-                ];
-                all_at_once(lab.workstation(), &all)?;
+                let frontends = twins(list).map(|number| {
+                    [
+                        node_port(&lab, number, family),
+                        load_balancer(number, family),
+                    ]
+                });
+                all_at_once(lab.workstation(), frontends.as_flattened())?;
             }
         }
     }
     Ok(())
 }
 
-/// A client, the VIP that it may call, and the same backend's own address.
-fn vip_and_direct(lab: &Lab, family: Family) -> [(&Host, SocketAddr, SocketAddr); 2] {
-    [
-        (
-            lab.pod("packets"),
-            cluster_ip(1, family),
-            lab.pod("here").at(family, TARGET_PORT),
-        ),
-        (
-            lab.pod("packets"),
-            cluster_ip(2, family),
-            lab.pod("there").at(family, TARGET_PORT),
-        ),
-    ]
+/// A client, a frontend, and the address of the backend behind it: per packet from a pod, to backends here and elsewhere;
+/// from outside, to a backend in the node's own network (the world outside knows no way to pods).
+fn straight_ways(lab: &Lab, family: Family) -> Vec<(&Host, SocketAddr, SocketAddr)> {
+    let own = |list: usize| host(lab, LISTS[list][0]).at(family, TARGET_PORT);
+    let mut ways: Vec<(&Host, SocketAddr, SocketAddr)> = [HERE, THERE, NODE]
+        .map(|list| {
+            let frontend = cluster_ip(twins(list)[0], family);
+            (&**lab.pod("packets"), frontend, own(list))
+        })
+        .into();
+    let frontend = node_port(lab, twins(NODE)[0], family);
+    ways.push((lab.workstation(), frontend, own(NODE)));
+    ways
 }
 
 #[test]
-fn one_port_straight_to_the_backend_and_then_to_its_frontend() -> Result<()> {
+fn one_port_straight_to_a_backend_and_then_to_its_frontend() -> Result<()> {
     if skipped() {
         return Ok(());
     }
-    let (lab, _agents) = lab("clmdir", &["here"])?;
+    let (lab, _agent) = lab("clmafter")?;
     for family in Family::ALL {
-        for (client, vip, backend) in &vip_and_direct(&lab, family)[..1] {
-            let straight = open(client, *backend)?;
-            straight.ask()?;
-            let translated = open(client, *vip)?;
-            for _ in 0..3 {
-                straight.ask()?;
-                translated.ask()?;
-            }
+        for (client, frontend, own) in straight_ways(&lab, family) {
+            all_at_once(client, &[own, frontend])?;
         }
     }
     Ok(())
@@ -228,17 +254,55 @@ fn one_port_to_a_frontend_and_then_straight_to_its_backend() -> Result<()> {
     if skipped() {
         return Ok(());
     }
-    let (lab, _agents) = lab("clmdir2", &["here"])?;
+    let (lab, _agent) = lab("clmbefore")?;
     for family in Family::ALL {
-        for (client, vip, backend) in &vip_and_direct(&lab, family)[..1] {
-            let translated = open(client, *vip)?;
-            translated.ask()?;
-            let straight = open(client, *backend)?;
-            for _ in 0..3 {
-                straight.ask()?;
-            }
-            eprintln!("{:?}", translated.hold.check(Duration::from_secs(1))?);
+        for (client, frontend, own) in straight_ways(&lab, family) {
+            all_at_once(client, &[frontend, own])?;
         }
     }
     Ok(())
+}
+
+/// UDP: frontends are told from each other; from the backend itself they are not (ADR 7).
+#[test]
+fn one_udp_socket_to_several_frontends_with_one_backend() -> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let (lab, _agent) = lab("clmudp")?;
+    for list in [HERE, THERE, NODE, ITSELF] {
+        for family in Family::ALL {
+            let frontends = twins(list).map(|number| {
+                [
+                    node_port(&lab, number, family),
+                    load_balancer(number, family),
+                ]
+            });
+            for client in [&**lab.pod("packets"), lab.workstation()] {
+                datagrams(client, frontends.as_flattened())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One socket, all destinations in turn, several times: each conversation keeps a tuple of its own.
+fn datagrams(client: &Host, destinations: &[SocketAddr]) -> Result<()> {
+    let any = unspecified_like(destinations[0]);
+    let socket = client.udp_socket(SocketAddr::new(any, CLIENT_PORT), None)?;
+    let mut seen = BTreeSet::new();
+    for _ in 0..3 {
+        for &to in destinations {
+            let exchange = socket.exchange(Some(to), TIMEOUT)?;
+            seen.insert((to, said(&exchange, to)));
+        }
+    }
+    assert_eq!(
+        seen.len(),
+        destinations.len(),
+        "a conversation changed its tuple: {seen:?}"
+    );
+    let tuples: BTreeSet<_> = seen.iter().map(|(_, tuple)| tuple).collect();
+    assert_eq!(tuples.len(), seen.len(), "two look alike: {seen:?}");
+    socket.close()
 }
