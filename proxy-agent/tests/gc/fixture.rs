@@ -43,8 +43,8 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// Makes the maps; an error is a reason to skip.
-    pub fn new(name: &str) -> Result<Self, String> {
+    /// Makes the maps, with room for `entries` in the plain flow tables; an error is a reason to skip.
+    pub fn new(name: &str, entries: u32) -> Result<Self, String> {
         let process = fs::metadata("/proc/self").map_err(|error| error.to_string())?;
         if process.uid() != 0 {
             return Err("needs root".to_owned());
@@ -61,6 +61,8 @@ impl Fixture {
         for spec in MAPS {
             loader.map_pin_path(spec.name, pins.map(spec.name));
         }
+        loader.map_max_entries("FLOWS", entries);
+        loader.map_max_entries("SNAT_CLAIMS", entries);
         loader.load(OBJECT).unwrap();
         let backends: Map<u32, Backend> = open_typed(&pins, "BACKENDS").unwrap();
         for (id, state) in [

@@ -1,6 +1,6 @@
 //! A [`FlowReport`] as a table for people. There may be a million rows: none is kept.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use super::{Flag, Flow, FlowReport, State};
 use crate::report::Protocol;
@@ -37,7 +37,7 @@ fn line(
 ) -> fmt::Result {
     let mut text = String::new();
     for (cell, width) in cells.iter().zip(widths) {
-        text += &format!("{cell:width$}  ");
+        write!(text, "{cell:width$}  ")?;
     }
     writeln!(f, "{}", text.trim_end())
 }
