@@ -29,49 +29,49 @@ const ETIMEDOUT: i32 = 110;
 /// `connect` of an `AF_INET` socket.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V4, |kernel, s| socket::connect(kernel, s))
+    call(&ctx, Family::V4, socket::connect)
 }
 
 /// `connect` of an `AF_INET6` socket, to mapped IPv4 addresses too.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V6, |kernel, s| socket::connect(kernel, s))
+    call(&ctx, Family::V6, socket::connect)
 }
 
 /// `sendto` and `sendmsg` with an address.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V4, |kernel, s| socket::send(kernel, s))
+    call(&ctx, Family::V4, socket::send)
 }
 
 /// The same, of an `AF_INET6` socket.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V6, |kernel, s| socket::send(kernel, s))
+    call(&ctx, Family::V6, socket::send)
 }
 
 /// The source address that `recvmsg` reports.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V4, |kernel, s| socket::report(kernel, s))
+    call(&ctx, Family::V4, socket::report)
 }
 
 /// The same, of an `AF_INET6` socket.
 #[cgroup_sock_addr(recvmsg6)]
 pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V6, |kernel, s| socket::report(kernel, s))
+    call(&ctx, Family::V6, socket::report)
 }
 
 /// The peer that `getpeername` reports.
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V4, |kernel, s| socket::report(kernel, s))
+    call(&ctx, Family::V4, socket::report)
 }
 
 /// The same, of an `AF_INET6` socket.
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V6, |kernel, s| socket::report(kernel, s))
+    call(&ctx, Family::V6, socket::report)
 }
 
 /// A socket is closed: the frontend of its peer is forgotten.

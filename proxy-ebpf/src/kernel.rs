@@ -4,8 +4,9 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{
-        __sk_buff, BPF_F_CURRENT_NETNS, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
-        BPF_NOEXIST, bpf_fib_lookup as FibLookup, bpf_sock_addr, bpf_sock_tuple,
+        __sk_buff, BPF_F_CURRENT_NETNS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup, bpf_sock_addr,
+        bpf_sock_tuple,
     },
     helpers::generated::{
         bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release,
@@ -37,6 +38,9 @@ use crate::maps;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const EEXIST: i32 = 17;
+/// `size_of::<bpf_fib_lookup>()`, as the helper takes it.
+const FIB_LEN: i32 = 64;
+const _: () = assert!(size_of::<FibLookup>() == FIB_LEN as usize);
 
 /// The world of a program with the context `C`.
 pub struct Kernel<C>(pub *mut C);
@@ -240,21 +244,17 @@ impl PacketTables for Kernel<__sk_buff> {
             params.__bindgen_anon_4.ipv6_dst = query.dst.words();
         }
         // SAFETY: the context and the parameters are valid, and the length is theirs.
-        let rc = unsafe {
-            bpf_fib_lookup(
-                self.0.cast(),
-                ptr::from_mut(params),
-                size_of::<FibLookup>() as i32,
-                0,
-            )
-        };
+        let rc = unsafe { bpf_fib_lookup(self.0.cast(), ptr::from_mut(params), FIB_LEN, 0) };
         let ifindex = params.ifindex;
         if rc == i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
             Route::Neighbour {
                 ifindex,
                 mac: params.dmac,
             }
-        } else if rc == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
+        } else if rc == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH)
+            // Too big for the device that leads there: whether that matters is the caller's to say.
+            || rc == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED)
+        {
             Route::Device { ifindex }
         } else {
             Route::None
@@ -285,7 +285,8 @@ impl PacketTables for Kernel<__sk_buff> {
                 size_of_val(&t.__bindgen_anon_1.ipv6)
             }
         } as u32;
-        let netns = BPF_F_CURRENT_NETNS as i64 as u64;
+        // -1: the namespace that the packet is in.
+        let netns = i64::from(BPF_F_CURRENT_NETNS).cast_unsigned();
         // SAFETY: the context and the tuple are valid; the socket found is released and not used.
         unsafe {
             let socket = if tuple.protocol == protocol::TCP {

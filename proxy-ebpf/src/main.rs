@@ -1,6 +1,13 @@
 //! The eBPF programs: entry points, and nothing else. All decisions are in `proxy-common`; all `unsafe` is in
 //! the shells `calls`, `frame`, `kernel`, `cgroup` and `tc`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(
+        clippy::needless_pass_by_value,
+        reason = "the macros of aya-ebpf take contexts by value"
+    )
+)]
 
 #[cfg(target_arch = "bpf")]
 mod calls;

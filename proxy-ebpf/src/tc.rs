@@ -1,4 +1,4 @@
-//! tc: ingress and egress. "Not ours" and "goes on to the kernel" are both TCX_NEXT (= TC_ACT_UNSPEC): the
+//! tc: ingress and egress. "Not ours" and "goes on to the kernel" are both `TCX_NEXT` (= `TC_ACT_UNSPEC`): the
 //! programs of others on the same hook see the packet.
 
 use aya_ebpf::{
@@ -103,7 +103,7 @@ fn run(ctx: &TcContext, hook: Hook, link: LinkType) -> i32 {
     };
     match verdict {
         Verdict::Pass | Verdict::Continue => TC_ACT_UNSPEC,
-        Verdict::Drop(_) => TC_ACT_SHOT as i32,
+        Verdict::Drop(_) => TC_ACT_SHOT,
         // SAFETY: the helper takes any ifindex.
         Verdict::Bounce => unsafe { bpf_redirect(ifindex, 0) as i32 },
         Verdict::Forward { ifindex } => forward(skb, link, ifindex),
@@ -119,7 +119,7 @@ fn forward(skb: *mut __sk_buff, link: LinkType, ifindex: u32) -> i32 {
         unsafe {
             let protocol = ((*skb).protocol as u16).to_ne_bytes();
             if bpf_skb_change_head(skb, ETH_HLEN, 0) != 0 {
-                return TC_ACT_SHOT as i32;
+                return TC_ACT_SHOT;
             }
             if let Some(w) = Frame::new(skb).window::<14>(0) {
                 (w[12], w[13]) = (protocol[0], protocol[1]);

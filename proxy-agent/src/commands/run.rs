@@ -119,7 +119,7 @@ impl RunArgs {
         match xdp {
             Xdp::Off => {}
             Xdp::Auto => {
-                tracing::info!("XDP comes with a later version; packets are translated by tc")
+                tracing::info!("XDP comes with a later version; packets are translated by tc");
             }
             Xdp::Native | Xdp::Generic => {
                 bail!("--xdp {xdp:?} comes with a later version; use off or auto")

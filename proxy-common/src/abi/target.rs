@@ -127,11 +127,11 @@ impl RangeKey {
     }
 }
 
-/// Value of `SLOTS`.
+/// Value of `SLOTS`, read and written as one aligned 64-bit word.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Slot {
     /// Index in `BACKENDS`.
     pub backend: u32,
