@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 /// A map of type array: every index below the capacity is there, and zero until written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Array<V> {
     elements: RefCell<Vec<V>>,
     capacity: u32,

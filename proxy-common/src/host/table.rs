@@ -5,20 +5,20 @@ use std::{cell::RefCell, collections::BTreeMap};
 use crate::tables::Insert;
 
 /// A map of type hash, or LRU hash: full, the first refuses, the second forgets what was least recently used.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Table<K, V> {
     elements: RefCell<Elements<K, V>>,
     capacity: usize,
     forgets: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Elements<K, V> {
     by_key: BTreeMap<K, Element<V>>,
     uses: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Element<V> {
     value: V,
     used: u64,

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     fmt,
+    rc::Rc,
 };
 
 use super::{Array, Listener, RouteTable, Table};
@@ -26,9 +27,10 @@ use crate::{
 };
 
 /// What answers questions to the routing table.
-type Routes = Box<dyn Fn(&RouteQuery<'_>) -> Route>;
+type Routes = Rc<dyn Fn(&RouteQuery<'_>) -> Route>;
 
 /// The maps, and what the kernel would answer. Like maps, all of it is written through shared references.
+#[derive(Clone)]
 pub struct World {
     /// `FRONTENDS`.
     pub frontends: Table<FrontendKey, FrontendValue>,
@@ -86,7 +88,7 @@ impl Default for World {
             clock: Cell::new(1_000_000),
             counters: RefCell::new(vec![0; Counter::COUNT as usize]),
             chance: Cell::new(1),
-            routes: RefCell::new(Box::new(|_| Route::None)),
+            routes: RefCell::new(Rc::new(|_| Route::None)),
         }
     }
 }
@@ -113,7 +115,7 @@ fn default_settings() -> Settings {
 impl World {
     /// Answers questions to the routing table from now on.
     pub fn set_routes(&self, routes: impl Fn(&RouteQuery<'_>) -> Route + 'static) {
-        *self.routes.borrow_mut() = Box::new(routes);
+        *self.routes.borrow_mut() = Rc::new(routes);
     }
 
     /// Answers questions to the routing table by destination from now on.
@@ -281,7 +283,7 @@ impl<'a> PacketTables for &'a World {
     }
 
     fn route(&mut self, query: RouteQuery<'_>) -> Route {
-        let routes = &*self.routes.borrow();
+        let routes = Rc::clone(&self.routes.borrow());
         routes(&query)
     }
 
