@@ -4,6 +4,8 @@
 
 #[path = "gc/fixture.rs"]
 mod fixture;
+#[path = "gc/pair.rs"]
+mod pair;
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +30,10 @@ use proxy_common::{
     tables::FlowTable,
 };
 
-use self::fixture::{DEAD, Fixture, LIVING, Pair};
+use self::{
+    fixture::{DEAD, Fixture, LIVING},
+    pair::Pair,
+};
 
 /// A fixture, or why there is none here.
 macro_rules! fixture {
@@ -162,7 +167,9 @@ fn a_table_that_is_nearly_full_is_cleared_of_what_has_no_answer() {
     let claims = |count: usize| {
         let pair = |_| f.pair(TCP, flow_flags::SNAT).idle(6, 6).without_forward();
         let pairs: Vec<Pair> = (0..count).map(pair).collect();
-        pairs.iter().for_each(|pair| f.write(pair));
+        for pair in &pairs {
+            f.write(pair);
+        }
     };
     let open = f.pair(TCP, flow_flags::SNAT | flow_flags::CONFIRMED);
     let open = open.seen(OPEN, OPEN).idle(600, 600);

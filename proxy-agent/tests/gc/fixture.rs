@@ -1,6 +1,6 @@
 //! The maps of the object, pinned in a folder of their own, and flows to put into them.
 
-use std::{cell::Cell, fs, net::SocketAddr, os::unix::fs::MetadataExt, time::Duration};
+use std::{cell::Cell, fs, os::unix::fs::MetadataExt, time::Duration};
 
 use aya::EbpfLoader;
 use proxy_agent::dataplane::{
@@ -13,7 +13,7 @@ use proxy_agent::dataplane::{
 use proxy_common::{
     abi::{
         MAPS,
-        flow::{FlowKey, FlowValue, Half, flow_flags, seen},
+        flow::{FlowKey, FlowValue},
         protocol::UDP,
         socket::{SocketBackend, SocketFrontend, SocketKey},
         target::{Backend, BackendState, BackendWord},
@@ -24,15 +24,15 @@ use proxy_common::{
 };
 use zerocopy::network_endian::U16;
 
+use crate::pair::Pair;
+
 /// A backend that serves.
 pub const LIVING: u32 = 1;
 /// One that does not.
 pub const DEAD: u32 = 2;
 
-const GENERATION: u32 = 7;
-const FRONTEND: [u8; 4] = [10, 96, 0, 1];
-/// Seconds since all flows were made.
-const AGE: u32 = 100;
+pub const GENERATION: u32 = 7;
+pub const FRONTEND: [u8; 4] = [10, 96, 0, 1];
 
 /// Pinned maps with two backends.
 pub struct Fixture {
@@ -99,31 +99,17 @@ impl Fixture {
         Collector::open(&self.pins, Clock::open().unwrap()).unwrap()
     }
 
-    /// A flow of a client of its own; see [`flow_flags`].
+    /// A flow of a client of its own; see `flow_flags`.
     pub fn pair(&self, protocol: u8, flags: u8) -> Pair {
         let id = self.next.get() + 1;
         self.next.set(id);
-        Pair {
-            id,
-            claim: id,
-            protocol,
-            flags,
-            seen: (seen::DATA, seen::DATA),
-            idle: (0, 0),
-            backend: LIVING,
-            forward: true,
-            reverse: true,
-        }
+        Pair::new(id, protocol, flags)
     }
 
     /// The flow some seconds before it is over, and another of the same kind just after.
     pub fn around(&self, pair: Pair, seconds: u32, reason: Reason) -> [(Pair, Option<Reason>); 2] {
         let other = self.pair(pair.protocol, pair.flags);
-        let other = Pair {
-            id: other.id,
-            claim: other.claim,
-            ..pair.clone()
-        };
+        let other = pair.clone().of_client(&other);
         let (young, old) = (seconds - 5, seconds + 2);
         [
             (pair.idle(young, young), None),
@@ -240,7 +226,7 @@ impl Drop for Fixture {
     }
 }
 
-fn backend_addr(id: u32) -> Addr {
+pub fn backend_addr(id: u32) -> Addr {
     Addr::v4([10, 0, 1, id as u8])
 }
 
@@ -250,144 +236,6 @@ fn peer(key: &SocketKey, backend: u32) -> SocketKey {
         port: U16::new(8080),
         ..*key
     }
-}
-
-/// A flow as it is written.
-#[derive(Clone, Debug)]
-pub struct Pair {
-    id: u32,
-    claim: u32,
-    protocol: u8,
-    flags: u8,
-    seen: (u8, u8),
-    idle: (u32, u32),
-    backend: u32,
-    forward: bool,
-    reverse: bool,
-}
-
-impl Pair {
-    /// What the client's packets and the backend's have carried.
-    pub fn seen(self, client: u8, backend: u8) -> Self {
-        let seen = (client, backend);
-        Self { seen, ..self }
-    }
-
-    /// Seconds since the client's last packet, and the backend's.
-    pub fn idle(self, client: u32, backend: u32) -> Self {
-        let idle = (client, backend);
-        Self { idle, ..self }
-    }
-
-    pub fn backend(self, backend: u32) -> Self {
-        Self { backend, ..self }
-    }
-
-    pub fn without_forward(self) -> Self {
-        let forward = false;
-        Self { forward, ..self }
-    }
-
-    pub fn without_reverse(self) -> Self {
-        let reverse = false;
-        Self { reverse, ..self }
-    }
-
-    /// Takes the translated source of another flow.
-    pub fn claiming_as(self, other: &Self) -> Self {
-        let claim = other.claim;
-        Self { claim, ..self }
-    }
-
-    /// How many halves are written.
-    pub fn halves(&self) -> usize {
-        usize::from(self.forward) + usize::from(self.reverse)
-    }
-
-    pub fn client(&self) -> SocketAddr {
-        let key = self.forward_key();
-        SocketAddr::new(key.src.to_ip(), key.src_port.get())
-    }
-
-    pub fn forward_key(&self) -> FlowKey {
-        FlowKey {
-            src: numbered(1, self.id),
-            dst: Addr::v4(FRONTEND),
-            src_port: U16::new(40_000),
-            dst_port: U16::new(80),
-            protocol: self.protocol,
-            pad: [0; 3],
-        }
-    }
-
-    pub fn forward_value(&self) -> FlowValue {
-        let mut out = self.forward_key();
-        out.dst = backend_addr(self.backend);
-        out.dst_port = U16::new(8080);
-        if self.flags & flow_flags::SNAT != 0 {
-            out.src = numbered(2, self.claim);
-        }
-        if self.flags & (flow_flags::SNAT | flow_flags::PORT) != 0 {
-            out.src_port = U16::new(61_000);
-        }
-        FlowValue {
-            out,
-            backend: self.backend,
-            generation: GENERATION,
-            half: Half::Forward as u8,
-            flags: self.flags,
-            seen: self.seen.0,
-            fingerprint: self.forward_key().fingerprint(),
-            ..FlowValue::default()
-        }
-    }
-
-    /// What is to be written, with times relative to `now`.
-    fn elements(&self, now: u32, hz: u32) -> Vec<(FlowTable, FlowKey, FlowValue)> {
-        let before = |seconds: u32| now.wrapping_sub(seconds * hz);
-        let table = if self.flags & flow_flags::CONFIRMED == 0 {
-            FlowTable::New
-        } else {
-            FlowTable::Confirmed
-        };
-        let reverse_table = if self.flags & flow_flags::SNAT == 0 {
-            table
-        } else {
-            FlowTable::Claims
-        };
-        let forward = FlowValue {
-            created: before(AGE),
-            last_seen: before(self.idle.0),
-            ..self.forward_value()
-        };
-        let reverse_key = forward.out.inverted();
-        let reverse = FlowValue {
-            out: self.forward_key().inverted(),
-            last_seen: before(self.idle.1),
-            half: Half::Reverse as u8,
-            seen: self.seen.1,
-            fingerprint: reverse_key.fingerprint(),
-            ..forward
-        };
-        let mut elements = Vec::new();
-        if self.forward {
-            elements.push((table, self.forward_key(), forward));
-        }
-        if self.reverse {
-            elements.push((reverse_table, reverse_key, reverse));
-        }
-        elements
-    }
-}
-
-fn numbered(network: u8, id: u32) -> Addr {
-    let [zero, a, b, c] = id.to_be_bytes();
-    assert_eq!(zero, 0);
-    let mut octets = [0; 16];
-    octets[10] = 0xff;
-    octets[11] = 0xff;
-    octets[12..].copy_from_slice(&[10 * network + (a & 0x0f), b, c, 9]);
-    Addr::from_octets(octets)
 }
 
 /// A whole round in steps of `budget`.
