@@ -66,6 +66,7 @@ pub fn is_noise(line: &str) -> bool {
         || matches!(
             verb,
             "Adding"
+                | "Checking"
                 | "Blocking"
                 | "Compiling"
                 | "Downloaded"
