@@ -171,7 +171,7 @@ impl State {
                     .cloned()
                     .ok_or_else(|| unknown(socket))?;
                 Ok(Answer::Exchanges(vec![udp_client::exchange(
-                    &socket, to, timeout,
+                    &socket, to, 0, timeout,
                 )]))
             }
             Command::UdpClose { socket } => taken(&self.sockets, socket).map(|_| Answer::Done),

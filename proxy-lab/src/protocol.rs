@@ -154,7 +154,8 @@ impl std::fmt::Display for Protocol {
     }
 }
 
-/// A server that answers each line (TCP) or datagram (UDP) with [`Identity`]'s text form, and an HTTP GET with a page of it.
+/// A server that answers each line (TCP) or datagram (UDP) with [`Identity`]'s text form, with as many blanks as the question
+/// had, and an HTTP GET with a page of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Serve {
     /// The name it gives.
@@ -221,6 +222,8 @@ pub struct TcpRequest {
     pub timeout: Duration,
     /// End with a reset instead of a FIN, so that the local port is free at once.
     pub abort: bool,
+    /// Bytes that are added to each question, and by the server to its answer.
+    pub padding: usize,
 }
 
 impl TcpRequest {
@@ -233,6 +236,7 @@ impl TcpRequest {
             times: 1,
             timeout: Duration::from_secs(3),
             abort: false,
+            padding: 0,
         }
     }
 
@@ -240,6 +244,12 @@ impl TcpRequest {
     #[must_use]
     pub fn times(self, times: usize) -> Self {
         Self { times, ..self }
+    }
+
+    /// With this many bytes more in each question and each answer.
+    #[must_use]
+    pub fn padded(self, padding: usize) -> Self {
+        Self { padding, ..self }
     }
 
     /// The timeout of each.
@@ -281,6 +291,8 @@ pub struct UdpRequest {
     pub connected: bool,
     /// Send all from one socket instead of one socket each.
     pub same_socket: bool,
+    /// Bytes that are added to each question, and by the server to its answer.
+    pub padding: usize,
 }
 
 impl UdpRequest {
@@ -293,6 +305,7 @@ impl UdpRequest {
             timeout: Duration::from_secs(3),
             connected: false,
             same_socket: false,
+            padding: 0,
         }
     }
 
@@ -300,6 +313,12 @@ impl UdpRequest {
     #[must_use]
     pub fn times(self, times: usize) -> Self {
         Self { times, ..self }
+    }
+
+    /// With this many bytes more in each question and each answer.
+    #[must_use]
+    pub fn padded(self, padding: usize) -> Self {
+        Self { padding, ..self }
     }
 
     /// The timeout of each.

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::failure;
-use super::tcp_client::{QUESTION, ends, one, read_identity};
+use super::tcp_client::{ends, one, question, read_identity};
 use crate::protocol::{Exchange, TcpRequest};
 
 /// Open connections, in the order of their opening.
@@ -32,7 +32,7 @@ impl Hold {
         let sent: Vec<_> = self
             .streams
             .iter_mut()
-            .map(|stream| stream.write_all(QUESTION))
+            .map(|stream| stream.write_all(&question(0)))
             .collect();
         self.streams
             .iter_mut()

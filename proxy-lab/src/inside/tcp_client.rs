@@ -9,8 +9,13 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::{failed, failure};
 use crate::protocol::{Exchange, Failure, FailureKind, Identity, TcpRequest};
 
-/// The question; any line that is no HTTP request would do.
-pub(super) const QUESTION: &[u8] = b"who are you\n";
+/// The question, followed by blanks; any line that is no HTTP request would do.
+pub(super) fn question(padding: usize) -> Vec<u8> {
+    let mut line = b"who are you".to_vec();
+    line.resize(line.len() + padding, b' ');
+    line.push(b'\n');
+    line
+}
 
 /// `request.times` connections, one after the other.
 pub(super) fn exchanges(request: &TcpRequest) -> Vec<Exchange> {
@@ -24,7 +29,12 @@ pub(super) fn one(request: &TcpRequest) -> (Option<TcpStream>, Exchange) {
         Ok(stream) => stream,
         Err((stage, error)) => return (None, failed(stage, &error, start.elapsed())),
     };
-    let exchange = ask(&mut stream, start, start + request.timeout);
+    let exchange = ask(
+        &mut stream,
+        &question(request.padding),
+        start,
+        start + request.timeout,
+    );
     (exchange.outcome.is_ok().then_some(stream), exchange)
 }
 
@@ -49,12 +59,12 @@ fn connect(request: &TcpRequest) -> Result<TcpStream, (&'static str, std::io::Er
 }
 
 /// Sends the question over a connected stream and reads the answer until `deadline`.
-pub(super) fn ask(stream: &mut TcpStream, start: Instant, deadline: Instant) -> Exchange {
+fn ask(stream: &mut TcpStream, question: &[u8], start: Instant, deadline: Instant) -> Exchange {
     let local = stream.local_addr().ok();
     let peer = stream.peer_addr().ok();
     let outcome = stream
         .set_nodelay(true)
-        .and_then(|()| stream.write_all(QUESTION))
+        .and_then(|()| stream.write_all(question))
         .map_err(|error| failure("send", &error))
         .and_then(|()| read_identity(stream, deadline));
     Exchange {
@@ -71,7 +81,7 @@ pub(super) fn read_identity(
     deadline: Instant,
 ) -> Result<Identity, Failure> {
     let mut line = Vec::new();
-    let mut buffer = [0_u8; 512];
+    let mut buffer = [0_u8; 4096];
     loop {
         let left = deadline
             .saturating_duration_since(Instant::now())

@@ -103,7 +103,8 @@ fn converse(serve: &Serve, mut stream: &TcpStream) -> std::io::Result<()> {
         }
         thread::sleep(serve.delay);
         if !line.starts_with(b"GET ") {
-            stream.write_all(format!("{identity}\n").as_bytes())?;
+            let blanks = line.iter().rev().skip(1).take_while(|byte| **byte == b' ');
+            stream.write_all(format!("{identity}{}\n", " ".repeat(blanks.count())).as_bytes())?;
             continue;
         }
         while line != b"\r\n" && line != b"\n" {

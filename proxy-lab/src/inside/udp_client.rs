@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockAddr, Socket, Type};
 
-use super::tcp_client::{QUESTION, parse};
+use super::tcp_client::{parse, question};
 use super::{bound, failed, failure};
 use crate::protocol::{Exchange, UdpRequest, unspecified_like};
 
@@ -31,6 +31,7 @@ pub(super) fn exchanges(request: &UdpRequest) -> Vec<Exchange> {
         results.push(exchange(
             &socket,
             (!request.connected).then_some(request.to),
+            request.padding,
             request.timeout,
         ));
         if request.same_socket {
@@ -64,19 +65,25 @@ fn dual(bind: SocketAddr) -> std::io::Result<Socket> {
 }
 
 /// Sends one question on `socket` and waits for the answer.
-pub(super) fn exchange(socket: &Socket, to: Option<SocketAddr>, timeout: Duration) -> Exchange {
+pub(super) fn exchange(
+    socket: &Socket,
+    to: Option<SocketAddr>,
+    padding: usize,
+    timeout: Duration,
+) -> Exchange {
     let start = Instant::now();
     let socket: &std::net::UdpSocket = &match socket.try_clone() {
         Ok(clone) => clone.into(),
         Err(error) => return failed("socket", &error, start.elapsed()),
     };
+    let question = question(padding);
     let sent = match to {
-        Some(to) => socket.send_to(QUESTION, to),
-        None => socket.send(QUESTION),
+        Some(to) => socket.send_to(&question, to),
+        None => socket.send(&question),
     };
     let mut peer = None;
     let outcome = sent.map_err(|error| failure("send", &error)).and_then(|_| {
-        let mut buffer = [0_u8; 512];
+        let mut buffer = [0_u8; 2048];
         let received = socket
             .set_read_timeout(Some(timeout))
             .and_then(|()| socket.recv_from(&mut buffer));

@@ -59,7 +59,7 @@ impl UdpServer {
 fn answer_one(socket: &Socket, serve: &Serve, port: u16) -> nix::Result<()> {
     let mut buffer = [0_u8; 2048];
     let mut control = nix::cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo);
-    let (from, to) = {
+    let (from, to, length) = {
         let mut parts = [IoSliceMut::new(&mut buffer)];
         let message = recvmsg::<SockaddrStorage>(
             socket.as_raw_fd(),
@@ -74,7 +74,7 @@ fn answer_one(socket: &Socket, serve: &Serve, port: u16) -> nix::Result<()> {
             ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::from(info.ipi6_addr.s6_addr)),
             _ => None,
         });
-        (message.address, to)
+        (message.address, to, message.bytes)
     };
     let (Some(from), Some(to)) = (from, to) else {
         return Ok(());
@@ -91,7 +91,9 @@ fn answer_one(socket: &Socket, serve: &Serve, port: u16) -> nix::Result<()> {
         client,
         local: SocketAddr::new(to, port),
     };
-    let text = format!("{identity}\n");
+    let blanks = buffer[..length].iter().rev().skip(1);
+    let blanks = blanks.take_while(|byte| **byte == b' ').count();
+    let text = format!("{identity}{}\n", " ".repeat(blanks));
     let parts = [IoSlice::new(text.as_bytes())];
     match to {
         IpAddr::V4(to) => {
