@@ -72,7 +72,8 @@ const ETH_P_8021AD: u16 = 0x88a8;
 /// Extension headers that are skipped in one packet; a packet with more is not ours.
 const MAX_EXTENSIONS: usize = 4;
 
-/// Finds the headers of a TCP or UDP packet; says no to any other, which is not ours, whatever its form.
+/// Finds the headers of a TCP or UDP packet; says no to any other, which is not ours, whatever its form. `h` is zero, or
+/// of an earlier packet: its padding stays zero.
 ///
 /// A frame with a VLAN id belongs to the VLAN's own device, which sees it without the tag; a priority tag (id 0)
 /// is skipped.
@@ -89,7 +90,6 @@ fn try_parse<P: Packet>(p: &mut P, link: LinkType, h: &mut Headers) -> Option<()
     };
     h.l3 = l3;
     h.tcp_flags = 0;
-    h.tuple.pad = [0; 3];
     match family {
         Family::V4 => ipv4(p, h),
         Family::V6 => ipv6(p, h),

@@ -137,7 +137,13 @@ impl FlowRef for FlowElement {
         // SAFETY: the pointer is to memory of the map, valid until the program ends; whether it still is this
         // key's element is told by the fingerprint, read last.
         unsafe {
-            *into = *self.0;
+            // Word by word: a copy of the whole is a call of memmove, which goes byte by byte.
+            let (from, to) = (self.0.cast::<u32>(), ptr::from_mut(into).cast::<u32>());
+            let mut i = 0;
+            while i < size_of::<FlowValue>() / size_of::<u32>() {
+                to.add(i).write(ptr::read_volatile(from.add(i)));
+                i += 1;
+            }
             ptr::read_volatile(&raw const (*self.0).fingerprint) == key.fingerprint()
         }
     }

@@ -45,13 +45,13 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub const fn inverted(&self) -> Self {
+        // The rest is copied as one word: a padding that is written anew is a call of memset in BPF.
         Self {
             src: self.dst,
             dst: self.src,
             src_port: self.dst_port,
             dst_port: self.src_port,
-            protocol: self.protocol,
-            pad: [0; 3],
+            ..*self
         }
     }
 
