@@ -219,10 +219,20 @@ impl Agent {
     }
 }
 
-/// Starts an agent on every node.
+/// Starts an agent on every node, all at once; in the order of [`Lab::nodes`].
 pub fn spawn_agents(lab: &Lab, options: &AgentOptions) -> Result<Vec<Agent>> {
-    let nodes = lab.nodes().iter();
-    nodes.map(|node| node.spawn_agent(options)).collect()
+    std::thread::scope(|scope| {
+        let nodes = lab.nodes().iter();
+        let starting: Vec<_> = nodes
+            .map(|node| scope.spawn(|| node.spawn_agent(options)))
+            .collect();
+        let started = starting.into_iter().map(|agent| {
+            agent
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        started.collect()
+    })
 }
 
 /// Runs another command of the agent binary in a node's namespace, and returns what it wrote to stdout.

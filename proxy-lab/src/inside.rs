@@ -176,6 +176,12 @@ impl State {
             }
             Command::UdpClose { socket } => taken(&self.sockets, socket).map(|_| Answer::Done),
             Command::Detach => {
+                // Who reads the owner's stderr must see its end when the owner ends.
+                std::fs::File::options()
+                    .write(true)
+                    .open("/dev/null")
+                    .and_then(|null| Ok(nix::unistd::dup2_stderr(null)?))
+                    .map_err(|error| format!("leaving stderr: {error}"))?;
                 self.detached.store(true, Ordering::Relaxed);
                 Ok(Answer::Done)
             }

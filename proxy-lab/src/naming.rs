@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 use crate::error::{LabError, Result};
 
@@ -83,6 +84,12 @@ pub fn owner(prefix: &str) -> Owner {
         Ok(()) if std::io::read_to_string(&lock).is_ok_and(|text| text == KEPT) => Owner::Kept,
         Ok(()) => Owner::Dead,
     }
+}
+
+/// When a lab was kept; the beginning of time if it was not.
+pub(crate) fn kept_at(prefix: &str) -> SystemTime {
+    let written = std::fs::metadata(lock_path(prefix)).and_then(|metadata| metadata.modified());
+    written.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The right to sweep up after a dead owner; `None` if somebody else has it.

@@ -94,6 +94,16 @@ pub fn labs() -> Vec<(String, Owner)> {
         .collect()
 }
 
+/// Labs that were kept, the newest last.
+pub fn kept() -> Vec<String> {
+    let kept = labs()
+        .into_iter()
+        .filter(|(_, owner)| *owner == Owner::Kept);
+    let mut prefixes: Vec<_> = kept.map(|(prefix, _)| prefix).collect();
+    prefixes.sort_by_key(|prefix| naming::kept_at(prefix));
+    prefixes
+}
+
 /// Takes down what dead processes left, and names it.
 pub fn sweep() -> Result<Vec<String>> {
     let mut swept = Vec::new();

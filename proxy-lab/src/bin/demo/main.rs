@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use cluster::Cluster;
-use proxy_lab::sweep::{labs, take_down};
-use proxy_lab::{LabError, Owner, Result};
+use proxy_lab::sweep::{kept, take_down};
+use proxy_lab::{LabError, Result};
 use terminal::{Terminal, say, seconds};
 
 const USAGE: &str = "\
@@ -146,13 +146,4 @@ fn down() -> Result<bool> {
         println!("{prefix} is gone");
     }
     Ok(true)
-}
-
-/// Clusters that earlier runs left up.
-fn kept() -> Vec<String> {
-    labs()
-        .into_iter()
-        .filter(|(_, owner)| *owner == Owner::Kept)
-        .map(|(prefix, _)| prefix)
-        .collect()
 }

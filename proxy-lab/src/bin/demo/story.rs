@@ -266,7 +266,6 @@ fn load_balancer(cluster: &Cluster, terminal: &mut Terminal) -> Result<()> {
 fn maps(cluster: &Cluster, terminal: &mut Terminal) -> Result<()> {
     terminal.part("04  What is in the maps of worker-1");
     let node = cluster.lab.node("worker-1");
-    say("proxy-agent services:");
     let table = agent_command(
         node,
         [
@@ -277,7 +276,10 @@ fn maps(cluster: &Cluster, terminal: &mut Terminal) -> Result<()> {
             "table",
         ],
     )?;
-    terminal.quote(&table);
+    let (shown, others) = folded_ipv4(&table);
+    say("proxy-agent services, read from the kernel alone:");
+    terminal.quote(&shown);
+    say(&format!("… and {others} more for IPv6"));
     let report = services(cluster, "worker-1")?;
     let expected = [
         (MLFLOW.0, 3),
@@ -405,6 +407,20 @@ fn backends(report: &Value, frontend: SocketAddr) -> usize {
         .map_or(0, Vec::len)
 }
 
+/// A table's rows but those for IPv6, with backends one below the other; and how many rows are left out.
+fn folded_ipv4(table: &str) -> (String, usize) {
+    let (left_out, shown): (Vec<_>, Vec<_>) = table
+        .lines()
+        .partition(|line| line.trim_start().starts_with('['));
+    let header = shown.iter().find_map(|line| line.find("BACKENDS"));
+    let fold = |line: &str| match header.filter(|&at| line.is_char_boundary(at)) {
+        Some(at) => line[..at].to_owned() + &line[at..].replace(", ", &format!("\n{:at$}", "")),
+        None => line.to_owned(),
+    };
+    let lines: Vec<_> = shown.into_iter().map(fold).collect();
+    (lines.join("\n"), left_out.len())
+}
+
 /// A slice's text with these endpoints not ready: the line after an endpoint's address has its conditions.
 fn unready(text: &str, endpoints: &[&str]) -> String {
     let mut concerned = false;
@@ -478,6 +494,17 @@ fn failures(exchanges: &[Exchange]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_are_folded_at_their_last_column() {
+        let table = "FRONTEND  BACKENDS\n1.1.1.1:1 2.2.2.2:2, 3.3.3.3:3\n[::1]:1   [::2]:2\n";
+        let (shown, others) = folded_ipv4(table);
+        assert_eq!(
+            shown,
+            "FRONTEND  BACKENDS\n1.1.1.1:1 2.2.2.2:2\n          3.3.3.3:3"
+        );
+        assert_eq!(others, 1);
+    }
 
     #[test]
     fn one_endpoint_is_made_unready_and_no_other() {

@@ -1,0 +1,73 @@
+//! The demo shows what it says, and leaves nothing behind.
+
+use std::process::Command;
+
+use proxy_lab::agent_binary;
+use proxy_lab::sweep::{kept, take_down};
+
+fn demo(argument: Option<&str>) -> Option<String> {
+    if proxy_lab::skipped() {
+        return None;
+    }
+    let agent = match agent_binary() {
+        Ok(agent) => agent,
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            return None;
+        }
+    };
+    let output = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .args(argument)
+        .env("PROXY_AGENT_BIN", agent)
+        .output()
+        .expect("starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{}\n{said}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Some(said)
+}
+
+#[test]
+fn all_outcomes_are_observed() {
+    let Some(said) = demo(None) else { return };
+    for part in [
+        "01  ClusterIP",
+        "02  NodePort",
+        "03  LoadBalancer",
+        "04  What is in the maps",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(
+        said.contains("outcomes were observed") && !said.contains('✗'),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_kept_cluster_can_be_entered_and_taken_down() {
+    let Some(said) = demo(Some("--keep")) else {
+        return;
+    };
+    let prefix = kept().pop().expect("is kept");
+    assert!(said.contains(&prefix), "{said}");
+    // Its sockets are the pod's: the agent's socket hooks see them.
+    let page =
+        "exec 3<>/dev/tcp/10.96.50.10/5000; printf 'GET / HTTP/1.1\\r\\n\\r\\n' >&3; cat <&3";
+    let output = Command::new(env!("CARGO_BIN_EXE_demo"))
+        .args(["--enter", "notebook", "bash", "-c", page])
+        .output()
+        .expect("starts");
+    take_down(&prefix).expect("goes down");
+    let page = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        page.contains("mlflow-"),
+        "{said}\n{page}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(!kept().contains(&prefix));
+}
