@@ -29,7 +29,7 @@ use crate::{
         netlink::Watcher,
         observed::Observed,
     },
-    model::Problem,
+    model::{Event, Problem},
     plan::ServiceName,
     planner::{Planner, PlannerConfig},
     programmer::{Outcome, Programmer},
@@ -182,46 +182,50 @@ impl App {
         complain(&update.problems);
         let mut node = false;
         for event in update.events {
-            node |= matches!(event, crate::model::Event::Node(_));
+            node |= matches!(event, Event::Node(_) | Event::Synced);
             complain(&self.planner.apply(event));
         }
         if node {
-            // `--nodeport-addresses=primary` and the zone come from the Node object.
-            self.take_devices();
+            self.take_addresses();
         }
         self.program();
     }
 
-    /// Makes maps and attachments what devices and addresses are now.
+    /// Makes attachments, maps and plans what devices and addresses are now.
     fn take_devices(&mut self) {
-        let now = Instant::now();
         let classes = classify(&self.observed, &self.config.devices);
-        for problem in classes
-            .problems
-            .iter()
-            .filter(|problem| !self.device_problems.contains(problem))
-        {
-            tracing::warn!("{problem}");
+        for problem in &classes.problems {
+            if !self.device_problems.contains(problem) {
+                tracing::warn!("{problem}");
+            }
         }
         self.device_problems = classes.problems;
-        let primary: Vec<_> = self
-            .planner
-            .node()
-            .map(|node| node.primary_addresses().collect())
-            .unwrap_or_default();
-        let addresses = node_addresses(&self.observed);
-        let flags = node_addrs(&addresses, &self.config.node_port_addresses, &primary);
-        report(self.programmer.set_node_addrs(flags, now));
         let entries = classes
             .ports
             .iter()
             .map(|(&ifindex, port)| (ifindex, port.device))
             .collect();
-        report(self.programmer.set_devices(entries, now));
-        complain(&self.planner.set_node_addresses(addresses));
+        report(self.programmer.set_devices(entries, Instant::now()));
         for error in self.attachments.reconcile(&classes.ports) {
             tracing::error!(error = chain(&error), "a device is not served");
         }
+        self.take_addresses();
+    }
+
+    /// Makes maps and plans what this node's addresses are now. Before the first full list the Node object, which
+    /// `--nodeport-addresses=primary` goes by, may be missing: what an earlier run programmed stays.
+    fn take_addresses(&mut self) {
+        let addresses = node_addresses(&self.observed);
+        if self.planner.is_synced() {
+            let primary: Vec<_> = self
+                .planner
+                .node()
+                .map(|node| node.primary_addresses().collect())
+                .unwrap_or_default();
+            let flags = node_addrs(&addresses, &self.config.node_port_addresses, &primary);
+            report(self.programmer.set_node_addrs(flags, Instant::now()));
+        }
+        complain(&self.planner.set_node_addresses(addresses));
     }
 
     /// Programs what changed. Before the first full list there is nothing to go by: what an earlier run programmed stays.
