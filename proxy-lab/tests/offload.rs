@@ -172,16 +172,20 @@ fn conversation(lab: &Lab, client: &Host, backend: Backend, what: &str) -> Resul
         _ => None,
     };
     let mut asked: Vec<SocketAddr> = Vec::new();
+    let mut answers = Vec::new();
     for family in Family::ALL {
         for to in backend.frontends(lab, client, family) {
             asked.push(to);
             for protocol in Protocol::ALL {
-                for exchange in exchanges(client, protocol, to)? {
-                    judge(&exchange, backend, &format!("{what}: {protocol} to {to}"));
-                }
+                let all = exchanges(client, protocol, to)?;
+                answers.extend(
+                    all.into_iter()
+                        .map(|one| (format!("{protocol} to {to}"), one)),
+                );
             }
         }
     }
+    // Frames first: what has a wrong checksum does not arrive, and the reason is here.
     let mut seen = Seen::new();
     let from_frontend = |source: IpAddr, _: IpAddr| asked.iter().any(|to| to.ip() == source);
     count(
@@ -201,6 +205,9 @@ fn conversation(lab: &Lab, client: &Host, backend: Backend, what: &str) -> Resul
             what,
             to_backend,
         );
+    }
+    for (asked, answer) in &answers {
+        judge(answer, backend, &format!("{what}: {asked}"));
     }
     for family in Family::ALL {
         let (tcp, udp, icmp) = numbers(family);
