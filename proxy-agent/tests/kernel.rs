@@ -1,0 +1,25 @@
+//! From objects to the kernel's own maps: what is read back is what was planned, over restarts too, and what a change
+//! costs. Root: it loads the programs, pinned in a folder of their own.
+
+#![cfg(test)]
+
+#[path = "oracle/cluster.rs"]
+mod cluster;
+#[path = "kernel/cost.rs"]
+mod cost;
+#[path = "kernel/files.rs"]
+mod files;
+#[path = "kernel/fixture.rs"]
+mod fixture;
+#[path = "kernel/ids.rs"]
+mod ids;
+#[path = "kernel/latency.rs"]
+mod latency;
+#[path = "oracle/random.rs"]
+mod random;
+#[path = "kernel/random_changes.rs"]
+mod random_changes;
+#[path = "kernel/times.rs"]
+mod times;
+#[path = "oracle/world.rs"]
+mod world;
