@@ -28,6 +28,8 @@ use probe::Probe;
 pub const FINGERPRINT: u64 = {
     let mut hash = FNV_OFFSET;
     hash = fnv(hash, include_bytes!("protocol.rs"));
+    hash = fnv(hash, include_bytes!("protocol/outcome.rs"));
+    hash = fnv(hash, include_bytes!("protocol/request.rs"));
     hash = fnv(hash, include_bytes!("inside.rs"));
     hash = fnv(hash, include_bytes!("inside/hold.rs"));
     hash = fnv(hash, include_bytes!("inside/probe.rs"));

@@ -1,15 +1,19 @@
 //! The story, part by part. Every sentence with a mark is an outcome that was looked at, not foretold.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+mod evidence;
+
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use proxy_lab::protocol::Identity;
-use proxy_lab::{Exchange, Family, Host, Result, TcpRequest, agent_command, eventually};
-use serde_json::Value;
+use proxy_lab::{Family, Host, Result, TcpRequest, agent_command, eventually};
 
 use crate::cluster::{Cluster, NODES};
 use crate::terminal::{Terminal, say, seconds};
+use evidence::{
+    address, addresses, all_answered, backends, clients, failures, folded_ipv4, servers, services,
+    unready,
+};
 
 const MLFLOW: (&str, &str) = ("10.96.50.10:5000", "[fd00:10:96::5010]:5000");
 const GRAFANA: (&str, &str) = ("203.0.113.10:80", "[2001:db8:113::10]:80");
@@ -367,156 +371,4 @@ fn without_agent(cluster: &mut Cluster, terminal: &mut Terminal) -> Result<()> {
     holds.into_iter().try_for_each(proxy_lab::Hold::close)?;
     cluster.agents.insert(index, agent);
     Ok(())
-}
-
-/// The JSON report of the live maps of a node.
-fn services(cluster: &Cluster, node: &str) -> Result<Value> {
-    let node = cluster.lab.node(node);
-    let text = agent_command(
-        node,
-        [
-            "services",
-            "--bpffs",
-            &node.bpffs().display().to_string(),
-            "-o",
-            "json",
-        ],
-    )?;
-    serde_json::from_str(&text).map_err(|error| proxy_lab::LabError::Command {
-        command: "proxy-agent services -o json".to_owned(),
-        ending: format!("wrote something that is not JSON: {error}"),
-    })
-}
-
-/// Backends of a TCP frontend for clients in the cluster; 0 if it is not there.
-fn backends(report: &Value, frontend: SocketAddr) -> usize {
-    let is = |item: &&Value| {
-        let ip = item["address"]
-            .as_str()
-            .and_then(|text| text.parse::<IpAddr>().ok());
-        ip == Some(frontend.ip())
-            && item["port"] == frontend.port()
-            && item["protocol"] == "TCP"
-            && item["scope"] == "cluster"
-    };
-    let found = report["frontends"]
-        .as_array()
-        .and_then(|items| items.iter().find(is));
-    found
-        .and_then(|item| item["backends"].as_array())
-        .map_or(0, Vec::len)
-}
-
-/// A table's rows but those for IPv6, with backends one below the other; and how many rows are left out.
-fn folded_ipv4(table: &str) -> (String, usize) {
-    let (left_out, shown): (Vec<_>, Vec<_>) = table
-        .lines()
-        .partition(|line| line.trim_start().starts_with('['));
-    let header = shown.iter().find_map(|line| line.find("BACKENDS"));
-    let fold = |line: &str| match header.filter(|&at| line.is_char_boundary(at)) {
-        Some(at) => line[..at].to_owned() + &line[at..].replace(", ", &format!("\n{:at$}", "")),
-        None => line.to_owned(),
-    };
-    let lines: Vec<_> = shown.into_iter().map(fold).collect();
-    (lines.join("\n"), left_out.len())
-}
-
-/// A slice's text with these endpoints not ready: the line after an endpoint's address has its conditions.
-fn unready(text: &str, endpoints: &[&str]) -> String {
-    let mut concerned = false;
-    let lines = text.lines().map(|line| {
-        let line = if concerned {
-            line.replace("true", "false")
-        } else {
-            line.to_owned()
-        };
-        concerned = endpoints
-            .iter()
-            .any(|ip| line.contains(&format!("[{ip}]")) || line.contains(&format!("\"{ip}\"")));
-        line + "\n"
-    });
-    lines.collect()
-}
-
-fn address(text: &str) -> SocketAddr {
-    text.parse()
-        .unwrap_or_else(|_| panic!("{text} is an address"))
-}
-
-fn all_answered(exchanges: &[Exchange]) -> bool {
-    !exchanges.is_empty() && exchanges.iter().all(|exchange| exchange.outcome.is_ok())
-}
-
-/// How often each server answered.
-fn servers(exchanges: &[Exchange]) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for server in exchanges.iter().filter_map(Exchange::server) {
-        *counts.entry(server.to_owned()).or_default() += 1;
-    }
-    counts
-}
-
-/// The clients' addresses that the servers saw.
-fn clients(exchanges: &[Exchange]) -> BTreeSet<IpAddr> {
-    exchanges
-        .iter()
-        .filter_map(|exchange| exchange.outcome.as_ref().ok())
-        .map(|identity| identity.client.ip())
-        .collect()
-}
-
-fn addresses(set: &BTreeSet<IpAddr>) -> String {
-    let words: Vec<_> = set.iter().map(ToString::to_string).collect();
-    if words.is_empty() {
-        "nobody".to_owned()
-    } else {
-        words.join(", ")
-    }
-}
-
-/// What failed, in brackets; nothing if nothing did.
-fn failures(exchanges: &[Exchange]) -> String {
-    let failures: Vec<_> = exchanges
-        .iter()
-        .filter_map(|exchange| exchange.outcome.as_ref().err())
-        .collect();
-    match failures.first() {
-        None => String::new(),
-        Some(only) if exchanges.len() == 1 => format!(" ({only})"),
-        Some(first) => format!(
-            " ({} of {} failed; {first})",
-            failures.len(),
-            exchanges.len()
-        ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_are_folded_at_their_last_column() {
-        let table = "FRONTEND  BACKENDS\n1.1.1.1:1 2.2.2.2:2, 3.3.3.3:3\n[::1]:1   [::2]:2\n";
-        let (shown, others) = folded_ipv4(table);
-        assert_eq!(
-            shown,
-            "FRONTEND  BACKENDS\n1.1.1.1:1 2.2.2.2:2\n          3.3.3.3:3"
-        );
-        assert_eq!(others, 1);
-    }
-
-    #[test]
-    fn one_endpoint_is_made_unready_and_no_other() {
-        let text = "  - addresses: [10.0.0.1]\n    conditions: { ready: true, serving: true }\n  - addresses: [10.0.0.10]\n    conditions: { ready: true }\n";
-        let changed = unready(text, &["10.0.0.1"]);
-        assert_eq!(
-            changed,
-            text.replacen(
-                "ready: true, serving: true",
-                "ready: false, serving: false",
-                1
-            )
-        );
-    }
 }
