@@ -252,15 +252,16 @@ impl PacketTables for Kernel<__sk_buff> {
         // SAFETY: the context and the parameters are valid, and the length is theirs.
         let rc = unsafe { bpf_fib_lookup(self.0.cast(), ptr::from_mut(params), FIB_LEN, 0) };
         let ifindex = params.ifindex;
-        if rc == i64::from(BPF_FIB_LKUP_RET_SUCCESS) {
+        // A packet that is too big for the device is told so last, when all else is known: whether that matters is the
+        // caller's to say.
+        if rc == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
+            || rc == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED)
+        {
             Route::Neighbour {
                 ifindex,
                 mac: params.dmac,
             }
-        } else if rc == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH)
-            // Too big for the device that leads there: whether that matters is the caller's to say.
-            || rc == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED)
-        {
+        } else if rc == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
             Route::Device { ifindex }
         } else {
             Route::None
