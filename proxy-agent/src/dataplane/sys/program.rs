@@ -54,12 +54,12 @@ pub fn test_run(program: impl AsFd, frame: &[u8], repeat: u32) -> io::Result<Tes
 pub struct TestSkb {
     /// Device of the caller's network namespace that the packet is on; 0: the loopback device.
     pub ifindex: u32,
-    /// Bytes that are linear; 0: all (others than all since Linux 6.18).
+    /// Bytes that are linear; 0: all. Not every kernel's test run can cut a packet: `EINVAL`.
     pub linear: u32,
     /// `gso_size`; 0: not to be cut.
     pub segment: u32,
-    /// Whether the device has summed up the packet (`CHECKSUM_COMPLETE`, since Linux 6.17): the run then fails with
-    /// `EBADMSG` where the program leaves a sum that is wrong.
+    /// Whether the device has summed up the packet (`CHECKSUM_COMPLETE`): the run then fails with `EBADMSG` where the
+    /// program leaves a sum that is wrong. Kernels that do not know this say `EINVAL`.
     pub summed: bool,
 }
 
