@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Protocol;
 
-/// A server that answers each line (TCP) or datagram (UDP) with [`Identity`]'s text form, with as many blanks as the question
+/// A server that answers each line (TCP) or datagram (UDP) with [`Identity`](super::Identity)'s text form, with as many blanks as the question
 /// had, and an HTTP GET with a page of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Serve {
