@@ -33,6 +33,8 @@ pub struct Frame {
     pub outgoing: bool,
     /// The state of its transport checksum.
     pub checksum: Checksum,
+    /// The outermost VLAN tag (its two bytes of control information); the kernel takes it out of the bytes.
+    pub tag: Option<u16>,
     /// Since the capture started.
     pub at: Duration,
 }
@@ -122,6 +124,19 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Sends frames, from the Ethernet header on and as they are, out of a device of this host.
+    pub fn inject(&self, device: &str, frames: &[Vec<u8>]) -> Result<()> {
+        self.netns().run(|| {
+            let action = || format!("sending frames by {device} of {}", self.name());
+            let socket = PacketSocket::open(device, PATIENCE);
+            let socket = socket.map_err(LabError::kernel(action()))?;
+            let mut frames = frames.iter();
+            frames.try_for_each(|frame| socket.send(frame).map_err(LabError::kernel(action())))
+        })
+    }
+}
+
 impl Capture {
     /// Stops when no more frames come, and returns what was seen.
     pub fn stop(self) -> Result<Captured> {
@@ -154,6 +169,7 @@ fn collect(socket: &PacketSocket, stop: &AtomicBool, ports: &[u16]) -> std::io::
                 bytes: bytes.to_vec(),
                 outgoing: received.outgoing,
                 checksum: received.checksum,
+                tag: received.tag,
                 at: start.elapsed(),
             });
         }

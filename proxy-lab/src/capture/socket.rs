@@ -5,7 +5,7 @@ use std::io::{Error, Result};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
 use super::Checksum;
@@ -13,8 +13,9 @@ use super::Checksum;
 /// Bytes that may wait to be read; more than any test sends at once.
 const QUEUE: usize = 32 * 1024 * 1024;
 
-/// `TP_STATUS_CSUMNOTREADY` and `TP_STATUS_CSUM_VALID` (`linux/if_packet.h`).
+/// `TP_STATUS_CSUMNOTREADY`, `TP_STATUS_VLAN_VALID` and `TP_STATUS_CSUM_VALID` (`linux/if_packet.h`).
 const NOT_READY: u32 = 1 << 3;
+const TAGGED: u32 = 1 << 4;
 const VALID: u32 = 1 << 7;
 
 /// A socket that sees the frames of one device.
@@ -28,6 +29,8 @@ pub(super) struct Received {
     pub(super) outgoing: bool,
     /// The state of its checksum.
     pub(super) checksum: Checksum,
+    /// The VLAN tag, which the kernel takes out of the bytes.
+    pub(super) tag: Option<u16>,
 }
 
 impl PacketSocket {
@@ -122,11 +125,23 @@ impl PacketSocket {
                 _ => Err(error),
             };
         };
+        let (checksum, tag) = state(&message);
         Ok(Some(Received {
             length: length.min(buffer.len()),
             outgoing: address.sll_pkttype == libc::PACKET_OUTGOING,
-            checksum: state(&message),
+            checksum,
+            tag,
         }))
+    }
+
+    /// Sends a frame as it is, from the Ethernet header on.
+    pub(super) fn send(&self, frame: &[u8]) -> Result<()> {
+        let sent = nix::sys::socket::send(self.0.as_raw_fd(), frame, MsgFlags::empty())?;
+        if sent == frame.len() {
+            Ok(())
+        } else {
+            Err(Error::other("a part of the frame was sent"))
+        }
     }
 
     /// Frames that found the queue full, since the last call.
@@ -154,8 +169,8 @@ impl PacketSocket {
     }
 }
 
-/// The checksum's state from the auxiliary data of a received message.
-fn state(message: &libc::msghdr) -> Checksum {
+/// The checksum's state and the VLAN tag from the auxiliary data of a received message.
+fn state(message: &libc::msghdr) -> (Checksum, Option<u16>) {
     // SAFETY: `message` was filled by recvmsg and its control buffer still lives in the caller.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
     while !header.is_null() {
@@ -168,16 +183,18 @@ fn state(message: &libc::msghdr) -> Checksum {
                     .cast::<libc::tpacket_auxdata>()
                     .read_unaligned()
             };
-            return if auxiliary.tp_status & NOT_READY != 0 {
+            let checksum = if auxiliary.tp_status & NOT_READY != 0 {
                 Checksum::Partial
             } else if auxiliary.tp_status & VALID != 0 {
                 Checksum::Verified
             } else {
                 Checksum::Unknown
             };
+            let tagged = auxiliary.tp_status & TAGGED != 0;
+            return (checksum, tagged.then_some(auxiliary.tp_vlan_tci));
         }
         // SAFETY: as above.
         header = unsafe { libc::CMSG_NXTHDR(message, header) };
     }
-    Checksum::Unknown
+    (Checksum::Unknown, None)
 }
