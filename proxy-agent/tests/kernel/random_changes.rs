@@ -23,7 +23,7 @@ use crate::{cluster::Cluster, fixture::Fixture, ids::Ids, random::Random};
 
 const CHANGES: usize = 1_000;
 const CHECK_EVERY: usize = 25;
-const RESTART_EVERY: usize = 200;
+const RESTART_EVERY: usize = 300;
 /// Changes that an agent misses while it is dead.
 const MISSED: usize = 10;
 /// Longer than what is out of use waits.
