@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use proxy_lab::objects::{Endpoint, Service};
-use proxy_lab::protocol::unspecified_like;
+use proxy_lab::protocol::{Serve, unspecified_like};
 use proxy_lab::{
-    Agent, AgentOptions, Exchange, Family, Hold, Host, Lab, PodSpec, Result, TcpRequest, address,
-    skipped,
+    Agent, AgentOptions, Exchange, Family, Hold, Host, Lab, PodSpec, Protocol, Result, TcpRequest,
+    address, skipped,
 };
 
 const PORT: u16 = 80;
@@ -19,18 +19,21 @@ const NODE_PORT: u16 = 30_400;
 const CLIENT_PORT: u16 = 40_123;
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Lists of backends: pods here and elsewhere, the node itself, the client itself, and two of which a flow may choose.
+/// Lists of backends: pods here and elsewhere, the node itself, the client itself, two of which a flow may
+/// choose, and one that takes its time to answer.
 const HERE: usize = 0;
 const THERE: usize = 1;
 const NODE: usize = 2;
 const ITSELF: usize = 3;
 const TWO: usize = 4;
-const LISTS: [&[&str]; 5] = [
+const SLOW: usize = 5;
+const LISTS: [&[&str]; 6] = [
     &["here"],
     &["there"],
     &["worker-1"],
     &["packets"],
     &["here", "here-too"],
+    &["slow"],
 ];
 
 /// The numbers of the two Services that share a list.
@@ -57,12 +60,21 @@ fn lab(label: &str) -> Result<(Lab, Agent)> {
     let lab = Lab::builder(label)
         .node("worker-1")
         .node("worker-2")
-        .pods("worker-1", ["here", "here-too"])
+        .pods("worker-1", ["here", "here-too", "slow"])
         .pod(PodSpec::new("packets", "worker-1").not_covered_by_sockets())
         .pods("worker-2", ["there"])
         .up()?;
-    for host in lab.hosts() {
+    for host in lab.hosts().filter(|host| host.name() != "slow") {
         host.serve(TARGET_PORT)?;
+    }
+    for address in ["0.0.0.0", "::"] {
+        lab.pod("slow").serve_as(Serve {
+            name: "slow".to_owned(),
+            protocol: Protocol::Udp,
+            address: SocketAddr::new(address.parse().expect("an address"), TARGET_PORT),
+            delay: Duration::from_millis(200),
+            silent: false,
+        })?;
     }
     let source = lab.source()?;
     for (list, backends) in LISTS.iter().enumerate() {
@@ -305,4 +317,30 @@ fn datagrams(client: &Host, destinations: &[SocketAddr]) -> Result<()> {
     let tuples: BTreeSet<_> = seen.iter().map(|(_, tuple)| tuple).collect();
     assert_eq!(tuples.len(), seen.len(), "two look alike: {seen:?}");
     socket.close()
+}
+
+/// Neither flow has been answered when the other begins: the claim alone keeps them apart.
+#[test]
+fn one_udp_port_to_two_frontends_that_are_both_unanswered() -> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let (lab, _agent) = lab("clmslow")?;
+    let client = lab.pod("packets");
+    for family in Family::ALL {
+        let both = twins(SLOW).map(|number| cluster_ip(number, family));
+        let from = SocketAddr::new(unspecified_like(both[0]), CLIENT_PORT);
+        let exchanges = std::thread::scope(|scope| {
+            let asking = both.map(|to| {
+                scope.spawn(move || client.udp_socket(from, Some(to))?.exchange(None, TIMEOUT))
+            });
+            asking.map(|thread| thread.join().expect("does not panic"))
+        });
+        let mut tuples = BTreeSet::new();
+        for (exchange, to) in exchanges.into_iter().zip(both) {
+            tuples.insert(said(&exchange?, to));
+        }
+        assert_eq!(tuples.len(), 2, "the two look alike: {tuples:?}");
+    }
+    Ok(())
 }

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use socket2::{SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::tcp_client::{parse, question};
-use super::{bound, failed, failure};
+use super::{failed, failure};
 use crate::protocol::{Exchange, UdpRequest, unspecified_like};
 
 /// `request.times` datagrams, one after the other.
@@ -41,26 +41,18 @@ pub(super) fn exchanges(request: &UdpRequest) -> Vec<Exchange> {
     results
 }
 
-/// A socket bound to `bind`, connected if asked.
+/// A socket bound to `bind`, connected if asked; several that are connected may have one port.
 pub(super) fn open(bind: SocketAddr, connect: Option<SocketAddr>) -> std::io::Result<Socket> {
-    // An IPv4-mapped destination needs a socket that speaks both families.
-    let mapped = connect
-        .is_some_and(|to| matches!(to, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some()));
-    let socket = if mapped || bind.is_ipv6() {
-        dual(bind)?
-    } else {
-        bound(Type::DGRAM, bind)?
-    };
+    let socket = Socket::new(Domain::for_address(bind), Type::DGRAM, None)?;
+    if bind.is_ipv6() {
+        // An IPv4-mapped destination needs a socket that speaks both families.
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(connect.is_some())?;
+    socket.bind(&SockAddr::from(bind))?;
     if let Some(to) = connect {
         socket.connect(&SockAddr::from(to))?;
     }
-    Ok(socket)
-}
-
-fn dual(bind: SocketAddr) -> std::io::Result<Socket> {
-    let socket = Socket::new(socket2::Domain::IPV6, Type::DGRAM, None)?;
-    socket.set_only_v6(false)?;
-    socket.bind(&SockAddr::from(bind))?;
     Ok(socket)
 }
 
