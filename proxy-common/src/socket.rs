@@ -69,6 +69,11 @@ impl Socket {
 #[inline(always)]
 pub fn connect<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
     let Some(found) = frontend(t, s) else {
+        // Straight to what may have been its backend before.
+        let key = s.key(&s.addr, s.port);
+        if t.socket_frontend(&key).is_some() {
+            t.remove_socket_frontend(&key);
+        }
         return Decision::Untouched;
     };
     if let Some(refusal) = refusal(t, &found) {
