@@ -118,4 +118,42 @@ mod tests {
             expected.map(|(text, bits)| (ip(text).into(), bits)).into()
         );
     }
+
+    #[test]
+    fn s4_primary_is_what_the_node_object_says_and_never_a_loopback() {
+        let primary = [ip("192.0.2.1"), ip("203.0.113.1"), ip("127.0.0.1")];
+        let map = node_addrs(
+            &node_addresses(&observed()),
+            &NodePortAddresses::Primary,
+            &primary,
+        );
+        let expected = [
+            ("10.9.9.9", 0),
+            ("192.0.2.1", node_addr::NODE_PORT),
+            ("2001:db8::1", 0),
+            ("127.0.0.1", node_addr::LOOPBACK),
+            ("::1", node_addr::LOOPBACK),
+        ];
+        assert_eq!(
+            map,
+            expected.map(|(text, bits)| (ip(text).into(), bits)).into()
+        );
+    }
+
+    #[test]
+    fn s4_without_a_range_node_ports_answer_on_all_addresses() {
+        let map = node_addrs(
+            &node_addresses(&observed()),
+            &NodePortAddresses::parse(&[]).unwrap(),
+            &[],
+        );
+        for (addr, bits) in map {
+            let expected = if addr.is_loopback() {
+                node_addr::LOOPBACK
+            } else {
+                node_addr::NODE_PORT
+            };
+            assert_eq!(bits, expected, "{addr}");
+        }
+    }
 }
