@@ -27,7 +27,7 @@ pub fn node_addresses(observed: &Observed) -> BTreeSet<IpAddr> {
 }
 
 /// What `NODE_ADDRS` holds for these addresses (see [`node_addr`] for the bits). `primary` are the first addresses of
-/// the Node object, by family. 127.0.0.1 and ::1 are there for the socket hooks, which tell whose loopback it is.
+/// the Node object, by family. 127.0.0.1 and `::1` are there for the socket hooks, which tell whose loopback it is.
 pub fn node_addrs(
     addresses: &BTreeSet<IpAddr>,
     node_ports: &NodePortAddresses,

@@ -14,7 +14,7 @@ use self::source::Sources;
 use super::observed::{Link, Observed};
 use crate::dataplane::attach::Port;
 
-/// `ARPHRD_RAWIP` and `ARPHRD_IP6GRE` (linux/if_arp.h), which libc does not have.
+/// `ARPHRD_RAWIP` and `ARPHRD_IP6GRE` (`linux/if_arp.h`), which libc does not have.
 const ARPHRD_RAWIP: u16 = 519;
 const ARPHRD_IP6GRE: u16 = 823;
 
@@ -105,11 +105,11 @@ struct Role {
 }
 
 impl Role {
-    const fn of(class: DeviceClass) -> Option<Self> {
-        Some(Self {
+    const fn of(class: DeviceClass) -> Self {
+        Self {
             class,
             bridge: None,
-        })
+        }
     }
 }
 
@@ -118,7 +118,7 @@ fn role(observed: &Observed, config: &DeviceConfig, ifindex: u32, link: &Link) -
         return None;
     }
     if config.names(link) {
-        return Role::of(DeviceClass::Uplink);
+        return Some(Role::of(DeviceClass::Uplink));
     }
     let master = link
         .master
@@ -143,15 +143,16 @@ fn role(observed: &Observed, config: &DeviceConfig, ifindex: u32, link: &Link) -
     } else {
         leads_out || addresses.next().is_some()
     };
-    match link.kind.as_str() {
-        "bridge" if leads_to_pods(observed, config, ifindex, link) => Role::of(DeviceClass::Bridge),
-        "vrf" => None,
-        _ if is_tunnel(link) => Role::of(DeviceClass::Overlay),
-        _ if uplink && config.is_auto() => Role::of(DeviceClass::Uplink),
-        _ if uplink => None,
-        _ if may_face_pods(link) => Role::of(DeviceClass::Pod),
-        _ => None,
-    }
+    let class = match link.kind.as_str() {
+        "bridge" if leads_to_pods(observed, config, ifindex, link) => DeviceClass::Bridge,
+        "vrf" => return None,
+        _ if is_tunnel(link) => DeviceClass::Overlay,
+        _ if uplink && config.is_auto() => DeviceClass::Uplink,
+        _ if uplink => return None,
+        _ if may_face_pods(link) => DeviceClass::Pod,
+        _ => return None,
+    };
+    Some(Role::of(class))
 }
 
 /// Whether a bridge has ports to pods only. One without ports (yet) has nothing to say to the outside either; one that
