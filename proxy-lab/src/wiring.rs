@@ -5,8 +5,11 @@ mod lan;
 mod pod;
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use crate::address::{self, Pair};
+use crate::error::Result;
+use crate::netns::Netns;
 use crate::spec::{Cni, NodeSpec};
 
 pub(crate) use lan::{attach, switch, switch_port};
@@ -52,6 +55,18 @@ pub(crate) const EVERYWHERE: [(&str, &str); 2] = [
     ("net.ipv6.conf.all.accept_dad", "0"),
     ("net.ipv6.conf.default.accept_dad", "0"),
 ];
+
+/// Keeps netfilter off what a switch carries, where the kernel has it look at bridges.
+pub(crate) fn carry_everything(switch: &Netns) -> Result<()> {
+    if Path::new("/proc/sys/net/bridge").exists() {
+        switch.sysctl([
+            ("net.bridge.bridge-nf-call-iptables", "0"),
+            ("net.bridge.bridge-nf-call-ip6tables", "0"),
+            ("net.bridge.bridge-nf-call-arptables", "0"),
+        ])?;
+    }
+    Ok(())
+}
 
 /// Sysctls of a node.
 pub(crate) fn node_sysctls(node: &NodeSpec) -> Vec<(&'static str, &'static str)> {

@@ -99,6 +99,7 @@ impl Lab {
         let group = cgroup::root()?.join(self.prefix());
         cgroup::create(&group)?;
         let switch = self.namespace(SWITCH)?;
+        wiring::carry_everything(&switch)?;
         run(&switch, &wiring::switch())?;
         let mut ports = Script::default();
 
