@@ -13,6 +13,7 @@ use tokio::{
 use crate::{
     config::NodePortAddresses,
     dataplane::{
+        abort::Aborter,
         attach::{Attachments, TcMode},
         clock::Clock,
         gc::Collector,
@@ -70,6 +71,7 @@ pub struct App {
     programmer: Programmer<KernelMaps>,
     attachments: Attachments,
     collector: Collector,
+    aborter: Aborter,
     watcher: Watcher,
     observed: Observed,
     /// Those that were told already.
@@ -101,6 +103,7 @@ impl App {
         settings::write(&pins, config.socket_lb, config.snat_ports, clock.hz())?;
         let programmer = Programmer::open(KernelMaps::open(&pins)?, Capacities::default())?;
         let collector = Collector::open(&pins, clock)?;
+        let aborter = Aborter::start(&pins)?;
         let (watcher, observed) = Watcher::start()
             .await
             .context("could not read this node's devices")?;
@@ -109,6 +112,7 @@ impl App {
             programmer,
             attachments: Attachments::new(pins, programs, mode),
             collector,
+            aborter,
             watcher,
             observed,
             device_problems: Vec::new(),
@@ -121,7 +125,7 @@ impl App {
         let outcome = app
             .programmer
             .set_node_name(&app.config.planner.node_name, Instant::now());
-        report(outcome);
+        app.settle(outcome);
         app.take_devices();
         app.attachments.attach_sockets(&cgroup)?;
         tracing::info!(
@@ -163,7 +167,7 @@ impl App {
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                     let outcome = self.programmer.tick(Instant::now());
-                    report(outcome);
+                    self.settle(outcome);
                 }
                 () = sleep_until((collect_at).into()) => {
                     match self.collector.step(COLLECT) {
@@ -176,6 +180,17 @@ impl App {
         }
         tracing::info!("stopped; traffic goes on as programmed");
         Ok(())
+    }
+
+    /// Says what did not come of a call to the programmer, and ends what cannot end by itself.
+    fn settle(&self, outcome: Outcome) {
+        for refused in outcome.refused {
+            tracing::error!("{refused}");
+        }
+        for failed in outcome.failed {
+            tracing::error!("{}", chain(&failed));
+        }
+        self.aborter.abort(&outcome.gone);
     }
 
     fn take_update(&mut self, update: Update) {
@@ -205,7 +220,8 @@ impl App {
             .iter()
             .map(|(&ifindex, port)| (ifindex, port.device))
             .collect();
-        report(self.programmer.set_devices(entries, Instant::now()));
+        let outcome = self.programmer.set_devices(entries, Instant::now());
+        self.settle(outcome);
         for error in self.attachments.reconcile(&classes.ports) {
             tracing::error!(error = chain(&error), "a device is not served");
         }
@@ -223,7 +239,8 @@ impl App {
                 .map(|node| node.primary_addresses().collect())
                 .unwrap_or_default();
             let flags = node_addrs(&addresses, &self.config.node_port_addresses, &primary);
-            report(self.programmer.set_node_addrs(flags, Instant::now()));
+            let outcome = self.programmer.set_node_addrs(flags, Instant::now());
+            self.settle(outcome);
         }
         complain(&self.planner.set_node_addresses(addresses));
     }
@@ -244,9 +261,11 @@ impl App {
         );
         let wanted: Option<BTreeSet<ServiceName>> =
             (!self.ready).then(|| changes.iter().map(|(name, _)| name.clone()).collect());
-        report(self.programmer.sync(changes, started));
+        let outcome = self.programmer.sync(changes, started);
+        self.settle(outcome);
         if let Some(wanted) = wanted {
-            report(self.programmer.retain(&wanted, started));
+            let outcome = self.programmer.retain(&wanted, started);
+            self.settle(outcome);
             self.ready = true;
             if let Some(path) = &self.config.ready_file
                 && let Err(error) = File::create(path)
@@ -274,14 +293,5 @@ async fn ended(terminate: &mut Signal, interrupt: &mut Signal) {
 fn complain(problems: &[Problem]) {
     for problem in problems {
         tracing::warn!(object = %problem.object, "{}", problem.message);
-    }
-}
-
-fn report(outcome: Outcome) {
-    for refused in outcome.refused {
-        tracing::error!("{refused}");
-    }
-    for failed in outcome.failed {
-        tracing::error!("{}", chain(&failed));
     }
 }

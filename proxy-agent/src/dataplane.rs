@@ -1,5 +1,6 @@
 //! The kernel side of the agent: loading, attaching, pinning, and map contents.
 
+pub mod abort;
 pub mod attach;
 pub mod clock;
 pub mod gc;

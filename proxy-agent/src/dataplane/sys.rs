@@ -7,9 +7,11 @@
 pub mod link;
 pub mod map;
 pub mod mapping;
+pub mod netns;
 pub mod object;
 pub mod process;
 pub mod program;
+pub mod sock_diag;
 
 use std::{
     io,

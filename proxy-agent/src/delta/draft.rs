@@ -49,6 +49,8 @@ pub struct Gone {
     pub port: u16,
     /// Protocol.
     pub protocol: Protocol,
+    /// The Service port that had it, as [`Target::service`](proxy_common::abi::target::Target::service) names it.
+    pub owner: u32,
     /// Index in `BACKENDS`.
     pub id: u32,
     /// Generation that it had.
@@ -254,6 +256,7 @@ impl Drafting<'_> {
                 address: key.address,
                 port: key.port,
                 protocol: port.protocol,
+                owner: key.owner,
                 id: backend.id,
                 generation: backend.generation,
             })
