@@ -9,6 +9,7 @@ mod setup;
 mod summary;
 mod test;
 mod ui;
+mod verify;
 mod workspace;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -39,6 +40,8 @@ enum Command {
         /// Only this part
         part: Option<test::Part>,
     },
+    /// Load every eBPF program and print what it costs: instructions verified, time (root)
+    Verify,
     /// Build all, then show Services at work in a lab of network namespaces (root)
     Demo {
         /// Arguments for the demo itself, see `cargo xtask demo -- --help`
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Build => build::product(&ui, &workspace),
         Command::Lint => lint::run(&ui, &workspace),
         Command::Test { part } => test::run(&ui, &workspace, part),
+        Command::Verify => verify::run(&ui, &workspace),
         Command::Demo { arguments } => demo::run(&ui, &workspace, &arguments),
     });
     match result {

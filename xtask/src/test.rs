@@ -1,23 +1,16 @@
 //! `test`: lints, then every test binary by itself, so that each has its time and its number of threads.
 
-mod binaries;
+pub mod binaries;
 mod outcome;
 
-use std::process::Command;
+use std::{fs, process::Command};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
-use self::{
-    binaries::{Kind, TestBinary},
-    outcome::Outcome,
-};
-use crate::{
-    build, lint, process, setup,
-    summary::Summary,
-    ui::Ui,
-    workspace::{AGENT_BINARY, Workspace},
-};
+use self::binaries::{Kind, TestBinary};
+pub use self::outcome::Outcome;
+use crate::{build, lint, process, setup, summary::Summary, ui::Ui, workspace::Workspace};
 
 /// A part of the tests.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -75,36 +68,43 @@ pub fn run(ui: &Ui, workspace: &Workspace, part: Option<Part>) -> Result<()> {
                 run_binary(ui, workspace, binary, &mut summary);
             }
         }
+        ui.line(&format!(
+            "what the tests printed: {}",
+            workspace.test_logs().display()
+        ));
     }
     summary.finish(ui)
 }
 
 fn run_binary(ui: &Ui, workspace: &Workspace, binary: &TestBinary, summary: &mut Summary) {
-    let mut command = Command::new(&binary.executable);
+    let mut command = binary.command(workspace);
     // A test that skips itself passes; its reason is in its output.
     command.arg("--show-output");
     if binary.kind == Kind::Lab {
         // Labs share the machine's devices, addresses and two cores.
         command.arg("--test-threads=1");
     }
-    command
-        .current_dir(&binary.package)
-        .env("CARGO_MANIFEST_DIR", &binary.package)
-        .env(AGENT_BINARY, workspace.lab_agent());
-    run_tests(ui, &binary.name, &mut command, summary);
+    run_tests(ui, workspace, &binary.name, &mut command, summary);
 }
 
 fn doc_tests(ui: &Ui, workspace: &Workspace, summary: &mut Summary) {
     let mut cargo = workspace.cargo();
     cargo.args(["test", "--doc", "--quiet"]);
-    run_tests(ui, "doc tests", &mut cargo, summary);
+    run_tests(ui, workspace, "doc tests", &mut cargo, summary);
 }
 
-fn run_tests(ui: &Ui, name: &str, command: &mut Command, summary: &mut Summary) {
+fn run_tests(
+    ui: &Ui,
+    workspace: &Workspace,
+    name: &str,
+    command: &mut Command,
+    summary: &mut Summary,
+) {
     let mut skipped = Vec::new();
     summary.run(ui, name, || {
         ui.step(name, |step| {
             let (success, output) = process::watch(step, command)?;
+            keep(workspace, name, &output)?;
             if !success {
                 bail!("failed: {command:?}\n{}", output.join("\n"));
             }
@@ -116,4 +116,13 @@ fn run_tests(ui: &Ui, name: &str, command: &mut Command, summary: &mut Summary) 
     for reason in skipped {
         summary.skip(name, &reason);
     }
+}
+
+/// Keeps what tests print: many print what they measured.
+fn keep(workspace: &Workspace, name: &str, output: &[String]) -> Result<()> {
+    let folder = workspace.test_logs();
+    let file = folder.join(format!("{}.log", name.replace(' ', "-")));
+    fs::create_dir_all(&folder)
+        .and_then(|()| fs::write(&file, output.join("\n")))
+        .with_context(|| format!("could not write {}", file.display()))
 }

@@ -60,6 +60,11 @@ impl Workspace {
         self.target.join(profile).join(name)
     }
 
+    /// Where the output of test binaries is kept.
+    pub fn test_logs(&self) -> PathBuf {
+        self.target.join("test-logs")
+    }
+
     /// The agent that the lab runs: the one built for it, or the user's, say a release build.
     pub fn lab_agent(&self) -> OsString {
         env::var_os(AGENT_BINARY)

@@ -1,11 +1,15 @@
 //! The test binaries of the default members, as cargo reports them.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use crate::{process, ui::Ui, workspace::Workspace};
+use crate::{
+    process,
+    ui::Ui,
+    workspace::{AGENT_BINARY, Workspace},
+};
 
 /// What a test binary is, which decides when and how it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +30,18 @@ pub struct TestBinary {
     pub executable: PathBuf,
     /// The package's folder, which cargo makes a test's working directory.
     pub package: PathBuf,
+}
+
+impl TestBinary {
+    /// Runs it as cargo would.
+    pub fn command(&self, workspace: &Workspace) -> Command {
+        let mut command = Command::new(&self.executable);
+        command
+            .current_dir(&self.package)
+            .env("CARGO_MANIFEST_DIR", &self.package)
+            .env(AGENT_BINARY, workspace.lab_agent());
+        command
+    }
 }
 
 /// A line of cargo's `--message-format=json`, as far as we read it.
