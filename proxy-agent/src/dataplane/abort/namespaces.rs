@@ -9,7 +9,8 @@ use std::{
 };
 
 /// The namespaces of all processes that this one can see, its own first, each once. They are opened one after the other:
-/// a node may have thousands. Processes that end meanwhile are passed over.
+/// a node may have thousands. Processes that end meanwhile are passed over, and so are those that may not be looked into:
+/// a container's runtime may deny that of some, and others are in the same namespace.
 pub fn namespaces() -> impl Iterator<Item = io::Result<File>> {
     let own = PathBuf::from("/proc/self");
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -33,13 +34,16 @@ fn open(process: &Path, seen: &mut BTreeSet<(u64, u64)>) -> io::Result<Option<Fi
         is_new.then(|| File::open(&path)).transpose()
     });
     match opened {
-        Err(error) if has_ended(&error) => Ok(None),
+        Err(error) if is_out_of_reach(&error) => Ok(None),
         other => other,
     }
 }
 
-fn has_ended(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+fn is_out_of_reach(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ESRCH | libc::EACCES)
+    )
 }
 
 #[cfg(test)]
@@ -47,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_namespace_is_opened_once_and_a_process_that_has_ended_is_no_error() {
+    fn a_namespace_is_opened_once_and_a_process_that_is_out_of_reach_is_no_error() {
         let mut seen = BTreeSet::new();
         let own = Path::new("/proc/self");
         let first = open(own, &mut seen).expect("one's own can be read");
