@@ -254,7 +254,7 @@ fn sources(table: &str, expected: &[(&str, &str, &str)]) {
     assert_eq!(found, expected);
 }
 
-/// As the kernel's MASQUERADE, except that an address alone in its prefix comes last: a virtual IP moves away.
+/// The first of a subnet, as MASQUERADE mostly has it; an address alone in its prefix, a virtual IP, may move away.
 #[test]
 fn what_leaves_by_a_device_has_that_devices_first_address() {
     sources(
