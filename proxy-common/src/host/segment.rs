@@ -294,6 +294,14 @@ impl Segment {
         }
     }
 
+    /// Whether it carries a transport checksum.
+    pub const fn has_checksum(&self) -> bool {
+        matches!(
+            self.transport,
+            Transport::Tcp { .. } | Transport::Udp { checksum: true }
+        )
+    }
+
     /// As a packet whose checksums are all there.
     pub fn frame(&self) -> Frame {
         Frame::new(self.bytes())

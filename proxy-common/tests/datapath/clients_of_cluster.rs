@@ -3,6 +3,7 @@
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind},
     host::{MacPair, Segment, Service, World},
+    tables::Route,
 };
 
 use crate::{
@@ -212,6 +213,36 @@ fn a_backend_elsewhere_is_routed_from_a_bridge() {
                 },
             );
         }
+    });
+}
+
+#[test]
+fn a_neighbour_of_another_device_is_routed_to_from_a_bridge() {
+    for_each_cast(|cast| {
+        let names = cast.names;
+        let (frontend, backend) = (at(names.cluster_ip, 80), at(names.far_node, 8080));
+        let service = Service::new(cast.protocol)
+            .frontend(FrontendKind::ClusterIp, &frontend)
+            .backend(&backend);
+        let first = cast.first(&at(names.pod_d, 40_000), &frontend);
+        tell(
+            || {
+                let world = world(&cast, &service);
+                world.set_routes(|_| Route::Neighbour {
+                    ifindex: UPLINK,
+                    mac: MAC_D,
+                });
+                world
+            },
+            || {
+                vec![packet(
+                    "routed: its MAC addresses stay",
+                    Hook::Pod(POD_D),
+                    &first,
+                    Fate::GoesOn(first.clone().to(&backend)),
+                )]
+            },
+        );
     });
 }
 

@@ -202,3 +202,42 @@ fn a_masqueraded_connection_that_was_closed_begins_again() {
         );
     }
 }
+
+#[test]
+fn a_connection_that_the_backend_begins_on_the_flows_tuple_ends_the_flow() {
+    for names in &BOTH {
+        let tcp = Tcp::of(names);
+        let begins = Segment::tcp(&tcp.backend, &tcp.client).syn();
+        let answers = Segment::tcp(&tcp.client, &tcp.backend).syn_ack();
+        tell(
+            || tcp.world(),
+            || {
+                let mut story = tcp.opened();
+                story.extend([
+                    packet(
+                        "a SYN of the backend",
+                        Hook::In(UPLINK),
+                        &begins,
+                        Fate::Passes,
+                    ),
+                    then("the flow is gone", |world| {
+                        assert!(world.flows.is_empty(), "{world:?}");
+                    }),
+                    packet(
+                        "to the client as it is",
+                        Hook::Out(POD_A),
+                        &begins,
+                        Fate::Passes,
+                    ),
+                    packet(
+                        "answered as it is",
+                        Hook::Pod(POD_A),
+                        &answers,
+                        Fate::Passes,
+                    ),
+                ]);
+                story
+            },
+        );
+    }
+}

@@ -4,7 +4,7 @@ use proxy_common::{
     abi::{
         counter::Counter,
         frontend::{FrontendKind, FrontendValue},
-        target::TargetState,
+        target::{RangeKey, TargetState},
     },
     addr::Addr,
     host::{Listener, Service, World},
@@ -229,6 +229,123 @@ fn first_fragments_to_a_frontend_pass_like_their_followers_and_are_counted() {
                         packet("to a frontend", hook, &first, Fate::Passes),
                         Step::Counted(Counter::FragmentPassed, 1),
                     ]
+                },
+            );
+        }
+    });
+}
+
+#[test]
+fn first_fragments_of_a_flow_pass_like_their_followers() {
+    for_each_cast(|cast| {
+        let names = cast.names;
+        let (client, frontend) = (at(names.pod_a, 40_000), at(names.load_balancer, 80));
+        let backend = at(names.far_pod, 8080);
+        let service = Service::new(cast.protocol)
+            .frontend(FrontendKind::LoadBalancer, &frontend)
+            .backend(&backend);
+        let (first, answer) = (
+            cast.first(&client, &frontend),
+            cast.answer(&backend, &client),
+        );
+        let there = cast.later(&client, &frontend).fragment(0, true);
+        let back = cast.later(&backend, &client).fragment(0, true);
+        tell(
+            || {
+                let world = node(names);
+                world.add_service(&service);
+                world
+            },
+            || {
+                vec![
+                    packet(
+                        "first",
+                        Hook::Pod(POD_A),
+                        &first,
+                        Fate::GoesOn(first.clone().to(&backend)),
+                    ),
+                    packet(
+                        "answer",
+                        Hook::Out(POD_A),
+                        &answer,
+                        Fate::GoesOn(answer.clone().from(&frontend)),
+                    ),
+                    packet("a fragment there", Hook::Pod(POD_A), &there, Fate::Passes),
+                    packet("a fragment back", Hook::Out(POD_A), &back, Fate::Passes),
+                    Step::Counted(Counter::FragmentPassed, 1),
+                ]
+            },
+        );
+    });
+}
+
+#[test]
+fn a3_a_load_balancer_lets_in_who_is_in_its_ranges() {
+    for_each_cast(|cast| {
+        let names = cast.names;
+        let (ranged, cluster) = (at(names.load_balancer, 80), at(names.cluster_ip, 80));
+        let external = at(names.external_ip, 80);
+        let backend = at(names.pod_b, 8080);
+        let fresh = |clients: &[&str]| {
+            let world = node(names);
+            let placed = world.add_service(
+                &Service::new(cast.protocol)
+                    .frontend(FrontendKind::LoadBalancer, &ranged)
+                    .frontend(FrontendKind::ExternalIp, &external)
+                    .frontend(FrontendKind::ClusterIp, &cluster)
+                    .local_backend(&backend),
+            );
+            let mut target = world.targets.get(placed.target).expect("the target");
+            target.ranges = 5;
+            world.targets.set(placed.target, target);
+            for client in clients {
+                world
+                    .source_ranges
+                    .put(RangeKey::of_client(5, addr(client)), 1);
+            }
+            // Somebody else's set lets everybody in.
+            let all = RangeKey {
+                prefix_len: RangeKey::SET_BITS,
+                set: 6,
+                addr: Addr::UNSPECIFIED_V6,
+            };
+            world.source_ranges.put(all, 1);
+            world
+        };
+        for (hook, client) in hooks(&cast) {
+            let asks = |frontend: &str| cast.first(&client, frontend);
+            let let_in = |what, frontend: &str| {
+                let first = asks(frontend);
+                packet(what, hook, &first, Fate::GoesOn(first.clone().to(&backend)))
+            };
+            tell(
+                || fresh(&[names.pod_a, names.client]),
+                || vec![let_in("in a range", &ranged)],
+            );
+            tell(
+                || fresh(&[names.pod_b]),
+                || {
+                    vec![
+                        packet(
+                            "in none",
+                            hook,
+                            &asks(&ranged),
+                            Fate::Dropped(Counter::DropSourceRange),
+                        ),
+                        Step::Counted(Counter::DropSourceRange, 1),
+                        let_in("another kind of frontend", &external),
+                    ]
+                },
+            );
+            tell(
+                || fresh(&[]),
+                || {
+                    vec![packet(
+                        "no range lets nobody in",
+                        hook,
+                        &asks(&ranged),
+                        Fate::Dropped(Counter::DropSourceRange),
+                    )]
                 },
             );
         }

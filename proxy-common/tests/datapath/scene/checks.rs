@@ -1,0 +1,139 @@
+//! What holds for every packet, and for the tables between them.
+
+use std::net::SocketAddr;
+
+use proxy_common::{
+    abi::{counter::Counter, device::LinkType, flow::Half, protocol::TCP},
+    addr::Addr,
+    datapath::Verdict,
+    host::{Frame, Segment, Transport},
+    parse::{Headers, parse},
+    tables::FlowTable,
+};
+
+use super::{Part, Scene};
+use crate::{
+    fixture::{Dump, Hook, run},
+    model::Tuple,
+    node::link,
+};
+
+impl Scene {
+    /// Puts a packet with a tuple through a hook, and gives the verdict and the tuple that it has then. Whatever it has
+    /// become, all of its checksums must be those of a packet made so.
+    pub(super) fn put(&mut self, hook: Hook, tuple: Tuple, part: Part) -> (Verdict, Tuple) {
+        self.packets = self.packets.wrapping_add(1);
+        let transport = if tuple.protocol == TCP {
+            Transport::Tcp {
+                flags: part.flags(),
+                seq: u32::from(self.packets) << 9,
+                ack: 77,
+                window: self.packets,
+            }
+        } else {
+            Transport::Udp {
+                checksum: !self.packets.is_multiple_of(5) || tuple.src.is_ipv6(),
+            }
+        };
+        let payload: Vec<u8> = (0..self.packets % 7).map(|n| n as u8).collect();
+        let device = match hook {
+            Hook::Pod(device) | Hook::In(device) | Hook::Out(device) => device,
+        };
+        let build = |tuple: Tuple, hops: u8| {
+            let segment = Segment::new(tuple.src, tuple.dst, transport.clone())
+                .identification(self.packets)
+                .payload(&payload)
+                .hop_limit(hops);
+            match link(device) {
+                LinkType::Ethernet => segment,
+                LinkType::RawIp => segment.raw_ip(),
+            }
+        };
+        let mut frame = build(tuple, 64).frame();
+        let verdict = run(&self.world, hook, &mut frame);
+        let came = tuple_of(&frame, link(device));
+        if let Verdict::Drop(reason) = verdict {
+            self.tally.drop(reason);
+            return (verdict, came);
+        }
+        let hops = if matches!(verdict, Verdict::Forward { .. }) {
+            63
+        } else {
+            64
+        };
+        let network = match link(device) {
+            LinkType::Ethernet => 14,
+            LinkType::RawIp => 0,
+        };
+        assert_eq!(
+            Dump(&frame.bytes()[network..]),
+            Dump(&build(came, hops).bytes()[network..]),
+            "{tuple:?} became {came:?}"
+        );
+        if verdict == Verdict::Pass {
+            assert_eq!(came, tuple);
+        }
+        (verdict, came)
+    }
+
+    /// The two halves of a confirmed flow hold each other's keys, and there are always two.
+    pub(super) fn check_tables(&self) {
+        let world = &self.world;
+        for (key, value) in world.flows.entries() {
+            let other = value.out.inverted();
+            let back = [FlowTable::Confirmed, FlowTable::Claims]
+                .into_iter()
+                .find_map(|table| world.flow_table(table).get(&other));
+            let back = back.unwrap_or_else(|| panic!("{key:?} has no other half"));
+            assert_eq!(back.out.inverted(), key);
+            assert_ne!(back.half, value.half);
+        }
+        for (key, value) in world.snat_claims.entries() {
+            let forward = value.out.inverted();
+            let confirmed = world
+                .flows
+                .get(&forward)
+                .is_some_and(|f| f.out.inverted() == key);
+            let new = world
+                .new_flows
+                .get(&forward)
+                .is_some_and(|f| f.out.inverted() == key);
+            assert!(value.half == Half::Reverse as u8 && !(confirmed && new));
+        }
+    }
+
+    /// Every packet that was dropped was counted, once and for its reason; nothing else was.
+    pub fn balance(&self) {
+        for &(reason, times) in &self.tally.drops {
+            assert_eq!(self.world.counted(reason), times, "{reason:?}");
+        }
+        let (created, confirmed) = (
+            self.world.counted(Counter::FlowCreated),
+            self.world.counted(Counter::FlowConfirmed),
+        );
+        assert_eq!(confirmed, self.tally.confirmed);
+        assert!(created >= confirmed);
+        let all: u64 = self.world.counters().iter().map(|(_, n)| n).sum();
+        let drops: u64 = self.tally.drops.iter().map(|(_, n)| n).sum();
+        assert_eq!(
+            all,
+            created + confirmed + drops,
+            "{:?}",
+            self.world.counters()
+        );
+    }
+}
+
+fn tuple_of(frame: &Frame, link: LinkType) -> Tuple {
+    let mut h = Headers::default();
+    assert!(
+        parse(&mut frame.clone(), link, &mut h),
+        "no headers any more"
+    );
+    let end = |addr: &Addr, port: u16| SocketAddr::new(addr.to_ip(), port);
+    Tuple {
+        protocol: h.tuple.protocol,
+        src: end(&h.tuple.src, h.tuple.src_port.get()),
+        dst: end(&h.tuple.dst, h.tuple.dst_port.get()),
+    }
+}
