@@ -60,6 +60,8 @@ pub struct AppConfig {
     pub socket_lb: SocketLb,
     /// Ports that sources are translated to.
     pub snat_ports: SnatPorts,
+    /// Whether UDP sockets that are connected to a backend that is gone are aborted.
+    pub abort_udp_sockets: bool,
     /// Created when the first full list is programmed.
     pub ready_file: Option<PathBuf>,
 }
@@ -71,7 +73,7 @@ pub struct App {
     programmer: Programmer<KernelMaps>,
     attachments: Attachments,
     collector: Collector,
-    aborter: Aborter,
+    aborter: Option<Aborter>,
     watcher: Watcher,
     observed: Observed,
     /// Those that were told already.
@@ -103,7 +105,10 @@ impl App {
         settings::write(&pins, config.socket_lb, config.snat_ports, clock.hz())?;
         let programmer = Programmer::open(KernelMaps::open(&pins)?, Capacities::default())?;
         let collector = Collector::open(&pins, clock)?;
-        let aborter = Aborter::start(&pins)?;
+        let aborter = config
+            .abort_udp_sockets
+            .then(|| Aborter::start(&pins))
+            .transpose()?;
         let (watcher, observed) = Watcher::start()
             .await
             .context("could not read this node's devices")?;
@@ -190,7 +195,9 @@ impl App {
         for failed in outcome.failed {
             tracing::error!("{}", chain(&failed));
         }
-        self.aborter.abort(&outcome.gone);
+        if let Some(aborter) = &self.aborter {
+            aborter.abort(&outcome.gone);
+        }
     }
 
     fn take_update(&mut self, update: Update) {

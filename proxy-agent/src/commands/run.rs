@@ -60,6 +60,10 @@ pub struct RunArgs {
     )]
     service_node_port_range: PortRange,
 
+    /// Abort UDP sockets that are connected to a backend that is gone, so that they connect again.
+    #[arg(long, env = "PROXY_ABORT_UDP_SOCKETS")]
+    abort_udp_sockets: bool,
+
     /// Where XDP programs are used.
     #[arg(long, env = "PROXY_XDP", value_enum, default_value_t)]
     xdp: Xdp,
@@ -107,6 +111,7 @@ impl RunArgs {
             socket_lb,
             snat_ports,
             service_node_port_range,
+            abort_udp_sockets,
             xdp,
             ready_file,
         } = self;
@@ -143,6 +148,7 @@ impl RunArgs {
             devices: DeviceConfig::parse(&devices).context("--devices is not understood")?,
             socket_lb,
             snat_ports,
+            abort_udp_sockets,
             ready_file,
         })
     }
