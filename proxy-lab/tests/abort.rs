@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proxy_lab::objects::Service;
 use proxy_lab::protocol::{FailureKind, Protocol, Serve};
 use proxy_lab::{
-    AgentOptions, Family, Folder, Host, Lab, Pod, Result, UdpSocket, address, skipped, spawn_agents,
+    AgentOptions, Family, Folder, Host, Lab, Pod, Result, address, skipped, spawn_agents,
 };
 
 const PORT: u16 = 80;
@@ -108,8 +108,9 @@ fn l6_a_socket_that_waits_for_an_answer_is_woken_when_its_backend_is_gone() -> R
         Ok(())
     })?;
     for (client, family, _) in &sockets {
-        let again = Conversation::begin(client, unspecified(*family), cluster_ip(1, *family))?;
-        assert_eq!(again.server, "here");
+        let again = client.udp_socket(unspecified(*family), Some(cluster_ip(1, *family)))?;
+        let again = again.exchange(None, TIMEOUT)?;
+        assert_eq!(again.server(), Some("here"));
     }
     Ok(())
 }
