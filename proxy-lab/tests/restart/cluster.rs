@@ -1,0 +1,193 @@
+//! Two nodes, ten backend pods, and Services of which most change their endpoints.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use proxy_agent::dataplane::maps::KernelMaps;
+use proxy_agent::dataplane::pin::PinFolder;
+use proxy_agent::maps::{Maps as _, Snapshot};
+use proxy_lab::objects::Service;
+use proxy_lab::{
+    Agent, AgentOptions, Family, Folder, Host, Lab, Pod, PodSpec, Protocol, Result, TcpRequest,
+    address,
+};
+
+pub const PORT: u16 = 80;
+const TARGET_PORT: u16 = 8080;
+const NODE_PORT: u16 = 30_800;
+/// Services, counted from 1. The first [`CHANGED`] of them get other endpoints.
+pub const SERVICES: u8 = 15;
+pub const CHANGED: u8 = 10;
+const NODES: [&str; 2] = ["worker-1", "worker-2"];
+const FIRST: [&str; 5] = ["s1", "s2", "t1", "t2", "t3"];
+const SECOND: [&str; 5] = ["s3", "s4", "s5", "t4", "t5"];
+
+/// The running lab. Agents follow `source`.
+pub struct Cluster {
+    pub lab: Lab,
+    source: Folder,
+}
+
+/// Whether a Service, as `namespace/name`, keeps its endpoints.
+pub fn is_kept(service: &str) -> bool {
+    (CHANGED + 1..=SERVICES).any(|number| service == format!("default/{}", name(number)))
+}
+
+fn name(number: u8) -> String {
+    format!("restart-{number:02}")
+}
+
+fn service(number: u8) -> Service {
+    Service::new(&name(number))
+        .cluster_ips(address::cluster_ip(number.into()))
+        .both(PORT)
+        .node_port(NODE_PORT + u16::from(number))
+        .load_balancer(address::load_balancer(number).v4)
+        .load_balancer(address::load_balancer(number).v6)
+}
+
+pub fn cluster_ip(number: u8, family: Family) -> SocketAddr {
+    (address::cluster_ip(number.into()).of(family), PORT).into()
+}
+
+pub fn load_balancer(number: u8, family: Family) -> SocketAddr {
+    (address::load_balancer(number).of(family), PORT).into()
+}
+
+impl Cluster {
+    pub fn up(label: &str) -> Result<Self> {
+        let lab = Lab::builder(label)
+            .node(NODES[0])
+            .node(NODES[1])
+            .pods("worker-1", ["sockets", "s1", "s2", "s3", "s4", "s5"])
+            .pod(PodSpec::new("packets", "worker-1").not_covered_by_sockets())
+            .pods("worker-2", ["t1", "t2", "t3", "t4", "t5"])
+            .up()?;
+        for name in FIRST.iter().chain(&SECOND) {
+            lab.pod(name).serve(TARGET_PORT)?;
+        }
+        let source = lab.source()?;
+        let cluster = Self { lab, source };
+        for number in 1..=SERVICES {
+            cluster.put_endpoints(number, &FIRST)?;
+            cluster.source.put(service(number))?;
+        }
+        Ok(cluster)
+    }
+
+    pub fn spawn_agents(&self) -> Result<Vec<Agent>> {
+        let options = AgentOptions::files(self.source.path());
+        NODES
+            .map(|node| self.lab.node(node).spawn_agent(&options))
+            .into_iter()
+            .collect()
+    }
+
+    /// A node or pod by name.
+    pub fn client(&self, name: &str) -> &Host {
+        let found = self.lab.hosts().find(|host| host.name() == name);
+        found.unwrap_or_else(|| panic!("no host {name}"))
+    }
+
+    pub fn node_port(&self, node: &str, number: u8, family: Family) -> SocketAddr {
+        self.lab
+            .node(node)
+            .at(family, NODE_PORT + u16::from(number))
+    }
+
+    fn put_endpoints(&self, number: u8, pods: &[&str]) -> Result<()> {
+        for family in Family::ALL {
+            let pods: Vec<&Pod> = pods.iter().map(|name| self.lab.pod(name)).collect();
+            self.source
+                .put(service(number).slice_of(family, TARGET_PORT, pods))?;
+        }
+        Ok(())
+    }
+
+    /// Gives Services other endpoints; how many backends go, which as many others replace. (A backend is an address with a
+    /// port and a protocol.)
+    pub fn change_endpoints(&self) -> Result<usize> {
+        for number in 1..=CHANGED {
+            self.put_endpoints(number, &SECOND)?;
+        }
+        Ok(usize::from(CHANGED) * FIRST.len() * Family::ALL.len() * Protocol::ALL.len())
+    }
+
+    /// Whether new connections of Services that changed reach the new endpoints alone, from everywhere.
+    pub fn changes_are_used(&self) -> Result<bool> {
+        let second = BTreeSet::from(SECOND);
+        for number in [1, CHANGED] {
+            for family in Family::ALL {
+                let ways = [
+                    ("worker-1", cluster_ip(number, family)),
+                    ("sockets", cluster_ip(number, family)),
+                    ("packets", cluster_ip(number, family)),
+                    ("workstation", self.node_port("worker-1", number, family)),
+                    ("workstation", self.node_port("worker-2", number, family)),
+                ];
+                for (client, to) in ways {
+                    let exchanges = self.client(client).tcp_all(TcpRequest::to(to).times(8))?;
+                    for exchange in exchanges {
+                        let server = exchange
+                            .server()
+                            .unwrap_or_else(|| panic!("{client} to {to}: {exchange:?}"));
+                        if !second.contains(server) {
+                            return Ok(false);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a server is an endpoint only after the change.
+    pub fn is_new(server: &str) -> bool {
+        SECOND.contains(&server)
+    }
+
+    /// All maps of a node's agent, whether it runs or not.
+    pub fn snapshot(&self, node: &str) -> Snapshot {
+        let maps = KernelMaps::open(&PinFolder::new(self.lab.node(node).bpffs()))
+            .expect("maps are pinned");
+        maps.snapshot().expect("can be read")
+    }
+
+    /// Operations that the last agent on a node has applied, as its log says.
+    pub fn operations(&self, node: &str) -> usize {
+        let log = self
+            .lab
+            .node(node)
+            .agent_logs()
+            .pop()
+            .expect("an agent was started");
+        let text = std::fs::read_to_string(&log)
+            .unwrap_or_else(|error| panic!("{}: {error}", log.display()));
+        let counts = text
+            .lines()
+            .filter(|line| line.contains("programmed"))
+            .filter_map(|line| {
+                let (_, rest) = line.split_once("operations=")?;
+                rest.split_whitespace().next()?.parse::<usize>().ok()
+            });
+        let counts: Vec<_> = counts.collect();
+        assert!(
+            !counts.is_empty(),
+            "the log does not say what was programmed:\n{text}"
+        );
+        counts.into_iter().sum()
+    }
+
+    /// The number of a device.
+    pub fn ifindex(&self, node: &str, device: &str) -> Result<u32> {
+        let text = self
+            .lab
+            .node(node)
+            .exec(["ip", "-oneline", "link", "show", "dev", device])?;
+        let number = text
+            .split(':')
+            .next()
+            .and_then(|number| number.parse().ok());
+        Ok(number.unwrap_or_else(|| panic!("no number in {text:?}")))
+    }
+}

@@ -1,0 +1,203 @@
+//! An agent ends, in whichever way, under load, and while it is gone much changes (ADR 4, 5, 20; semantics L3, B6): no connection
+//! is lost, none is refused, what did not change keeps its ids, and only the difference is written. And after `cleanup`
+//! nothing is left.
+
+mod cluster;
+mod load;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use proxy_agent::dataplane::sys::link::{self, AttachType};
+use proxy_agent::maps::Snapshot;
+use proxy_lab::{Agent, Family, Result, TcpRequest, agent_command, eventually, skipped};
+
+use cluster::Cluster;
+use load::Load;
+
+/// How long the agents are gone.
+const GONE: Duration = Duration::from_secs(3);
+/// From the agents' return to the use of what changed.
+const PROGRAMMED: Duration = Duration::from_secs(5);
+
+/// Ends the agents by `end`, changes endpoints, starts them again.
+fn restart(label: &str, end: impl Fn(Agent) -> Result<()>) -> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let cluster = Cluster::up(label)?;
+    let agents = cluster.spawn_agents()?;
+    let first_writes = cluster.operations("worker-1");
+    let load = Load::start(&cluster)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let before = cluster.snapshot("worker-1");
+
+    for agent in agents {
+        end(agent)?;
+    }
+    let ended = Instant::now();
+    let changed = cluster.change_endpoints()?;
+    std::thread::sleep(GONE);
+    load.check("while no agent runs");
+    assert_eq!(
+        cluster.snapshot("worker-1"),
+        before,
+        "nobody writes while no agent runs"
+    );
+
+    let agents = cluster.spawn_agents()?;
+    let back = ended.elapsed();
+    let elapsed = eventually("new endpoints are used", PROGRAMMED, || {
+        cluster.changes_are_used()
+    })?;
+    std::thread::sleep(Duration::from_secs(1));
+    load.check("after the restart");
+    let summary = load.finish();
+
+    let after = cluster.snapshot("worker-1");
+    let same = compare(&before, &after);
+    let writes = cluster.operations("worker-1");
+    eprintln!(
+        "{label}: {summary}; {changed} endpoints changed, gone for {back:?}, used {elapsed:?} after the return; {same}; \
+         {writes} operations, {first_writes} at the first start"
+    );
+    // For each backend that changed the new one is written and the old one marked; and for each list its slots, and a flip.
+    assert!(writes <= 3 * changed, "{writes} operations");
+    for agent in agents {
+        agent.terminate()?;
+    }
+
+    // And with nothing to change, nothing is written.
+    let agents = cluster.spawn_agents()?;
+    assert_eq!(
+        cluster.operations("worker-1"),
+        0,
+        "operations where nothing changed"
+    );
+    assert_eq!(cluster.snapshot("worker-1"), after);
+    drop(agents);
+    Ok(())
+}
+
+/// What must be the same after a change of endpoints: all frontends with their targets, and all that belongs to Services that
+/// did not change.
+fn compare(before: &Snapshot, after: &Snapshot) -> String {
+    assert_eq!(
+        before.frontends, after.frontends,
+        "frontends and the ids of their targets"
+    );
+    let (mut targets, mut backends) = (0, BTreeSet::new());
+    for (id, meta) in &before.meta_targets {
+        assert_eq!(
+            Some(meta),
+            after.meta_targets.get(id),
+            "target {id} is another's"
+        );
+        let service = String::from_utf8_lossy(&meta.service);
+        if !cluster::is_kept(service.trim_end_matches('\0')) {
+            continue;
+        }
+        targets += 1;
+        let (old, new) = (before.target(*id), after.target(*id));
+        assert_eq!(old, new, "target {id}");
+        let slots: Vec<_> = before.slots_of(old.word).collect();
+        assert_eq!(
+            slots,
+            after.slots_of(new.word).collect::<Vec<_>>(),
+            "slots of target {id}"
+        );
+        for slot in slots {
+            assert_eq!(before.backend(slot.backend), after.backend(slot.backend));
+            assert_eq!(
+                before.meta_backends.get(&slot.backend),
+                after.meta_backends.get(&slot.backend)
+            );
+            backends.insert(slot.backend);
+        }
+    }
+    assert!(targets > 0 && !backends.is_empty(), "nothing was compared");
+    format!(
+        "the same: {} frontends, and of Services without changes {targets} targets and {} backends",
+        before.frontends.len(),
+        backends.len()
+    )
+}
+
+#[test]
+fn a_killed_agent_is_not_missed_and_finds_its_way_back() -> Result<()> {
+    restart("rskill", Agent::kill9)
+}
+
+#[test]
+fn a_stopped_agent_is_not_missed_and_finds_its_way_back() -> Result<()> {
+    restart("rsterm", |agent| {
+        let status = agent.terminate()?;
+        assert!(status.success(), "it ended with {status}");
+        Ok(())
+    })
+}
+
+#[test]
+fn cleanup_leaves_nothing() -> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let cluster = Cluster::up("rsclean")?;
+    let agents = cluster.spawn_agents()?;
+    let node = cluster.lab.node("worker-1");
+    let bpffs = node.bpffs().to_str().expect("a plain path");
+    let reached = |client: &str| -> Result<bool> {
+        let mut all = true;
+        for family in Family::ALL {
+            let to = cluster::cluster_ip(1, family);
+            let request = TcpRequest::to(to).timeout(Duration::from_millis(500));
+            all &= cluster.client(client).tcp_all(request)?[0].outcome.is_ok();
+        }
+        Ok(all)
+    };
+    for client in ["worker-1", "sockets", "packets"] {
+        assert!(reached(client)?, "{client}");
+    }
+    let refused = agent_command(node, ["cleanup", "--bpffs", bpffs]);
+    assert!(
+        refused.is_err(),
+        "cleanup under a running agent: {refused:?}"
+    );
+    for agent in agents {
+        agent.terminate()?;
+    }
+    for client in ["worker-1", "sockets", "packets"] {
+        assert!(reached(client)?, "{client}, without an agent");
+    }
+    let said = agent_command(node, ["cleanup", "--bpffs", bpffs])?;
+    eprintln!("cleanup said: {}", said.trim());
+    assert!(!node.bpffs().join("v1").exists(), "pins are left");
+    let left: Vec<_> = std::fs::read_dir(node.bpffs())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    for device in [
+        "eth0",
+        &node.device_of("packets"),
+        &node.device_of("sockets"),
+    ] {
+        for side in [AttachType::TcxIngress, AttachType::TcxEgress] {
+            let ifindex = cluster.ifindex("worker-1", device)?;
+            let chain = node.netns().run(|| Ok(link::tcx_chain(ifindex, side)))?;
+            assert_eq!(chain.expect("can be asked for"), [], "{device} {side:?}");
+        }
+    }
+    for client in ["worker-1", "sockets", "packets"] {
+        assert!(!reached(client)?, "{client} still reaches the ClusterIP");
+    }
+    // Twice does no harm, and an agent starts from nothing.
+    agent_command(node, ["cleanup", "--bpffs", bpffs])?;
+    let agents = cluster.spawn_agents()?;
+    for client in ["worker-1", "sockets", "packets"] {
+        assert!(reached(client)?, "{client}, after a new start");
+    }
+    drop(agents);
+    Ok(())
+}
