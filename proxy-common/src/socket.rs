@@ -152,7 +152,7 @@ pub fn release<T: SocketTables>(t: &mut T, s: &Socket) {
 }
 
 /// The frontend that a socket names: node ports on the node's loopback too, for the node's own processes
-/// (semantics S4); the node's own processes are not taken off the node's own addresses (semantics S7).
+/// (semantics S4); external IPs on the node's own addresses are left to packets (semantics S7).
 #[inline(always)]
 fn frontend<T: SocketTables>(t: &mut T, s: &Socket) -> Option<Found> {
     let settings = t.settings();
@@ -167,14 +167,16 @@ fn frontend<T: SocketTables>(t: &mut T, s: &Socket) -> Option<Found> {
             None
         };
     }
+    let own = t.node_addr(&s.addr).is_some();
     let found = balance::frontend(t, &s.addr, s.port, s.protocol, Scope::Cluster)?;
-    if host {
-        // The node's own processes are let in by every range: they have many addresses, and no packet hook of theirs.
-        let own = found.kind == FrontendKind::ExternalIp && t.node_addr(&s.addr).is_some();
-        return (!own).then_some(found);
+    // An external IP that is the node's own takes nothing from the node's processes, nor from one of them that listens
+    // there, which packets are asked about (semantics S7).
+    if own && found.kind == FrontendKind::ExternalIp {
+        return None;
     }
-    // A socket without a source address can't be judged: packets are (semantics A3).
-    (found.ranges == 0).then_some(found)
+    // A socket without a source address can't be judged: packets are (semantics A3). The node's own processes are let
+    // in by every range: they have many addresses, and no packet hook of theirs.
+    (host || found.ranges == 0).then_some(found)
 }
 
 const fn pods(protocol: u8) -> u32 {
