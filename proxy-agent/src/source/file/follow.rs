@@ -84,7 +84,10 @@ impl Follower {
                 }
             }
             look = self.wait();
-            if self.check_watch() || self.folder.failure().is_some() {
+            if self.check_watch() {
+                self.settle();
+                look = Some(Look::Everywhere);
+            } else if self.folder.failure().is_some() {
                 look = Some(Look::Everywhere);
             }
         }
@@ -105,6 +108,13 @@ impl Follower {
             }
         }
         heap.into_look()
+    }
+
+    /// Waits until a folder that is new in its place is quiet: it may still be filled, and what is missing would be taken
+    /// for removed.
+    fn settle(&self) {
+        let deadline = Instant::now() + LONGEST_WAIT;
+        while Instant::now() < deadline && self.events.recv_timeout(QUIET_AFTER_REMOVAL).is_ok() {}
     }
 
     /// Puts the watch on the folder that is there now; says whether it is another than before.

@@ -310,6 +310,43 @@ fn a_folder_is_followed_live() {
 }
 
 #[test]
+fn a_folder_that_is_filled_bit_by_bit_after_it_vanished_never_looks_empty() {
+    let dir = Dir::new();
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let fill = |pause| {
+        for (number, name) in names.iter().enumerate() {
+            std::thread::sleep(pause);
+            let text = service(name, &format!("10.96.0.{number}"));
+            dir.write(&format!("{name}.yaml"), &text);
+        }
+    };
+    fill(Duration::ZERO);
+    let mut updates = follow(dir.0.clone()).unwrap();
+    let all = names
+        .iter()
+        .enumerate()
+        .map(|(number, name)| format!("+{name} 10.96.0.{number}"))
+        .chain(["synced".to_owned()])
+        .collect::<Vec<_>>();
+    expect(
+        &mut updates,
+        &all.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    // Some pass may fall on any moment of the filling.
+    for _ in 0..3 {
+        fs::remove_dir_all(&dir.0).unwrap();
+        assert!(expect(&mut updates, &[])[0].contains("stays in force"));
+        fs::create_dir(&dir.0).unwrap();
+        fill(Duration::from_millis(100));
+        assert_eq!(
+            expect(&mut updates, &[]),
+            [format!("folder {}: is readable again", dir.0.display())],
+            "nothing was taken away, nothing is new"
+        );
+    }
+}
+
+#[test]
 fn files_behind_links_are_followed_as_a_config_map_swaps_them() {
     let dir = Dir::new();
     for (version, ip) in [("..1", "10.96.0.1"), ("..2", "10.96.0.2")] {
