@@ -52,6 +52,8 @@ pub fn command(workspace: &Workspace, toolchain: &Toolchain, subcommand: &str) -
         ])
         .arg(workspace.ebpf_target())
         .args(toolchain.build_args())
+        // The profile strips debug information for the product's sake; here BTF is made of it.
+        .env("CARGO_PROFILE_RELEASE_STRIP", "none")
         .env(
             "CARGO_ENCODED_RUSTFLAGS",
             rustflags(workspace, toolchain).join("\x1f"),
