@@ -27,7 +27,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what the other commands need (each of them does so by itself)
+    /// Install what the other commands need (each of them does so by itself);
+    /// `PROXY_EBPF_TOOLCHAIN=rustup` or `debian` chooses where the eBPF toolchain comes from
     Setup,
     /// Build the eBPF object, with BTF
     BuildEbpf,

@@ -1,9 +1,11 @@
 //! The second way: Debian's `rustc-web` with its prebuilt `core` for BPF, unpacked into the cache folder,
 //! and a bpf-linker built against that compiler's LLVM. Nothing is installed into the system.
 
+mod linker;
+
 use std::{
     env, fmt, fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{self, Command},
 };
@@ -12,14 +14,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::apt::{self, Lists};
 use crate::{
-    process::{find_program, follow, read, step},
+    process::{find_program, follow},
     ui::Ui,
     workspace::{BPF_TARGET, cargo},
 };
 
-/// Knows LLVM 21, 22 and 23.
-const BPF_LINKER: &str = "0.13.0";
-const BPF_LINKER_LLVM: [u32; 3] = [21, 22, 23];
 /// The release that the project was last checked with; a newer one is taken too, with a note.
 const CHECKED_RUSTC: &str = "1.96.0";
 /// Raised when a change below makes folders of before unusable.
@@ -125,7 +124,7 @@ pub fn install(ui: &Ui, cache: &Path, no_rustup: &str) -> Result<Unpacked> {
     remove_leftovers(cache, &folder)?;
     let partial = cache.join(format!("{PARTIAL}{}", process::id()));
     unpack(ui, &lists, &version, &partial)?;
-    let about = build_linker(ui, &partial, &release)?;
+    let about = linker::build(ui, &partial, &release)?;
     fs::write(partial.join(COMPLETE), &about).context("could not write the completion mark")?;
     fs::rename(&partial, &folder).with_context(|| {
         format!(
@@ -225,122 +224,6 @@ fn unpack(ui: &Ui, lists: &Lists, version: &str, folder: &Path) -> Result<()> {
     })
 }
 
-/// Builds bpf-linker against the unpacked (or the system's) LLVM; returns what the toolchain consists of.
-fn build_linker(ui: &Ui, folder: &Path, release: &str) -> Result<String> {
-    let llvm = llvm_major(folder)?;
-    ensure!(
-        BPF_LINKER_LLVM.contains(&llvm),
-        "rustc {release} is made with LLVM {llvm}, and bpf-linker {BPF_LINKER} knows only {BPF_LINKER_LLVM:?}: a newer bpf-linker is needed"
-    );
-    link_llvm(folder, llvm)?;
-    let build = folder.join("build");
-    step(
-        ui,
-        &format!("build of bpf-linker {BPF_LINKER} for LLVM {llvm}"),
-        Command::new(cargo())
-            .args([
-                "install",
-                "bpf-linker",
-                "--version",
-                BPF_LINKER,
-                "--locked",
-                "--no-track",
-            ])
-            .args([
-                "--no-default-features",
-                "--features",
-                &format!("llvm-{llvm}"),
-                "--root",
-            ])
-            .arg(folder.join("libexec"))
-            // Outside of the workspace: its own settings are not for this build.
-            .current_dir(folder)
-            .env("LLVM_PREFIX", folder.join("llvm"))
-            .env("LD_LIBRARY_PATH", folder.join("llvm/lib"))
-            .env("CARGO_TARGET_DIR", &build)
-            .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
-            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
-            .env_remove("RUSTC")
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS"),
-    )?;
-    fs::remove_dir_all(&build).with_context(|| format!("could not remove {}", build.display()))?;
-    wrap(folder, "bpf-linker", "libexec/bin/bpf-linker")?;
-    read(Command::new(folder.join("bin/bpf-linker")).arg("--version"))?;
-    Ok(format!(
-        "Debian's rustc {release}, LLVM {llvm}, bpf-linker {BPF_LINKER}"
-    ))
-}
-
-fn llvm_major(folder: &Path) -> Result<u32> {
-    let version = read(Command::new(folder.join("bin/rustc")).arg("-vV"))?;
-    version
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("LLVM version: ")?
-                .split('.')
-                .next()?
-                .parse()
-                .ok()
-        })
-        .with_context(|| format!("no LLVM version in the answer of rustc -vV:\n{version}"))
-}
-
-/// Fills `llvm/lib` with links to LLVM and the unpacked libraries it needs, in the form that bpf-linker's build expects.
-fn link_llvm(folder: &Path, llvm: u32) -> Result<()> {
-    let libraries = folder.join("llvm/lib");
-    fs::create_dir_all(&libraries)
-        .with_context(|| format!("could not make {}", libraries.display()))?;
-    let unpacked = library_folders(&folder.join("usr/lib"));
-    for source in &unpacked {
-        for (name, path) in shared_objects(source) {
-            // Relative, for the folder is renamed when it is complete.
-            let relative = path
-                .strip_prefix(folder)
-                .context("a library outside of the toolchain")?;
-            symlink(Path::new("../..").join(relative), libraries.join(&name))
-                .with_context(|| format!("could not link {name}"))?;
-        }
-    }
-    let wanted = format!("libLLVM.so.{llvm}.");
-    let system = library_folders(Path::new("/usr/lib"));
-    let (name, path) = unpacked
-        .iter()
-        .chain(&system)
-        .flat_map(|source| shared_objects(source))
-        .find(|(name, _)| name.starts_with(&wanted))
-        .with_context(|| {
-            format!("found no {wanted}* for bpf-linker, neither unpacked nor in /usr/lib")
-        })?;
-    let link = libraries.join("libLLVM.so");
-    let target = if libraries.join(&name).exists() {
-        PathBuf::from(name)
-    } else {
-        path
-    };
-    symlink(target, &link).with_context(|| format!("could not make {}", link.display()))
-}
-
-fn library_folders(base: &Path) -> Vec<PathBuf> {
-    let triple = format!("{}-linux-gnu", env::consts::ARCH);
-    [base.join(triple)]
-        .into_iter()
-        .filter(|folder| folder.is_dir())
-        .collect()
-}
-
-fn shared_objects(folder: &Path) -> Vec<(String, PathBuf)> {
-    fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let name = entry.file_name().into_string().ok()?;
-            name.contains(".so").then(|| (name, entry.path()))
-        })
-        .collect()
-}
-
 /// Writes `bin/NAME`, which runs `program` with the unpacked libraries.
 fn wrap(folder: &Path, name: &str, program: &str) -> Result<()> {
     let bin = folder.join("bin");
@@ -373,7 +256,7 @@ fn prefix() -> String {
 }
 
 fn suffix() -> String {
-    format!("-bpf-linker-{BPF_LINKER}-r{RECIPE}")
+    format!("-bpf-linker-{}-r{RECIPE}", linker::VERSION)
 }
 
 /// `1.96.0` of `1.96.0+dfsg1-1~deb12u2`.
