@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
 use proxy_agent::dataplane::maps::KernelMaps;
 use proxy_agent::dataplane::pin::PinFolder;
@@ -9,7 +11,7 @@ use proxy_agent::maps::{Maps as _, Snapshot};
 use proxy_lab::objects::Service;
 use proxy_lab::{
     Agent, AgentOptions, Family, Folder, Host, Lab, Pod, PodSpec, Protocol, Result, TcpRequest,
-    address,
+    address, agent_binary,
 };
 
 pub const PORT: u16 = 80;
@@ -83,6 +85,31 @@ impl Cluster {
             .collect()
     }
 
+    /// Starts an agent on worker-1 and kills it after this time, wherever it is then.
+    pub fn agent_for(&self, time: Duration) -> Result<()> {
+        let node = self.lab.node("worker-1");
+        let text = |path: &Path| path.display().to_string();
+        let words = [
+            "timeout".to_owned(),
+            "--signal=KILL".to_owned(),
+            format!("{}", time.as_secs_f64()),
+            text(&agent_binary()?),
+            "run".to_owned(),
+            "--source".to_owned(),
+            format!("file:{}", text(self.source.path())),
+            "--hostname-override".to_owned(),
+            "worker-1".to_owned(),
+            "--bpffs".to_owned(),
+            text(node.bpffs()),
+            "--cgroup".to_owned(),
+            text(node.cgroup()),
+        ];
+        let ended = node.exec(words);
+        // A command that was killed is an error to the lab, and what is wanted here.
+        assert!(ended.is_err(), "the agent ended by itself: {ended:?}");
+        Ok(())
+    }
+
     /// A node or pod by name.
     pub fn client(&self, name: &str) -> &Host {
         let found = self.lab.hosts().find(|host| host.name() == name);
@@ -104,11 +131,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Gives Services other endpoints; how many backends go, which as many others replace. (A backend is an address with a
-    /// port and a protocol.)
-    pub fn change_endpoints(&self) -> Result<usize> {
+    /// Gives Services their second endpoints, or the first again; how many backends go, which as many others replace. (A
+    /// backend is an address with a port and a protocol.)
+    pub fn change_endpoints(&self, second: bool) -> Result<usize> {
         for number in 1..=CHANGED {
-            self.put_endpoints(number, &SECOND)?;
+            self.put_endpoints(number, if second { &SECOND } else { &FIRST })?;
         }
         Ok(usize::from(CHANGED) * FIRST.len() * Family::ALL.len() * Protocol::ALL.len())
     }

@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use proxy_lab::{Exchange, Family, Hold, Probe, ProbeRequest, Protocol, Result, TcpRequest};
+use proxy_lab::protocol::{Failure, unspecified_like};
+use proxy_lab::{
+    Exchange, Family, Hold, Probe, ProbeRequest, Protocol, Result, TcpRequest, UdpSocket,
+};
 
 use crate::cluster::{CHANGED, Cluster, SERVICES, cluster_ip, load_balancer};
 
@@ -16,7 +19,16 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// The load, while it lasts.
 pub struct Load<'a> {
     holds: Vec<(String, Hold<'a>)>,
+    datagrams: Vec<Datagrams<'a>>,
     probes: Vec<(String, Probe<'a>)>,
+}
+
+/// A UDP socket that speaks with a Service whose endpoints stay.
+struct Datagrams<'a> {
+    what: String,
+    socket: UdpSocket<'a>,
+    to: SocketAddr,
+    first: Exchange,
 }
 
 impl<'a> Load<'a> {
@@ -35,6 +47,22 @@ impl<'a> Load<'a> {
                 }
             }
         }
+        let mut datagrams = Vec::new();
+        for family in Family::ALL {
+            for (client, to) in ways(cluster, SERVICES, family) {
+                let what = format!("{client} to {to} UDP");
+                let any = SocketAddr::new(unspecified_like(to), 0);
+                let socket = cluster.client(client).udp_socket(any, None)?;
+                let first = socket.exchange(Some(to), TIMEOUT)?;
+                assert!(first.outcome.is_ok(), "{what}: {first:?}");
+                datagrams.push(Datagrams {
+                    what,
+                    socket,
+                    to,
+                    first,
+                });
+            }
+        }
         let mut probes = Vec::new();
         for (client, to, protocol) in probed(cluster) {
             let request = ProbeRequest {
@@ -46,23 +74,26 @@ impl<'a> Load<'a> {
             let probe = cluster.client(client).probe(request)?;
             probes.push((format!("{client} to {to} {protocol}"), probe));
         }
-        Ok(Self { holds, probes })
+        Ok(Self {
+            holds,
+            datagrams,
+            probes,
+        })
     }
 
-    /// Asks over every held connection: the same server answers to the same client.
+    /// Asks over every held connection and socket: the same server answers to the same client.
     pub fn check(&self, when: &str) {
         for (what, hold) in &self.holds {
             let exchanges = hold.check(TIMEOUT).expect("the client lives");
             assert_eq!(exchanges.len(), EACH);
             for (exchange, first) in exchanges.iter().zip(&hold.opened) {
-                let said = |exchange: &Exchange| {
-                    exchange
-                        .outcome
-                        .clone()
-                        .map(|said| (said.server, said.client))
-                };
                 assert_eq!(said(exchange), said(first), "{when}: {what}");
             }
+        }
+        for one in &self.datagrams {
+            let exchange = one.socket.exchange(Some(one.to), TIMEOUT);
+            let exchange = exchange.expect("the client lives");
+            assert_eq!(said(&exchange), said(&one.first), "{when}: {}", one.what);
         }
     }
 
@@ -87,8 +118,17 @@ impl<'a> Load<'a> {
             attempts += report.attempts;
             slowest = slowest.max(report.slowest);
         }
-        format!("{held} connections held, {attempts} new ones, none failed, slowest {slowest:?}")
+        let sockets = self.datagrams.len();
+        format!(
+            "{held} connections and {sockets} UDP sockets held, {attempts} new ones, none failed, slowest {slowest:?}"
+        )
     }
+}
+
+/// The server's name, and the client as it sees it.
+fn said(exchange: &Exchange) -> Result<(String, SocketAddr), Failure> {
+    let said = exchange.outcome.clone()?;
+    Ok((said.server, said.client))
 }
 
 /// Every way to a Service of which a held connection is opened.

@@ -1,4 +1,4 @@
-//! An agent ends, in whichever way, under load, and while it is gone much changes (ADR 4, 5, 20; semantics L3, B6): no connection
+//! An agent ends, in whichever way, under load, and while it is gone much changes (ADR 4, 5, 15; semantics L3, B6): no connection
 //! is lost, none is refused, what did not change keeps its ids, and only the difference is written. And after `cleanup`
 //! nothing is left.
 
@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use proxy_agent::dataplane::sys::link::{self, AttachType};
-use proxy_agent::maps::Snapshot;
+use proxy_agent::maps::{Snapshot, lint::lint};
 use proxy_lab::{Agent, Family, Result, TcpRequest, agent_command, eventually, skipped};
 
 use cluster::Cluster;
@@ -36,7 +36,7 @@ fn restart(label: &str, end: impl Fn(Agent) -> Result<()>) -> Result<()> {
         end(agent)?;
     }
     let ended = Instant::now();
-    let changed = cluster.change_endpoints()?;
+    let changed = cluster.change_endpoints(true)?;
     std::thread::sleep(GONE);
     load.check("while no agent runs");
     assert_eq!(
@@ -135,6 +135,41 @@ fn a_stopped_agent_is_not_missed_and_finds_its_way_back() -> Result<()> {
         assert!(status.success(), "it ended with {status}");
         Ok(())
     })
+}
+
+#[test]
+fn an_agent_that_is_killed_at_any_moment_leaves_nothing_half_done() -> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let cluster = Cluster::up("rsoften")?;
+    for agent in cluster.spawn_agents()? {
+        agent.terminate()?;
+    }
+    let load = Load::start(&cluster)?;
+    // From before it has read its arguments to long after it has programmed everything.
+    let moments = [
+        20, 100, 300, 600, 900, 1200, 1400, 1600, 1800, 2000, 2500, 3000,
+    ];
+    for (round, moment) in moments.into_iter().enumerate() {
+        cluster.change_endpoints(round % 2 == 0)?;
+        cluster.agent_for(Duration::from_millis(moment))?;
+        let mut wrong = lint(&cluster.snapshot("worker-1"));
+        // What an update that was cut short has in hand, the next start sweeps up.
+        wrong.retain(|violation| !violation.is_transient());
+        assert!(wrong.is_empty(), "killed after {moment} ms: {wrong:?}");
+    }
+    cluster.change_endpoints(true)?;
+    let agents = cluster.spawn_agents()?;
+    eventually("new endpoints are used", PROGRAMMED, || {
+        cluster.changes_are_used()
+    })?;
+    load.check("after the last start");
+    let left = lint(&cluster.snapshot("worker-1"));
+    assert!(left.is_empty(), "after the last start: {left:?}");
+    eprintln!("rsoften: {}", load.finish());
+    drop(agents);
+    Ok(())
 }
 
 #[test]
