@@ -21,6 +21,9 @@ const MAX_BACKENDS_TRIED: u32 = 3;
 /// A SYN is sent again after a second at the earliest (RFC 6298 §2.1), give or take the clocks' ticks.
 const RETRANSMITS_PER_SECOND: u32 = 2;
 
+/// Source ports that are tried for a connection straight to a backend: a few, since it may go on without.
+const MAX_PORTS_BESIDE: u32 = 2;
+
 /// A first fragment: whatever it is of, it goes on untranslated, as its followers must; counted if it was for us.
 #[inline(always)]
 pub(super) fn fragment<T: PacketTables>(t: &mut T, w: &Work, scope: Scope) -> Verdict {
@@ -187,7 +190,9 @@ fn beside<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
     };
     let seed = w.h.tuple.keyed_hash(t.settings().hash_key) ^ now;
     // Where there is no room or no port, it goes on as it is: it is not ours to drop.
-    if matches!(claim::claim(t, w, seed, true), Ok(true)) && write_forward(t, w).is_ok() {
+    if matches!(claim::claim_port(t, w, seed, MAX_PORTS_BESIDE), Ok(true))
+        && write_forward(t, w).is_ok()
+    {
         Step::TRANSLATE
     } else {
         Step::PASS

@@ -21,7 +21,7 @@ const UNCONFIRMED_SECONDS: u32 = 3;
 
 /// Claims the reverse tuple of the flow in `Work::value`, and writes its reverse half. Says no if the client's own
 /// tuple is held by another flow and the caller should try another backend; with `last`, the source port is
-/// translated instead.
+/// translated instead. A flow that has `PORT` already gets another port in any case.
 #[inline(always)]
 pub(super) fn claim<T: PacketTables>(
     t: &mut T,
@@ -29,7 +29,6 @@ pub(super) fn claim<T: PacketTables>(
     seed: u32,
     last: bool,
 ) -> Result<bool, Counter> {
-    let mut tried = 0;
     if w.value.flags & (flow_flags::SNAT | flow_flags::PORT) == 0 {
         if try_tuple(t, w)? {
             return Ok(true);
@@ -39,7 +38,19 @@ pub(super) fn claim<T: PacketTables>(
         }
         w.value.flags |= flow_flags::PORT;
     }
-    while tried < MAX_PORTS_TRIED {
+    claim_port(t, w, seed, MAX_PORTS_TRIED)
+}
+
+/// Claims the reverse tuple of the flow in `Work::value` under another source port, of which so many are tried.
+#[inline(always)]
+pub(super) fn claim_port<T: PacketTables>(
+    t: &mut T,
+    w: &mut Work,
+    seed: u32,
+    tries: u32,
+) -> Result<bool, Counter> {
+    let mut tried = 0;
+    while tried < tries {
         let random = hash::finish(seed.wrapping_add(tried.wrapping_mul(0x9e37_79b9)));
         let port = port(&t.settings(), w.value.flags, random);
         if port == 0 {
