@@ -41,16 +41,16 @@ pub(super) fn claim<T: PacketTables>(
     claim_port(t, w, seed, MAX_PORTS_TRIED)
 }
 
-/// Claims the reverse tuple of the flow in `Work::value` under another source port, of which so many are tried.
+/// Claims the reverse tuple of the flow in `Work::value` under another source port, of which at `most` so many are tried.
 #[inline(always)]
 pub(super) fn claim_port<T: PacketTables>(
     t: &mut T,
     w: &mut Work,
     seed: u32,
-    tries: u32,
+    most: u32,
 ) -> Result<bool, Counter> {
     let mut tried = 0;
-    while tried < tries {
+    while tried < most {
         let random = hash::finish(seed.wrapping_add(tried.wrapping_mul(0x9e37_79b9)));
         let port = port(&t.settings(), w.value.flags, random);
         if port == 0 {
