@@ -10,9 +10,15 @@ use crate::{
     workspace::{AGENT_BINARY, Workspace},
 };
 
+/// The demo's flag for the real control plane.
+const CLUSTER: &str = "--cluster";
+
 /// Runs the demo with the given arguments; its exit code decides.
 pub fn run(ui: &Ui, workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
     setup::lab(ui)?;
+    if arguments.iter().any(|argument| argument == CLUSTER) {
+        setup::control_plane(ui, workspace)?;
+    }
     build::lab(ui, workspace)?;
     process::exec(
         Command::new(workspace.binary("debug", "demo"))

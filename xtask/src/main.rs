@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let ui = Ui::new();
     let result = Workspace::find().and_then(|workspace| match cli.command {
-        Command::Setup => setup::run(&ui),
+        Command::Setup => setup::run(&ui, &workspace),
         Command::BuildEbpf => build_ebpf::run(&ui, &workspace).map(drop),
         Command::Build => build::product(&ui, &workspace),
         Command::Lint => lint::run(&ui, &workspace),

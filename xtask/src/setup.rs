@@ -1,6 +1,8 @@
-//! `setup`: the eBPF toolchain in the user's cache folder, and what the lab needs from the system.
+//! `setup`: the eBPF toolchain and the lab's control plane in the user's cache folder, and what the lab needs from the
+//! system.
 
 mod apt;
+mod control_plane;
 mod debian;
 mod lab;
 mod rustup;
@@ -69,14 +71,28 @@ impl fmt::Display for Toolchain {
 }
 
 /// Everything that any command needs.
-pub fn run(ui: &Ui) -> Result<()> {
+pub fn run(ui: &Ui, workspace: &Workspace) -> Result<()> {
     ebpf_toolchain(ui)?;
+    match no_control_plane(workspace)? {
+        Some(missing) => ui.line(&format!("setup: note: {missing}")),
+        None => drop(control_plane(ui, workspace)?),
+    }
     lab::prepare_or_explain(ui)
 }
 
 /// What the commands that run the lab need: root, network tools, bpffs.
 pub fn lab(ui: &Ui) -> Result<()> {
     lab::prepare(ui)
+}
+
+/// The programs of the lab's control plane, built if they have to be; returns their folder.
+pub fn control_plane(ui: &Ui, workspace: &Workspace) -> Result<PathBuf> {
+    control_plane::prepare(ui, workspace)
+}
+
+/// Why they are not here and cannot be built, if so.
+pub fn no_control_plane(workspace: &Workspace) -> Result<Option<String>> {
+    control_plane::missing(workspace)
 }
 
 /// Whether this process may do what the lab does.

@@ -31,6 +31,12 @@ pub fn run(ui: &Ui, workspace: &Workspace, part: Option<Part>) -> Result<()> {
     if wants(Part::Root) {
         if setup::is_root() {
             setup::lab(ui)?;
+            match setup::no_control_plane(workspace)? {
+                Some(missing) => summary.skip("tests with the control plane", &missing),
+                None => summary.run(ui, "setup, control plane", || {
+                    setup::control_plane(ui, workspace).map(|_| String::new())
+                }),
+            }
         } else {
             summary.skip("tests against the kernel", "not root");
         }
