@@ -60,8 +60,17 @@ pub struct RunArgs {
     )]
     service_node_port_range: PortRange,
 
-    /// Abort UDP sockets that are connected to a backend that is gone, so that they connect again.
-    #[arg(long, env = "PROXY_ABORT_UDP_SOCKETS")]
+    /// Abort UDP sockets that are connected to a backend that is gone, so that they connect again; `false`: leave them.
+    #[arg(
+        long,
+        env = "PROXY_ABORT_UDP_SOCKETS",
+        value_name = "true|false",
+        default_value_t = true,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = clap::ArgAction::Set
+    )]
     abort_udp_sockets: bool,
 
     /// Where XDP programs are used.

@@ -41,14 +41,16 @@ pub(super) fn exchanges(request: &UdpRequest) -> Vec<Exchange> {
     results
 }
 
-/// A socket bound to `bind`, connected if asked; several that are connected may have one port.
+/// A socket bound to `bind`, connected if asked. Several that are connected may have one port if it is named. Where the
+/// kernel picks it, it must be nobody else's: with `SO_REUSEADDR` it may pick one that is in use, and of two sockets with
+/// the same port and the same backend only the later hears anything.
 pub(super) fn open(bind: SocketAddr, connect: Option<SocketAddr>) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(bind), Type::DGRAM, None)?;
     if bind.is_ipv6() {
         // An IPv4-mapped destination needs a socket that speaks both families.
         socket.set_only_v6(false)?;
     }
-    socket.set_reuse_address(connect.is_some())?;
+    socket.set_reuse_address(connect.is_some() && bind.port() != 0)?;
     socket.bind(&SockAddr::from(bind))?;
     if let Some(to) = connect {
         socket.connect(&SockAddr::from(to))?;
