@@ -34,7 +34,7 @@ use crate::{
     plan::ServiceName,
     planner::{Planner, PlannerConfig},
     programmer::{Outcome, Programmer},
-    source::{Update, file},
+    source::{Source, Update},
     telemetry::chain,
 };
 
@@ -44,8 +44,8 @@ const COLLECT: usize = 20_000;
 /// What the agent must be told, checked.
 #[derive(Clone, Debug)]
 pub struct AppConfig {
-    /// Folder with the objects.
-    pub folder: PathBuf,
+    /// Where objects come from.
+    pub source: Source,
     /// For the planner.
     pub planner: PlannerConfig,
     /// Where node ports answer.
@@ -121,8 +121,7 @@ impl App {
             watcher,
             observed,
             device_problems: Vec::new(),
-            source: file::follow(config.folder.clone())
-                .context("could not follow the folder with the objects")?,
+            source: config.source.clone().follow()?,
             ready: false,
             config,
             _lock: lock,

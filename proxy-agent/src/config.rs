@@ -9,7 +9,14 @@ use clap::builder::BoolishValueParser;
 
 pub use node_port_addresses::{NodePortAddresses, NodePortAddressesError};
 
-use crate::{planner::PlannerConfig, policy::Options, source::SourceSpec};
+use crate::{
+    planner::PlannerConfig,
+    policy::Options,
+    source::{
+        Source, SourceSpec,
+        kube::{AccessArgs, Cluster},
+    },
+};
 
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 
@@ -19,6 +26,10 @@ pub struct RuleArgs {
     /// Where Services, EndpointSlices and Nodes come from: `file:DIR` or `kube`.
     #[arg(long, env = "PROXY_SOURCE", value_name = "file:DIR|kube")]
     pub source: SourceSpec,
+
+    /// For the source `kube`.
+    #[command(flatten)]
+    pub access: AccessArgs,
 
     /// Name of this node's Node object; the host name, if not given.
     #[arg(long, env = "PROXY_HOSTNAME_OVERRIDE", value_name = "NAME")]
@@ -61,7 +72,7 @@ pub enum ConfigError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// Where objects come from.
-    pub source: SourceSpec,
+    pub source: Source,
     /// For the planner.
     pub planner: PlannerConfig,
     /// Where node ports answer.
@@ -73,6 +84,7 @@ impl RuleArgs {
     pub fn check(self) -> Result<Rules, ConfigError> {
         let Self {
             source,
+            access,
             hostname_override,
             nodeport_addresses,
             service_proxy_name,
@@ -88,15 +100,20 @@ impl RuleArgs {
             return Err(ConfigError::NoName);
         }
         Ok(Rules {
-            source,
             planner: PlannerConfig {
-                node_name,
+                // Watches of the API server do not wait for each other.
+                slices_may_come_first: source == SourceSpec::Kube,
+                node_name: node_name.clone(),
                 options: Options {
                     service_proxy_name: service_proxy_name.filter(|name| !name.is_empty()),
                     external_cluster_ip,
                 },
             },
             node_port_addresses: NodePortAddresses::parse(&nodeport_addresses)?,
+            source: match source {
+                SourceSpec::File(folder) => Source::File(folder),
+                SourceSpec::Kube => Source::Kube(Cluster::new(access.into(), node_name)),
+            },
         })
     }
 }

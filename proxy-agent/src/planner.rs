@@ -22,6 +22,8 @@ pub struct PlannerConfig {
     pub node_name: String,
     /// Options of the rules.
     pub options: Options,
+    /// Whether the source may name a slice before its Service, as two watches do: then that is nothing to report.
+    pub slices_may_come_first: bool,
 }
 
 /// Keeps the plan of every Service. Pure: no clock, no I/O.
@@ -229,20 +231,14 @@ impl Planner {
     }
 
     fn orphan(&self, slice: &EndpointSlice) -> Option<Problem> {
-        self.store
-            .service(&slice.service)
-            .is_none()
-            .then(|| Problem {
-                object: ObjectRef::namespaced(
-                    "EndpointSlice",
-                    &slice.name.namespace,
-                    &slice.name.name,
-                ),
-                message: format!(
-                    "its Service {} does not exist; its endpoints wait for it",
-                    slice.service
-                ),
-            })
+        let missing = self.store.service(&slice.service).is_none();
+        (missing && !self.config.slices_may_come_first).then(|| Problem {
+            object: ObjectRef::namespaced("EndpointSlice", &slice.name.namespace, &slice.name.name),
+            message: format!(
+                "its Service {} does not exist; its endpoints wait for it",
+                slice.service
+            ),
+        })
     }
 }
 

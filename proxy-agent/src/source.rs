@@ -4,9 +4,15 @@
 //! objects. It names an object again only when it changed.
 
 pub mod file;
+pub mod kube;
+mod object;
 
 use std::{path::PathBuf, str::FromStr};
 
+use anyhow::{Context as _, bail};
+use tokio::sync::mpsc;
+
+use self::kube::Cluster;
 use crate::model::{Event, Problem};
 
 /// What a source has to say at one moment.
@@ -47,6 +53,45 @@ impl FromStr for SourceSpec {
             Some(("file", dir)) if !dir.is_empty() => Ok(Self::File(dir.into())),
             None if text == "kube" => Ok(Self::Kube),
             _ => Err(UnknownSource),
+        }
+    }
+}
+
+/// A source that can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A folder of manifests.
+    File(PathBuf),
+    /// The API server.
+    Kube(Cluster),
+}
+
+impl Source {
+    /// Follows it, on a thread of its own, until the receiver is dropped.
+    pub fn follow(self) -> anyhow::Result<mpsc::Receiver<Update>> {
+        match self {
+            Self::File(folder) => {
+                file::follow(folder).context("could not follow the folder with the objects")
+            }
+            Self::Kube(cluster) => cluster.follow(),
+        }
+    }
+
+    /// Reads all that it says now. The events end with [`Event::Synced`].
+    pub fn read(self) -> anyhow::Result<Update> {
+        match self {
+            Self::File(path) => {
+                let mut folder = file::Folder::new(path);
+                let update = folder.read(&file::Look::Everywhere);
+                if let Some(failure) = folder.failure() {
+                    bail!(
+                        "can't read the folder {}: {failure}",
+                        folder.path().display()
+                    );
+                }
+                Ok(update)
+            }
+            Self::Kube(cluster) => cluster.read(),
         }
     }
 }

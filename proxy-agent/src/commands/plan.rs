@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context as _;
 
 use crate::{
     config::{RuleArgs, Rules},
@@ -14,7 +14,6 @@ use crate::{
     plan::{FrontendAddress, ServicePlan},
     planner::Planner,
     report::Report,
-    source::{SourceSpec, file},
 };
 
 /// Flags of `plan`.
@@ -87,17 +86,7 @@ pub fn print_text(text: &str) -> anyhow::Result<()> {
 
 /// Plans what a source says now.
 fn report(rules: Rules, given: &[IpAddr]) -> anyhow::Result<Report> {
-    let SourceSpec::File(path) = rules.source else {
-        bail!("plan reads --source file:DIR only; the API server as a source comes later");
-    };
-    let mut folder = file::Folder::new(path);
-    let update = folder.read(&file::Look::Everywhere);
-    if let Some(failure) = folder.failure() {
-        bail!(
-            "can't read the folder {}: {failure}",
-            folder.path().display()
-        );
-    }
+    let update = rules.source.read()?;
     let node_name = rules.planner.node_name.clone();
     let mut planner = Planner::new(rules.planner);
     for event in update.events {
@@ -132,7 +121,7 @@ fn report(rules: Rules, given: &[IpAddr]) -> anyhow::Result<Report> {
     if unknown && plans.values().any(has_node_port) {
         warnings.push(Problem {
             object: ObjectRef::plain("Node", &node_name),
-            message: "no address of it is known, so node ports are not listed; add its Node object to the folder or give --node-address".to_owned(),
+            message: "no address of it is known, so node ports are not listed; add its Node object to the source or give --node-address".to_owned(),
         });
     }
     Ok(Report::new(

@@ -11,7 +11,6 @@ use crate::{
     config::RuleArgs,
     dataplane::settings::{SnatPorts, SocketLb, parse_range},
     devices::classify::DeviceConfig,
-    source::SourceSpec,
 };
 
 /// Flags of `run`.
@@ -125,11 +124,6 @@ impl RunArgs {
             ready_file,
         } = self;
         let rules = rules.check()?;
-        let SourceSpec::File(folder) = rules.source else {
-            bail!(
-                "--source kube comes with a later version; this one follows a folder: --source file:DIR"
-            );
-        };
         match xdp {
             Xdp::Off => {}
             Xdp::Auto => {
@@ -149,7 +143,7 @@ impl RunArgs {
             );
         }
         Ok(AppConfig {
-            folder,
+            source: rules.source,
             planner: rules.planner,
             node_port_addresses: rules.node_port_addresses,
             bpffs: bpffs.bpffs,

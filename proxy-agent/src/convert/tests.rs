@@ -23,7 +23,7 @@ fn convert(spec: &str, rest: &str) -> (Service, Vec<String>) {
     let object: core::Service = serde_saphyr::from_str(&yaml).unwrap();
     let Converted { value, problems } = service(&object);
     let object = "Service default/web";
-    assert!(problems.iter().all(|p| p.object.0 == object));
+    assert!(problems.iter().all(|p| p.object.to_string() == object));
     (value, problems.into_iter().map(|p| p.message).collect())
 }
 

@@ -4,26 +4,63 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a [`Problem`] is about, as it is shown: `Service default/web`, `Node worker-1`, `file services.yaml`.
+/// What a [`Problem`] is about; shown as `Service default/web`, `Node worker-1`, `file services.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ObjectRef(pub String);
+#[serde(into = "String", from = "String")]
+pub struct ObjectRef {
+    /// Kind of the object, or what it is otherwise: `file`.
+    pub kind: String,
+    /// Its namespace, if it has one.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+}
 
 impl ObjectRef {
     /// A namespaced object.
     pub fn namespaced(kind: &str, namespace: &str, name: &str) -> Self {
-        Self(format!("{kind} {namespace}/{name}"))
+        Self {
+            kind: kind.to_owned(),
+            namespace: Some(namespace.to_owned()),
+            name: name.to_owned(),
+        }
     }
 
     /// An object without namespace, or a file.
     pub fn plain(kind: &str, name: &str) -> Self {
-        Self(format!("{kind} {name}"))
+        Self {
+            kind: kind.to_owned(),
+            namespace: None,
+            name: name.to_owned(),
+        }
     }
 }
 
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(f, "{} {}", self.kind, self.name),
+        }
+    }
+}
+
+impl From<ObjectRef> for String {
+    fn from(object: ObjectRef) -> Self {
+        object.to_string()
+    }
+}
+
+impl From<String> for ObjectRef {
+    fn from(text: String) -> Self {
+        let (kind, name) = text.split_once(' ').unwrap_or(("", &text));
+        match name.split_once('/') {
+            // Of files and folders the path is the name.
+            Some((namespace, name)) if kind.starts_with(char::is_uppercase) => {
+                Self::namespaced(kind, namespace, name)
+            }
+            _ => Self::plain(kind, name),
+        }
     }
 }
 

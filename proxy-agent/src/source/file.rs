@@ -8,7 +8,6 @@
 
 mod document;
 mod follow;
-mod object;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,12 +17,12 @@ use std::{
     sync::Arc,
 };
 
+use self::document::{Parsed, Syntax};
 pub use self::follow::follow;
-use self::{
-    document::{Parsed, Syntax},
+use super::{
+    Update,
     object::{Key, Object},
 };
-use super::Update;
 use crate::model::{Event, ObjectRef, Problem};
 
 /// A folder of manifests, and what it said when it was last read.

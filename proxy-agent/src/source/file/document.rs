@@ -6,7 +6,7 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::object::Found;
+use crate::source::object::Found;
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The objects that a file may give.
+//! The objects that a source may give.
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 

@@ -1,0 +1,100 @@
+//! Why a list or a watch ended before its time, and what to do about it.
+
+use std::time::Duration;
+
+use kube::core::Status;
+
+use super::connector::ConnectError;
+
+const UNAUTHORIZED: u16 = 401;
+const BAD_REQUEST: u16 = 400;
+const GONE: u16 = 410;
+const UNPROCESSABLE: u16 = 422;
+const GATEWAY_TIMEOUT: u16 = 504;
+
+/// A list or watch that failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// There is no client.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A selector is wrong.
+    #[error("the request can't be made")]
+    Request(#[from] kube::core::request::Error),
+    /// The server refused, or was not reached.
+    #[error(transparent)]
+    Refused(kube::Error),
+    /// It does not begin to answer.
+    #[error("no answer within {0:?}")]
+    NoAnswer(Duration),
+    /// The answer was cut.
+    #[error("the answer broke off")]
+    Broken(#[from] std::io::Error),
+    /// The answer ended before it was complete.
+    #[error("the answer ended too soon")]
+    Unfinished,
+    /// The answer stopped.
+    #[error("nothing was heard for {0:?}")]
+    Silent(Duration),
+    /// It is no answer of an API server.
+    #[error("the answer can't be read: {0}")]
+    Unreadable(String),
+    /// The server ended the watch by an event.
+    #[error("the server ended the watch: {0}")]
+    Ended(Status),
+    /// The reader of the updates is gone.
+    #[error("nobody listens")]
+    Closed,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// The same again, over a connection that is made anew.
+    Reconnect,
+    /// The same again.
+    Repeat,
+    /// The watch again, from where it was: nothing is wrong yet.
+    Resume,
+    /// List: the version that was come to is of no use any more.
+    List,
+    /// The server does not know the request in this form.
+    AskOtherwise,
+}
+
+impl Failure {
+    /// What to do about it.
+    pub(super) fn remedy(&self) -> Remedy {
+        match self {
+            Self::Refused(kube::Error::Api(status)) => match status.code {
+                BAD_REQUEST | UNPROCESSABLE => Remedy::AskOtherwise,
+                GONE => Remedy::List,
+                UNAUTHORIZED => Remedy::Reconnect,
+                // Its data is older than what was asked for.
+                GATEWAY_TIMEOUT if is_too_large(status) => Remedy::List,
+                _ => Remedy::Repeat,
+            },
+            Self::Refused(_) | Self::NoAnswer(_) | Self::Connect(_) => Remedy::Reconnect,
+            Self::Broken(_) | Self::Unfinished | Self::Silent(_) => Remedy::Resume,
+            Self::Ended(_) | Self::Unreadable(_) => Remedy::List,
+            Self::Request(_) | Self::Closed => Remedy::Repeat,
+        }
+    }
+
+    /// How long the server asks to be left alone.
+    pub(super) fn retry_after(&self) -> Duration {
+        let details = match self {
+            Self::Refused(kube::Error::Api(status)) => status.details.as_ref(),
+            _ => None,
+        };
+        let seconds = details.map_or(0, |details| details.retry_after_seconds);
+        Duration::from_secs(seconds.into()).min(Duration::from_secs(60))
+    }
+}
+
+fn is_too_large(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes
+        .into_iter()
+        .any(|cause| cause.reason == "ResourceVersionTooLarge")
+}
