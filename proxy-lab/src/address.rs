@@ -65,6 +65,8 @@ pub const MOST_NODES: u8 = 80;
 /// Most pods on a node.
 pub const MOST_PODS: u8 = 200;
 
+/// Addresses of Services.
+pub const CLUSTER_IPS: (&str, &str) = ("10.96.0.0/16", "fd00:10:96::/112");
 /// LoadBalancer IPs, which the workstation routes to a node.
 pub const LOAD_BALANCERS: (&str, &str) = ("203.0.113.0/24", "2001:db8:113::/64");
 /// External IPs, which the workstation routes to a node.

@@ -40,32 +40,38 @@ where
 /// Runs `ip -batch` with one command a line, in the namespace of the calling thread.
 pub(crate) fn ip_batch(script: &str) -> Result<()> {
     let mut command = Command::new("ip");
+    command.args(["-batch", "-"]);
+    output_with(&mut command, Some(script)).map(drop)
+}
+
+/// The same as [`output`], for a command that reads `input`; the error repeats it.
+pub(crate) fn output_with(command: &mut Command, input: Option<&str>) -> Result<String> {
+    let Some(input) = input else {
+        return output(command);
+    };
     command
-        .args(["-batch", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| {
-        failed(
-            &command,
-            &format!("does not start: {error} (package iproute2)"),
-        )
-    })?;
+    let mut child = command
+        .spawn()
+        .map_err(|error| failed(command, &format!("does not start: {error}")))?;
+    // All of them read their input before they print anything.
     let written = child
         .stdin
         .take()
-        .map_or(Ok(()), |mut stdin| stdin.write_all(script.as_bytes()));
+        .map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
     let output = child
         .wait_with_output()
-        .map_err(|error| failed(&command, &error.to_string()))?;
+        .map_err(|error| failed(command, &error.to_string()))?;
     if output.status.success() && written.is_ok() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(failed(
-        &command,
+        command,
         &format!(
-            "ended with {}: {}; its input was:\n{script}",
+            "ended with {}: {}; its input was:\n{input}",
             output.status,
             said.trim()
         ),

@@ -95,6 +95,30 @@ pub enum LabError {
         /// The last lines of its log.
         log: String,
     },
+    /// A program of the control plane, or kube-proxy, did not come up or go on.
+    #[error("{name} {problem}; the end of its log:\n{log}")]
+    Daemon {
+        /// The program.
+        name: String,
+        /// What happened.
+        problem: String,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// The programs of the control plane are not built.
+    #[error(
+        "{0}: build the control plane's programs with `cargo xtask setup`, or name their folder in PROXY_LAB_CONTROL_PLANE"
+    )]
+    NoControlPlane(String),
+    /// The API server refused something, or did not answer.
+    #[error("{action}")]
+    Api {
+        /// What was tried.
+        action: String,
+        /// The cause.
+        #[source]
+        source: Box<kube::Error>,
+    },
 }
 
 impl LabError {

@@ -3,8 +3,10 @@
 mod build;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use crate::error::Result;
+use crate::control_plane::{ControlPlane, ControlPlaneOptions};
+use crate::error::{LabError, Result};
 use crate::folder::Folder;
 use crate::host::Host;
 use crate::naming::Claim;
@@ -22,6 +24,8 @@ pub struct Lab {
     workstation: Option<Host>,
     temp: PathBuf,
     kept: bool,
+    /// Programs and pods that are in need of the rest.
+    cluster: OnceLock<ControlPlane>,
 }
 
 /// A pod: a host, on a node.
@@ -104,6 +108,15 @@ impl Lab {
         &self.nodes[0]
     }
 
+    /// Starts a real control plane on the control-plane node, and registers the nodes. There is one in a lab at most.
+    pub fn start_control_plane(&self, options: &ControlPlaneOptions) -> Result<&ControlPlane> {
+        let control_plane = ControlPlane::start(self, options)?;
+        let second = |_| LabError::Topology("the lab has a control plane already".to_owned());
+        self.cluster.set(control_plane).map_err(second)?;
+        let only = self.cluster.get();
+        Ok(only.expect("was set in the line before the last"))
+    }
+
     /// The client outside of the cluster, which is also the nodes' default gateway.
     pub fn workstation(&self) -> &Host {
         self.workstation
@@ -127,12 +140,18 @@ impl Lab {
         for host in self.hosts() {
             host.detach()?;
         }
+        if let Some(control_plane) = self.cluster.get() {
+            control_plane.keep();
+        }
         self.kept = true;
         Ok(self.prefix().to_owned())
     }
 
-    /// Prints the end of every agent's log to stderr; a panic does so by itself.
+    /// Prints the end of every agent's and of the control plane's logs to stderr; a panic does so by itself.
     pub fn print_agent_logs(&self) {
+        if let Some(control_plane) = self.cluster.get() {
+            control_plane.print_logs();
+        }
         for node in &self.nodes {
             node.print_logs();
         }
@@ -152,6 +171,7 @@ impl Drop for Lab {
         if std::thread::panicking() {
             self.print_agent_logs();
         }
+        drop(self.cluster.take());
         if self.kept {
             return;
         }

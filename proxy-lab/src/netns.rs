@@ -13,7 +13,7 @@ use crate::error::{LabError, Result};
 pub const FOLDER: &str = "/run/netns";
 
 /// A network namespace. It stays until [`remove`] (or [`crate::sweep`]) takes it away.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Netns {
     name: String,
     path: PathBuf,

@@ -1,6 +1,7 @@
 //! From a [`LabBuilder`] to a running [`Lab`].
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use super::{Lab, Pod};
 use crate::address::{self, Pair};
@@ -34,6 +35,7 @@ impl LabBuilder {
             workstation: None,
             temp,
             kept: false,
+            cluster: OnceLock::new(),
         };
         std::fs::create_dir_all(&lab.temp).map_err(LabError::file("creating", &lab.temp))?;
         lab.wire(&self)?;

@@ -1,0 +1,155 @@
+//! Programs that run on a host until they are ended: a control plane's, kube-proxy.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::agent::tail;
+use crate::error::{LabError, Result};
+use crate::host_binary;
+use crate::netns::Netns;
+
+/// How long one that was asked to end may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running program in a host's namespace and cgroup. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    kept: bool,
+}
+
+impl Daemon {
+    /// Starts `program` in a namespace and a cgroup; what it prints is added to the file `log`.
+    pub(crate) fn spawn(
+        name: &str,
+        (netns, cgroup): (&Netns, &Path),
+        program: &Path,
+        arguments: impl IntoIterator<Item = impl Into<OsString>>,
+        log: &Path,
+    ) -> Result<Self> {
+        let open = || {
+            let options = File::options().create(true).append(true).open(log);
+            options.map_err(LabError::file("opening", log))
+        };
+        let mut command = Command::new(host_binary::lab_host()?);
+        command.arg("exec").arg("--netns").arg(netns.path());
+        command.arg("--cgroup").arg(cgroup);
+        command
+            .arg("--")
+            .arg(program)
+            .args(arguments.into_iter().map(Into::into));
+        command.stdin(Stdio::null()).stdout(open()?).stderr(open()?);
+        // Ctrl-C is for the lab's owner, who ends it in order.
+        command.process_group(0);
+        let child = command
+            .spawn()
+            .map_err(LabError::file("starting", program))?;
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log: log.to_owned(),
+            kept: false,
+        })
+    }
+
+    /// Its resident memory, in bytes, while it lives.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()
+            .map(|kib| kib * 1024)
+    }
+
+    /// Asks every few milliseconds until the answer is yes; an error if the program ends or the time is over.
+    pub(crate) fn wait_until(
+        &mut self,
+        what: &str,
+        within: Duration,
+        mut ready: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + within;
+        while !ready() {
+            if let Some(status) = self.ended()? {
+                return Err(self.problem(&format!("ended with {status}")));
+            }
+            if Instant::now() > deadline {
+                return Err(self.problem(&format!("{what}: not after {} s", within.as_secs())));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        // The process is our child and not yet waited for: the id is its own.
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, signal).map_err(LabError::kernel(format!(
+            "sending {signal} to {}",
+            self.name
+        )))
+    }
+
+    /// Kills it without a chance to tidy up, and waits for its end.
+    pub(crate) fn kill9(mut self) -> Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        self.collect().map(drop)
+    }
+
+    /// Asks it to end, and waits for that.
+    pub(crate) fn terminate(mut self) -> Result<ExitStatus> {
+        self.signal(Signal::SIGTERM)?;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.ended()? {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err(self.problem("does not end"))
+    }
+
+    /// Lets it live on when this handle goes.
+    pub(crate) fn keep(&mut self) {
+        self.kept = true;
+    }
+
+    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let looking = LabError::kernel(format!("looking at {}", self.name));
+        self.child.try_wait().map_err(looking)
+    }
+
+    fn collect(&mut self) -> Result<ExitStatus> {
+        let waiting = LabError::kernel(format!("waiting for {}", self.name));
+        self.child.wait().map_err(waiting)
+    }
+
+    fn problem(&self, problem: &str) -> LabError {
+        LabError::Daemon {
+            name: self.name.clone(),
+            problem: problem.to_owned(),
+            log: tail(&self.log),
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail only for one that has ended and was waited for.
+        if !self.kept && self.child.kill().is_ok() {
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The real control plane, in the lab.
+
+use std::time::{Duration, Instant};
+
+use proxy_lab::sweep::Leftovers;
+use proxy_lab::{Component, ControlPlaneOptions, Identity, Lab};
+
+#[test]
+fn comes_up_restarts_and_goes_without_a_trace() {
+    if proxy_lab::control_plane::skipped() {
+        return;
+    }
+    let lab = Lab::builder("cp")
+        .node("worker-1")
+        .node("worker-2")
+        .up()
+        .expect("comes up");
+    let start = Instant::now();
+    let options = ControlPlaneOptions::default().zone("worker-1", "zone-a");
+    let cluster = lab.start_control_plane(&options).expect("starts");
+    eprintln!("control plane up in {:?}", start.elapsed());
+
+    let nodes = cluster
+        .kubectl(["get", "nodes", "-o", "wide"])
+        .expect("answers");
+    eprintln!("{nodes}");
+    assert_eq!(nodes.matches(" Ready ").count(), 3, "{nodes}");
+    let zones = cluster.kubectl([
+        "get",
+        "nodes",
+        "-l",
+        "topology.kubernetes.io/zone=zone-a",
+        "-o",
+        "name",
+    ]);
+    assert_eq!(zones.expect("answers").trim(), "node/worker-1");
+
+    // What identities may do.
+    let proxy = cluster
+        .kubeconfig(&Identity::KubeProxy)
+        .expect("is written");
+    let proxy = proxy.to_str().expect("is UTF-8");
+    let may = |verb: &str, kind: &str| {
+        let answer = cluster.kubectl(["--kubeconfig", proxy, "auth", "can-i", verb, kind]);
+        answer.is_ok_and(|text| text.trim() == "yes")
+    };
+    assert!(may("watch", "endpointslices.discovery.k8s.io") && may("watch", "services"));
+    assert!(!may("list", "secrets") && !may("delete", "services"));
+
+    // An object outlives every program's crash.
+    cluster
+        .kubectl(["create", "configmap", "kept", "--from-literal=a=b"])
+        .expect("is created");
+    let before = cluster.compact().expect("can be compacted");
+    for component in Component::ALL {
+        cluster.kill_component(component).expect("runs");
+    }
+    assert!(
+        cluster
+            .kubectl(["get", "configmap", "kept", "--request-timeout=2s"])
+            .is_err()
+    );
+    let start = Instant::now();
+    for component in Component::ALL {
+        cluster.start_component(component).expect("starts");
+    }
+    eprintln!("up again in {:?}", start.elapsed());
+    cluster
+        .kubectl(["get", "configmap", "kept"])
+        .expect("is still there");
+    assert!(cluster.compact().expect("can be compacted") >= before);
+    for component in Component::ALL {
+        let memory = cluster.memory(component).expect("runs");
+        eprintln!("{}: {} MB", component.program(), memory / 1_000_000);
+    }
+
+    let prefix = lab.prefix().to_owned();
+    let start = Instant::now();
+    drop(lab);
+    eprintln!("down in {:?}", start.elapsed());
+    let left = Leftovers::of(&prefix);
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn objects_are_written_in_bulk() {
+    if proxy_lab::control_plane::skipped() {
+        return;
+    }
+    let lab = Lab::builder("bulk")
+        .node("worker-1")
+        .up()
+        .expect("comes up");
+    let options = ControlPlaneOptions::default().without_controllers();
+    let cluster = lab.start_control_plane(&options).expect("starts");
+    let services = (0..500).map(|number| {
+        serde_json::json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": format!("s{number}"), "namespace": "default"},
+            "spec": {"ports": [{"port": 80}]},
+        })
+    });
+    let start = Instant::now();
+    cluster.api().create_all(services).expect("are created");
+    let took = start.elapsed();
+    eprintln!("500 Services in {took:?}");
+    let listed = cluster
+        .kubectl(["get", "services", "-o", "name"])
+        .expect("are listed");
+    assert_eq!(listed.lines().count(), 501, "with that of the API server");
+    assert!(took < Duration::from_mins(1));
+}
