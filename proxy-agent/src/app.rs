@@ -21,7 +21,7 @@ use crate::{
         maps::KernelMaps,
         pin::{PinFolder, PinLock},
         probe,
-        settings::{self, SnatPorts, SocketLb},
+        settings::{self, ForwardMark, SnatPorts, SocketLb},
     },
     delta::refusal::Capacities,
     devices::{
@@ -60,6 +60,8 @@ pub struct AppConfig {
     pub socket_lb: SocketLb,
     /// Ports that sources are translated to.
     pub snat_ports: SnatPorts,
+    /// What translated packets are marked with.
+    pub forward_mark: ForwardMark,
     /// Whether UDP sockets that are connected to a backend that is gone are aborted.
     pub abort_udp_sockets: bool,
     /// Created when the first full list is programmed.
@@ -102,7 +104,13 @@ impl App {
         };
         let programs = Programs::load(&pins, features)?;
         let clock = Clock::new(&programs)?;
-        settings::write(&pins, config.socket_lb, config.snat_ports, clock.hz())?;
+        settings::write(
+            &pins,
+            config.socket_lb,
+            config.snat_ports,
+            config.forward_mark,
+            clock.hz(),
+        )?;
         let programmer = Programmer::open(KernelMaps::open(&pins)?, Capacities::default())?;
         let collector = Collector::open(&pins, clock)?;
         let aborter = config

@@ -14,7 +14,7 @@ use proxy_common::{
     packet::Packet as _,
 };
 
-use crate::{frame::Frame, kernel::Kernel, maps::WORK};
+use crate::{frame::Frame, kernel::Kernel, maps::{SETTINGS, WORK}};
 
 /// `skb->pkt_type` of a frame that is addressed to another host.
 const PACKET_OTHERHOST: u32 = 3;
@@ -102,11 +102,26 @@ fn run(ctx: &TcContext, hook: Hook, link: LinkType) -> i32 {
         Hook::Egress => datapath::egress(&mut frame, &mut kernel, work, link),
     };
     match verdict {
-        Verdict::Pass | Verdict::Continue => TC_ACT_UNSPEC,
+        Verdict::Pass => TC_ACT_UNSPEC,
+        Verdict::Continue => {
+            if !matches!(hook, Hook::Egress) {
+                mark(skb);
+            }
+            TC_ACT_UNSPEC
+        }
         Verdict::Drop(_) => TC_ACT_SHOT,
         // SAFETY: the helper takes any ifindex.
         Verdict::Bounce => unsafe { bpf_redirect(ifindex, 0) as i32 },
         Verdict::Forward { ifindex } => forward(skb, link, ifindex),
+    }
+}
+
+/// Lets netfilter know a packet that was translated. The bits of others stay.
+#[inline(always)]
+fn mark(skb: *mut __sk_buff) {
+    if let Some(settings) = SETTINGS.get(0) {
+        // SAFETY: the context is valid, and its mark may be written.
+        unsafe { (*skb).mark |= settings.mark };
     }
 }
 

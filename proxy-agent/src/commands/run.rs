@@ -9,7 +9,7 @@ use crate::{
     app::{App, AppConfig},
     commands::BpffsArgs,
     config::RuleArgs,
-    dataplane::settings::{SnatPorts, SocketLb, parse_range},
+    dataplane::settings::{ForwardMark, SnatPorts, SocketLb, parse_range},
     devices::classify::DeviceConfig,
 };
 
@@ -58,6 +58,15 @@ pub struct RunArgs {
         value_parser = node_port_range
     )]
     service_node_port_range: PortRange,
+
+    /// Bit of the packet mark, 0 to 31, that is set on packets that were translated and go on through the kernel.
+    #[arg(
+        long,
+        env = "PROXY_FWMARK_BIT",
+        value_name = "BIT",
+        default_value = "6"
+    )]
+    fwmark_bit: ForwardMark,
 
     /// Abort UDP sockets that are connected to a backend that is gone, so that they connect again; `false`: leave them.
     #[arg(
@@ -119,6 +128,7 @@ impl RunArgs {
             socket_lb,
             snat_ports,
             service_node_port_range,
+            fwmark_bit,
             abort_udp_sockets,
             xdp,
             ready_file,
@@ -151,6 +161,7 @@ impl RunArgs {
             devices: DeviceConfig::parse(&devices).context("--devices is not understood")?,
             socket_lb,
             snat_ports,
+            forward_mark: fwmark_bit,
             abort_udp_sockets,
             ready_file,
         })

@@ -109,6 +109,49 @@ impl SnatPorts {
     }
 }
 
+/// The bit of the packet mark that translated packets are known by (`--fwmark-bit`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForwardMark(u8);
+
+impl ForwardMark {
+    /// A bit, 0 to 31, other than the two that rules of Kubernetes act upon.
+    pub fn from_bit(bit: u8) -> Result<Self, ForwardMarkError> {
+        match bit {
+            14 | 15 => Err(ForwardMarkError::Kubernetes(bit)),
+            0..32 => Ok(Self(bit)),
+            _ => Err(ForwardMarkError::Range(bit)),
+        }
+    }
+
+    /// The mark, and its mask.
+    pub const fn value(self) -> u32 {
+        1 << self.0
+    }
+}
+
+impl FromStr for ForwardMark {
+    type Err = ForwardMarkError;
+
+    fn from_str(text: &str) -> Result<Self, ForwardMarkError> {
+        let bit = text.trim().parse();
+        Self::from_bit(bit.map_err(|_| ForwardMarkError::Form(text.to_owned()))?)
+    }
+}
+
+/// A bit of the packet mark that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardMarkError {
+    /// No number.
+    #[error("{0:?} is not the number of a bit, 0 to 31")]
+    Form(String),
+    /// No bit of 32.
+    #[error("a packet mark has the bits 0 to 31, not {0}")]
+    Range(u8),
+    /// 0x4000 is masqueraded, 0x8000 dropped, by rules that the kubelet and kube-proxy may have left.
+    #[error("bit {0} of the packet mark is Kubernetes' own: rules masquerade or drop what has it")]
+    Kubernetes(u8),
+}
+
 /// Why the settings could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -134,6 +177,7 @@ pub fn write(
     pins: &PinFolder,
     socket_lb: SocketLb,
     ports: SnatPorts,
+    mark: ForwardMark,
     hz: u32,
 ) -> Result<(), SettingsError> {
     let map = load::open_typed::<u32, Settings>(pins, "SETTINGS")?;
@@ -157,7 +201,7 @@ pub fn write(
         flags: socket_lb.flags(),
         snat_ports: ports.0,
         hairpin_ports: ports.used().last().unwrap_or_default(),
-        pad: 0,
+        mark: mark.value(),
     };
     map.update(&0, &settings, Update::Any)
         .map_err(failed("write"))
@@ -175,6 +219,20 @@ fn random() -> Result<[u32; 2], SettingsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bit_of_the_mark_is_one_that_kubernetes_leaves_alone() {
+        assert_eq!("6".parse().map(ForwardMark::value), Ok(0x40));
+        assert_eq!("31".parse().map(ForwardMark::value), Ok(0x8000_0000));
+        for (text, error) in [
+            ("0x40", ForwardMarkError::Form("0x40".into())),
+            ("32", ForwardMarkError::Range(32)),
+            ("14", ForwardMarkError::Kubernetes(14)),
+            ("15", ForwardMarkError::Kubernetes(15)),
+        ] {
+            assert_eq!(text.parse::<ForwardMark>(), Err(error), "{text:?}");
+        }
+    }
 
     #[test]
     fn ranges_are_read_and_checked() {

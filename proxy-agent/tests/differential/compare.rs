@@ -26,7 +26,7 @@ use crate::{
     kernel::Object,
     namespace::{OVERLAY, mac},
     outcome::Outcome,
-    services::{self, Crowding, HZ, REFUSING_PORT, link},
+    services::{self, Crowding, HZ, MARK, REFUSING_PORT, link},
 };
 
 /// Where a packet meets the datapath.
@@ -92,6 +92,8 @@ pub struct Pair {
     _listening: (Vec<TcpListener>, Vec<UdpSocket>),
 }
 
+/// On every packet already.
+const MARK_OF_OTHERS: u32 = 0x4000;
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
@@ -140,6 +142,7 @@ impl Pair {
     pub fn send(&mut self, sent: &Sent, which: &str) -> Became {
         let skb = TestSkb {
             ifindex: sent.hook.ifindex(),
+            mark: MARK_OF_OTHERS,
             segment: sent.segment,
             summed: sent.summed && self.can_sum && sums_can_hold(sent),
             linear: if self.can_cut { sent.linear } else { 0 },
@@ -193,6 +196,16 @@ impl Pair {
             "{}\nin the kernel (left) and on the host (right) it became, with {:?}, {said:?}",
             describe(),
             became.before,
+        );
+        let ours = match (said, sent.hook) {
+            (Verdict::Continue, Hook::Pod(_) | Hook::In(_)) => MARK,
+            _ => 0,
+        };
+        assert_eq!(
+            run.mark,
+            MARK_OF_OTHERS | ours,
+            "{}\nthe host says {said:?}",
+            describe()
         );
         if let Verdict::Drop(reason) = said {
             let (kernel, host) = (self.object.maps.counted(reason), self.world.counted(reason));

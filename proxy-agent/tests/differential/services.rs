@@ -101,6 +101,8 @@ pub const TAKEN_PORT: u16 = 8444;
 
 /// Seconds are long here: in the kernel, time passes while the test runs, and no claim may grow old by itself.
 pub const HZ: u32 = 1_000_000;
+/// What translated packets are marked with.
+pub const MARK: u32 = 0x40;
 
 pub fn at(address: &str, port: u16) -> String {
     let ip: IpAddr = address.parse().expect("an address");
@@ -135,6 +137,7 @@ pub fn world(crowding: Crowding) -> World {
         settings.snat_ports[1] = range(40_000, 40_003);
         settings.snat_ports[2] = range(61_000, 61_003);
         settings.hairpin_ports = range(61_000, 61_003);
+        settings.mark = MARK;
     });
     for names in &BOTH {
         world.node_addrs.put(addr(names.node), node_addr::NODE_PORT);

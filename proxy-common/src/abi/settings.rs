@@ -44,8 +44,9 @@ pub struct Settings {
     /// One of these ranges, the only one that hairpin flows take their ports from: their replies come in from pods,
     /// whose other traffic then need not be looked up.
     pub hairpin_ports: PortRange,
-    /// Zero.
-    pub pad: u32,
+    /// Bit of the packet mark that is set on what is translated at ingress and handed up, for rules of netfilter to
+    /// know it by; 0: none.
+    pub mark: u32,
 }
 const _: () = assert!(size_of::<Settings>() == 48);
 

@@ -37,6 +37,8 @@ pub struct TestRun {
     pub verdict: u32,
     /// The packet as the program left it.
     pub packet: Vec<u8>,
+    /// The packet's mark as the program left it.
+    pub mark: u32,
     /// Nanoseconds that one run took on average.
     pub nanoseconds: u32,
 }
@@ -54,6 +56,8 @@ pub fn test_run(program: impl AsFd, frame: &[u8], repeat: u32) -> io::Result<Tes
 pub struct TestSkb {
     /// Device of the caller's network namespace that the packet is on; 0: the loopback device.
     pub ifindex: u32,
+    /// Its mark.
+    pub mark: u32,
     /// Bytes that are linear; 0: all. Not every kernel's test run can cut a packet: `EINVAL`.
     pub linear: u32,
     /// `gso_size`; 0: not to be cut.
@@ -68,6 +72,7 @@ const SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
 
 /// `struct __sk_buff`, as words; offsets in words of the fields that a test run may be given.
 type SkBuff = [u32; 48];
+const MARK: usize = 2;
 const IFINDEX: usize = 10;
 const DATA_END: usize = 20;
 const GSO_SIZE: usize = 44;
@@ -81,6 +86,8 @@ pub fn test_run_on(
 ) -> io::Result<TestRun> {
     let mut packet = vec![0; frame.len() + HEADROOM];
     let mut context: SkBuff = [0; 48];
+    let mut context_after: SkBuff = [0; 48];
+    context[MARK] = about.mark;
     context[IFINDEX] = about.ifindex;
     context[DATA_END] = about.linear;
     context[GSO_SIZE] = about.segment;
@@ -90,6 +97,8 @@ pub fn test_run_on(
         data_size_out: u32::try_from(packet.len()).map_err(io::Error::other)?,
         data_in: address_of(frame),
         data_out: address_of_mut(&mut packet),
+        ctx_size_out: size_of::<SkBuff>() as u32,
+        ctx_out: address_of_mut(context_after.as_mut_bytes()),
         repeat,
         flags: if about.summed {
             SKB_CHECKSUM_COMPLETE
@@ -108,6 +117,7 @@ pub fn test_run_on(
     Ok(TestRun {
         verdict: attr.retval,
         packet,
+        mark: context_after[MARK],
         nanoseconds: attr.duration,
     })
 }
