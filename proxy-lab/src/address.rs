@@ -103,6 +103,11 @@ pub fn gateway(node: u8) -> Pair {
     in_pod_range(node, 1)
 }
 
+/// The address of its overlay device: that of the range itself, as flannel has it.
+pub fn overlay(node: u8) -> Pair {
+    in_pod_range(node, 0)
+}
+
 /// Pods count from 0 on each node.
 pub fn pod(node: u8, index: u8) -> Pair {
     in_pod_range(node, FIRST_POD + index)

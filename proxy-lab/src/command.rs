@@ -37,9 +37,9 @@ where
     Ok(command)
 }
 
-/// Runs `ip -batch` with one command a line, in the namespace of the calling thread.
-pub(crate) fn ip_batch(script: &str) -> Result<()> {
-    let mut command = Command::new("ip");
+/// Runs a program of iproute2, `ip` or `bridge`, with one command a line, in the namespace of the calling thread.
+pub(crate) fn batch(program: &str, script: &str) -> Result<()> {
+    let mut command = Command::new(program);
     command.args(["-batch", "-"]);
     output_with(&mut command, Some(script)).map(drop)
 }

@@ -13,7 +13,7 @@ use crate::command;
 use crate::error::{LabError, Result};
 use crate::netns::Netns;
 use crate::protocol::{
-    Answer, Command, Exchange, ProbeReport, ProbeRequest, Protocol, TcpRequest, UdpRequest,
+    Answer, Command, Exchange, ProbeReport, ProbeRequest, Protocol, TcpRequest, Tunnel, UdpRequest,
 };
 use process::Process;
 pub use server::Server;
@@ -175,6 +175,11 @@ impl Host {
     ) -> Result<UdpSocket<'_>> {
         self.started(Command::UdpOpen { bind, connect })
             .map(|socket| UdpSocket { host: self, socket })
+    }
+
+    /// Carries packets between a tun device and other hosts, until the host's end.
+    pub(crate) fn tunnel(&self, tunnel: Tunnel) -> Result<()> {
+        self.ask(Command::Tunnel(tunnel), Duration::ZERO).map(drop)
     }
 
     /// Runs a command in the network namespace, and returns what it wrote to stdout.

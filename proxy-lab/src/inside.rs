@@ -6,6 +6,7 @@ mod hold;
 mod probe;
 mod tcp_client;
 mod tcp_server;
+mod tunnel;
 mod udp_client;
 mod udp_server;
 
@@ -35,8 +36,10 @@ pub const FINGERPRINT: u64 = {
     hash = fnv(hash, include_bytes!("inside/probe.rs"));
     hash = fnv(hash, include_bytes!("inside/tcp_client.rs"));
     hash = fnv(hash, include_bytes!("inside/tcp_server.rs"));
+    hash = fnv(hash, include_bytes!("inside/tunnel.rs"));
     hash = fnv(hash, include_bytes!("inside/udp_client.rs"));
     hash = fnv(hash, include_bytes!("inside/udp_server.rs"));
+    hash = fnv(hash, include_bytes!("tun.rs"));
     fnv(hash, include_bytes!("bin/lab-host.rs"))
 };
 
@@ -177,6 +180,12 @@ impl State {
                 )]))
             }
             Command::UdpClose { socket } => taken(&self.sockets, socket).map(|_| Answer::Done),
+            Command::Tunnel(tunnel) => {
+                let device = tunnel.device.clone();
+                tunnel::start(tunnel)
+                    .map_err(|error| format!("carrying packets of {device}: {error}"))?;
+                Ok(Answer::Done)
+            }
             Command::Detach => {
                 // Who reads the owner's stderr must see its end when the owner ends.
                 std::fs::File::options()

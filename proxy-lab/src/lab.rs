@@ -1,6 +1,7 @@
 //! A whole lab: built from a [`LabBuilder`], taken down when it is dropped.
 
 mod build;
+mod change;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -12,7 +13,7 @@ use crate::host::Host;
 use crate::naming::Claim;
 use crate::node::Node;
 use crate::objects::NodeObject;
-use crate::spec::LabBuilder;
+use crate::spec::{LabBuilder, Overlay};
 use crate::{command, sweep, wiring};
 
 /// A running lab. Dropping it removes everything.
@@ -22,6 +23,7 @@ pub struct Lab {
     nodes: Vec<Node>,
     pods: Vec<Pod>,
     workstation: Option<Host>,
+    overlay: Overlay,
     temp: PathBuf,
     kept: bool,
     /// Programs and pods that are in need of the rest.
@@ -131,7 +133,7 @@ impl Lab {
             .replace("route add", "route replace");
         self.workstation()
             .netns()
-            .run(|| command::ip_batch(&routes))
+            .run(|| command::batch("ip", &routes))
     }
 
     /// Leaves everything up, servers and agents too, until [`sweep::take_down`] is called with the prefix that is returned.

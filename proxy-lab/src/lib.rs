@@ -28,6 +28,7 @@ mod signals;
 mod skip;
 mod spec;
 pub mod sweep;
+mod tun;
 mod wiring;
 
 pub use address::Family;
@@ -47,4 +48,4 @@ pub use patience::eventually;
 pub use protocol::{Exchange, ProbeRequest, Protocol, TcpRequest, UdpRequest};
 pub use signals::{interrupted, take_down_on_signals};
 pub use skip::{skip_reason, skipped};
-pub use spec::{Cni, LabBuilder, NodeSpec, PodSpec, RpFilter};
+pub use spec::{Cni, LabBuilder, NodeSpec, Overlay, PodSpec, RpFilter};

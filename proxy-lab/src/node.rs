@@ -1,5 +1,6 @@
 //! A node: a host with pods, a cgroup and a bpffs folder, on which agents run.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -7,7 +8,9 @@ use crate::address::{self, Family, Pair};
 use crate::agent::{Agent, AgentOptions, tail};
 use crate::error::Result;
 use crate::host::Host;
+use crate::protocol::Tunnel;
 use crate::spec::{Cni, NodeSpec};
+use crate::wiring::TUNNEL_PORT;
 
 /// A node.
 #[derive(Debug)]
@@ -49,6 +52,35 @@ impl Node {
     /// How it connects its pods.
     pub fn cni(&self) -> Cni {
         self.spec.cni
+    }
+
+    /// Nodes count from 0, the control plane.
+    pub(crate) fn index(&self) -> u8 {
+        self.index
+    }
+
+    /// Its address on the lab's overlay device.
+    pub fn overlay_address(&self) -> Pair {
+        address::overlay(self.index)
+    }
+
+    /// Carries packets between a tun device of this node and those of its peers.
+    pub(crate) fn tunnel(&self, device: &str, peers: &[u8]) -> Result<()> {
+        let at = |pair: Pair| SocketAddr::new(pair.v4.into(), TUNNEL_PORT);
+        self.host.tunnel(Tunnel {
+            device: device.to_owned(),
+            bind: at(address::node(self.index)),
+            peers: peers
+                .iter()
+                .map(|&peer| {
+                    (
+                        address::overlay(peer).v4,
+                        address::overlay(peer).v6,
+                        at(address::node(peer)),
+                    )
+                })
+                .collect(),
+        })
     }
 
     /// Its folder in bpffs, for `--bpffs`.

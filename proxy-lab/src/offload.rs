@@ -1,4 +1,4 @@
-//! Offloads of a device, as `ethtool -K` switches them. One of the crate's two files with `unsafe`: the ioctl takes a
+//! Offloads of a device, as `ethtool -K` switches them. One of the crate's files with `unsafe`: the ioctl takes a
 //! pointer within a structure.
 
 use std::io::Error;

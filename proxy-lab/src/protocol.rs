@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use outcome::{Exchange, Failure, FailureKind, Identity, ProbeReport};
-pub use request::{ProbeRequest, Serve, TcpRequest, UdpRequest, unspecified_like};
+pub use request::{ProbeRequest, Serve, TcpRequest, Tunnel, UdpRequest, unspecified_like};
 
 /// The first line that a `lab-host` prints.
 #[derive(Debug, Serialize, Deserialize)]
@@ -102,6 +102,8 @@ pub enum Command {
         /// From [`Answer::Started`].
         socket: u64,
     },
+    /// Carry a tun device's packets to and from other hosts.
+    Tunnel(Tunnel),
     /// Go on living when stdin ends.
     Detach,
 }

@@ -6,6 +6,11 @@ pub enum Cni {
     /// A veth for each pod with a host route, as the ptp plugin and kindnet do.
     #[default]
     Ptp,
+    /// The same, and the veth has the gateway's address with the prefix of all the node's pods.
+    PtpSubnet,
+    /// A veth for each pod with a host route and no address; the pods' gateway is 169.254.1.1, for which the node
+    /// answers by proxy ARP, and the veth's link-local address, as with Calico.
+    Calico,
     /// The bridge `cni0`, as the bridge plugin and flannel do.
     Bridge {
         /// Hairpin mode of the ports: a frame may leave by the port that it came in by.
@@ -21,6 +26,39 @@ impl Cni {
         hairpin: true,
         nf_call_iptables: true,
     };
+}
+
+/// How packets get to other nodes' pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overlay {
+    /// None: by routes through the LAN.
+    #[default]
+    Direct,
+    /// The device `flannel.1` of each node, as flannel makes it (here for both families at once).
+    Vxlan,
+    /// A device without Ethernet headers, as wireguard, ipip and gre have: a tun device, behind which `lab-host` sends
+    /// packets on in UDP.
+    Tun,
+}
+
+impl Overlay {
+    /// Its device on each node.
+    pub fn device(self) -> Option<&'static str> {
+        match self {
+            Self::Direct => None,
+            Self::Vxlan => Some("flannel.1"),
+            Self::Tun => Some("tun0"),
+        }
+    }
+
+    /// The MTU of that device, and of pods.
+    pub fn mtu(self) -> Option<u32> {
+        match self {
+            Self::Direct => None,
+            Self::Vxlan => Some(1450),
+            Self::Tun => Some(1420),
+        }
+    }
 }
 
 /// Reverse path filter of a node (RFC 3704), on all its devices.
@@ -116,6 +154,7 @@ pub struct LabBuilder {
     pub(crate) label: String,
     pub(crate) control_plane: NodeSpec,
     pub(crate) workers: Vec<NodeSpec>,
+    pub(crate) overlay: Overlay,
     pub(crate) pods: Vec<PodSpec>,
 }
 
@@ -125,6 +164,7 @@ impl LabBuilder {
             label: label.to_owned(),
             control_plane: NodeSpec::new("control-plane"),
             workers: Vec::new(),
+            overlay: Overlay::default(),
             pods: Vec::new(),
         }
     }
@@ -141,6 +181,12 @@ impl LabBuilder {
     pub fn control_plane(mut self, node: impl Into<NodeSpec>) -> Self {
         self.control_plane = node.into();
         self
+    }
+
+    /// How packets get to other nodes' pods.
+    #[must_use]
+    pub fn overlay(self, overlay: Overlay) -> Self {
+        Self { overlay, ..self }
     }
 
     /// Adds a pod.

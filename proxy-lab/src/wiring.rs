@@ -2,6 +2,7 @@
 //! run by `ip -batch` inside it.
 
 mod lan;
+mod overlay;
 mod pod;
 
 use std::fmt::Write as _;
@@ -13,7 +14,8 @@ use crate::netns::Netns;
 use crate::spec::{Cni, NodeSpec};
 
 pub(crate) use lan::{attach, switch, switch_port};
-pub(crate) use pod::{bridge, pod};
+pub(crate) use overlay::{TUNNEL_PORT, overlay};
+pub(crate) use pod::{bridge, pod, pod_sysctls};
 
 /// The LAN device of every host.
 pub(crate) const LAN_DEVICE: &str = "eth0";
@@ -37,6 +39,24 @@ impl Script {
     pub(crate) fn line(&mut self, line: std::fmt::Arguments<'_>) {
         // Writing to a String does not fail.
         let _ = writeln!(self.0, "{line}");
+    }
+
+    /// Gives a device an address of each family, with prefixes of these lengths.
+    fn addresses(&mut self, device: &str, addresses: Pair, (v4, v6): (u8, u8)) {
+        self.line(format_args!(
+            "address add {}/{v4} dev {device}",
+            addresses.v4
+        ));
+        self.line(format_args!(
+            "address add {}/{v6} dev {device} nodad",
+            addresses.v6
+        ));
+    }
+
+    /// Adds routes to single hosts behind a device.
+    fn hosts(&mut self, device: &str, hosts: Pair) {
+        self.line(format_args!("route add {}/32 dev {device}", hosts.v4));
+        self.line(format_args!("route add {}/128 dev {device}", hosts.v6));
     }
 
     /// Adds a route of each family.

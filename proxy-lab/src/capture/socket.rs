@@ -1,4 +1,4 @@
-//! The packet socket (packet(7)). One of the crate's two files with `unsafe`: the standard wrappers know neither its
+//! The packet socket (packet(7)). One of the crate's files with `unsafe`: the standard wrappers know neither its
 //! address nor its auxiliary data.
 
 use std::io::{Error, Result};

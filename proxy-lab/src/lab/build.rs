@@ -10,7 +10,7 @@ use crate::host::Host;
 use crate::naming::Claim;
 use crate::netns::Netns;
 use crate::node::Node;
-use crate::spec::{LabBuilder, NodeSpec, PodSpec};
+use crate::spec::{Cni, LabBuilder, NodeSpec, Overlay, PodSpec};
 use crate::wiring::{self, Script};
 use crate::{bpffs, cgroup, command, sweep};
 
@@ -33,6 +33,7 @@ impl LabBuilder {
             nodes: Vec::new(),
             pods: Vec::new(),
             workstation: None,
+            overlay: self.overlay,
             temp,
             kept: false,
             cluster: OnceLock::new(),
@@ -107,7 +108,8 @@ impl Lab {
 
         let mut spaces = Vec::new();
         for (index, node) in (0..).zip(&specs) {
-            spaces.push(self.wire_node(index, node, &switch, specs.len() as u8)?);
+            let space = self.wire_node(index, node, &switch, specs.len() as u8, spec.overlay)?;
+            spaces.push(space);
             wiring::switch_port(&mut ports, &node.name);
         }
         let outside = self.wire_workstation(&switch, specs.len() as u8)?;
@@ -118,10 +120,18 @@ impl Lab {
         for (index, node) in (0..).zip(&specs) {
             let residents = spec.pods.iter().filter(|pod| pod.node == node.name);
             for (count, pod) in (0..).zip(residents) {
-                pods.push((
-                    pod,
-                    self.wire_pod(index, node, &spaces[usize::from(index)], count, pod)?,
-                ));
+                let own = address::pod(index, count);
+                let space = self.namespace(&pod.name)?;
+                let outside = &spaces[usize::from(index)];
+                wire_pod(
+                    outside,
+                    node.cni,
+                    spec.overlay,
+                    index,
+                    (&pod.name, own),
+                    &space,
+                )?;
+                pods.push((pod, (own, space)));
             }
         }
         self.start(spec, &specs, spaces, outside, pods, &group)
@@ -150,6 +160,7 @@ impl Lab {
                 self.temp.clone(),
             ));
         }
+        self.start_tunnels()?;
         let folder = group.join(WORKSTATION);
         cgroup::create(&folder)?;
         self.workstation = Some(Host::start(
@@ -187,21 +198,34 @@ impl Lab {
         Ok(space)
     }
 
-    fn wire_node(&self, index: u8, node: &NodeSpec, switch: &Netns, nodes: u8) -> Result<Netns> {
+    fn wire_node(
+        &self,
+        index: u8,
+        node: &NodeSpec,
+        switch: &Netns,
+        nodes: u8,
+        overlay: Overlay,
+    ) -> Result<Netns> {
         let space = self.namespace(&node.name)?;
         space.sysctl(wiring::node_sysctls(node))?;
         let peers: Vec<u8> = (0..nodes).filter(|&peer| peer != index).collect();
         let router = Some(address::workstation());
+        let direct = if overlay == Overlay::Direct {
+            peers.as_slice()
+        } else {
+            &[]
+        };
         run(
             &space,
             &wiring::attach(
                 &node.name,
                 address::node(index),
                 switch.name(),
-                &peers,
+                direct,
                 router,
             ),
         )?;
+        wire_overlay(&space, overlay, index, &peers)?;
         run(&space, &wiring::bridge(node.cni, index))?;
         Ok(space)
     }
@@ -226,22 +250,32 @@ impl Lab {
         )?;
         Ok(space)
     }
+}
 
-    fn wire_pod(
-        &self,
-        node_index: u8,
-        node: &NodeSpec,
-        outside: &Netns,
-        index: u8,
-        pod: &PodSpec,
-    ) -> Result<(Pair, Netns)> {
-        let own = address::pod(node_index, index);
-        let space = self.namespace(&pod.name)?;
-        let (there, here) = wiring::pod(node.cni, node_index, &pod.name, own, space.name());
-        run(outside, &there)?;
-        run(&space, &here)?;
-        Ok((own, space))
+/// Makes a node's overlay device, with the ways over it.
+pub(super) fn wire_overlay(node: &Netns, overlay: Overlay, index: u8, peers: &[u8]) -> Result<()> {
+    let (links, forwarding) = wiring::overlay(overlay, index, peers);
+    run(node, &links)?;
+    if forwarding.text().is_empty() {
+        return Ok(());
     }
+    node.run(|| command::batch("bridge", forwarding.text()))
+}
+
+/// Makes a pod's veth, from the namespaces of its node and its own.
+pub(super) fn wire_pod(
+    node: &Netns,
+    cni: Cni,
+    overlay: Overlay,
+    node_index: u8,
+    (name, own): (&str, Pair),
+    space: &Netns,
+) -> Result<()> {
+    let (outside, inside) = wiring::pod(cni, overlay.mtu(), node_index, name, own, space.name());
+    run(node, &outside)?;
+    let settings = wiring::pod_sysctls(cni, name);
+    node.sysctl(settings.iter().map(|(name, value)| (name.as_str(), *value)))?;
+    run(space, &inside)
 }
 
 /// The folder of the cgroups that no agent sees.
@@ -251,5 +285,5 @@ fn run(space: &Netns, script: &Script) -> Result<()> {
     if script.text().is_empty() {
         return Ok(());
     }
-    space.run(|| command::ip_batch(script.text()))
+    space.run(|| command::batch("ip", script.text()))
 }

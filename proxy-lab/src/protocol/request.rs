@@ -196,3 +196,14 @@ pub struct ProbeRequest {
     /// For each attempt.
     pub timeout: Duration,
 }
+
+/// A tun device whose packets go to other hosts, each in a UDP datagram.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// The device, which is there.
+    pub device: String,
+    /// Where datagrams come in, and are sent from.
+    pub bind: SocketAddr,
+    /// The other hosts: the ranges that are behind them, as their first addresses (/24 and /64), and where they listen.
+    pub peers: Vec<(Ipv4Addr, Ipv6Addr, SocketAddr)>,
+}

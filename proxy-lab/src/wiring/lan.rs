@@ -35,11 +35,7 @@ pub(crate) fn attach(
         "link add {LAN_DEVICE} type veth peer name {} netns {switch}",
         veth(host)
     ));
-    script.line(format_args!("address add {}/24 dev {LAN_DEVICE}", own.v4));
-    script.line(format_args!(
-        "address add {}/64 dev {LAN_DEVICE} nodad",
-        own.v6
-    ));
+    script.addresses(LAN_DEVICE, own, (24, 64));
     script.line(format_args!("link set {LAN_DEVICE} up"));
     for &peer in peers {
         let (v4, v6) = address::pod_ranges(peer);

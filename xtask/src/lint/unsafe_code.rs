@@ -10,9 +10,10 @@ const SHELL: &[&str] = &[
     "proxy-ebpf/src/",
     // System calls that no crate of ours wraps, and plain memory for maps.
     "proxy-agent/src/dataplane/sys",
-    // The lab's packet socket, and the ioctl that turns a device's offloads.
+    // The lab's packet socket, and the ioctls that turn a device's offloads and open a tun device.
     "proxy-lab/src/capture/socket.rs",
     "proxy-lab/src/offload.rs",
+    "proxy-lab/src/tun.rs",
 ];
 
 /// Every line of code with `unsafe` outside of the shell.

@@ -1,0 +1,51 @@
+//! What changes in the network of a running lab.
+
+use super::{Lab, Pod, build};
+use crate::error::Result;
+use crate::node::Node;
+use crate::spec::Overlay;
+
+impl Lab {
+    /// Takes a pod's veth away and makes another: a new device on its node, with the addresses and routes of the old one.
+    pub fn replug(&self, pod: &Pod) -> Result<()> {
+        let node = self.node(pod.node());
+        node.exec(["ip", "link", "delete", &node.device_of(pod.name())])?;
+        build::wire_pod(
+            node.netns(),
+            node.cni(),
+            self.overlay,
+            node.index(),
+            (pod.name(), pod.addresses()),
+            pod.netns(),
+        )
+    }
+
+    /// Takes a node's vxlan device away and makes another, as flannel does when its configuration changes.
+    pub fn remake_overlay(&self, node: &Node) -> Result<()> {
+        if let Some(device) = self.overlay.device() {
+            node.exec(["ip", "link", "delete", device])?;
+        }
+        build::wire_overlay(node.netns(), self.overlay, node.index(), &self.peers(node))
+    }
+
+    /// Starts what carries a tun overlay's packets.
+    pub(super) fn start_tunnels(&self) -> Result<()> {
+        let Some(device) = self
+            .overlay
+            .device()
+            .filter(|_| self.overlay == Overlay::Tun)
+        else {
+            return Ok(());
+        };
+        let nodes = self.nodes.iter();
+        nodes
+            .map(|node| node.tunnel(device, &self.peers(node)))
+            .collect()
+    }
+
+    /// The indices of all other nodes.
+    fn peers(&self, node: &Node) -> Vec<u8> {
+        let nodes = self.nodes.iter().map(Node::index);
+        nodes.filter(|&index| index != node.index()).collect()
+    }
+}
