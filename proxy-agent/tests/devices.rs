@@ -69,6 +69,8 @@ fn classes_of_real_devices() {
              link add kind0 type veth peer name kind0 netns {pods}
              link add cali1 type veth peer name cali1 netns {pods}
              link add ptp1 type veth peer name ptp1 netns {pods}
+             link add kind1 type veth peer name kind1 netns {pods}
+             link add sub1 type veth peer name sub1 netns {pods}
              link add cni0 type bridge
              link add veth1 type veth peer name veth1 netns {pods} mtu 1450
              link set veth1 master cni0 mtu 1450
@@ -86,6 +88,8 @@ fn classes_of_real_devices() {
              addr add 2001:db8::1/64 dev eth0 nodad
              addr add 172.18.0.2/32 dev kind0
              addr add 10.244.0.1/32 dev ptp1
+             addr add 172.19.0.2/16 dev kind1
+             addr add fd00:246::1/64 dev sub1 nodad
              addr add 10.244.1.1/24 dev cni0
              addr add 10.244.1.0/32 dev flannel.1
              addr add 10.8.0.2 peer 10.8.0.1 dev tun0
@@ -98,6 +102,8 @@ fn classes_of_real_devices() {
             "kind0",
             "cali1",
             "ptp1",
+            "kind1",
+            "sub1",
             "cni0",
             "veth1",
             "flannel.1",
@@ -112,6 +118,9 @@ fn classes_of_real_devices() {
         ip("route add default dev kind0 metric 50
             route add default via 192.0.2.254 metric 100
             route add default dev eth0 table 77
+            route add fd00:246::7/128 dev sub1
+            route add 172.19.0.7/32 via 172.19.0.9
+            route add 10.9.9.9/32 dev kind1
             route add unreachable ::/0 metric 9");
         let (_, observed) = Watcher::start().await.unwrap();
 
@@ -128,6 +137,9 @@ fn classes_of_real_devices() {
             of("kind0", DeviceClass::Uplink, ethernet, ""),
             of("cali1", DeviceClass::Pod, ethernet, ""),
             of("ptp1", DeviceClass::Pod, ethernet, ""),
+            of("kind1", DeviceClass::Uplink, ethernet, ""),
+            // The gateway of pods, whose routes say so.
+            of("sub1", DeviceClass::Pod, ethernet, ""),
             of("cni0", DeviceClass::Bridge, ethernet, ""),
             of("veth1", DeviceClass::Pod, ethernet, "cni0"),
             of("flannel.1", DeviceClass::Overlay, ethernet, ""),

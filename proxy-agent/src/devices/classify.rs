@@ -11,7 +11,7 @@ use proxy_common::abi::device::{Device, DeviceClass, LinkType};
 
 pub use self::config::{DeviceConfig, DeviceConfigError};
 use self::source::Sources;
-use super::observed::{Link, Observed};
+use super::observed::{Address, Link, Observed};
 use crate::dataplane::attach::Port;
 
 /// `ARPHRD_RAWIP` and `ARPHRD_IP6GRE` (`linux/if_arp.h`), which libc does not have.
@@ -139,7 +139,8 @@ fn role(observed: &Observed, config: &DeviceConfig, ifindex: u32, link: &Link) -
     let leads_out = observed.is_default(ifindex);
     let mut addresses = observed.addresses_of(ifindex);
     let uplink = if may_face_pods(link) {
-        leads_out || addresses.any(|address| !address.is_single_host())
+        let subnet = addresses.any(|address| !address.is_single_host());
+        leads_out || subnet && !is_gateway_of_pods(observed, ifindex)
     } else {
         leads_out || addresses.next().is_some()
     };
@@ -153,6 +154,26 @@ fn role(observed: &Observed, config: &DeviceConfig, ifindex: u32, link: &Link) -
         _ => return None,
     };
     Some(Role::of(class))
+}
+
+/// Whether a pair or tap with a subnet leads to one pod of those that the subnet is of: another has the same address,
+/// or a single host of the subnet has a route by it. An uplink has neither; a network of such veths needs the routes.
+fn is_gateway_of_pods(observed: &Observed, ifindex: u32) -> bool {
+    let elsewhere = |address: &Address| {
+        let others = observed.addresses.iter();
+        others
+            .filter(|other| other.ifindex != ifindex && other.ip == address.ip)
+            .any(|other| {
+                observed
+                    .links
+                    .get(&other.ifindex)
+                    .is_some_and(may_face_pods)
+            })
+    };
+    let mut subnets = observed
+        .addresses_of(ifindex)
+        .filter(|address| !address.is_single_host());
+    observed.host_routes.contains(&ifindex) || subnets.any(elsewhere)
 }
 
 /// Whether a bridge has ports to pods only. One without ports (yet) has nothing to say to the outside either; one that

@@ -5,7 +5,7 @@
 
 mod decode;
 
-use std::{io, time::Duration};
+use std::{collections::BTreeSet, io, net::IpAddr, time::Duration};
 
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use netlink_packet_route::{
@@ -22,7 +22,7 @@ use tokio::{
     time::{self, Interval, MissedTickBehavior},
 };
 
-use super::observed::Observed;
+use super::observed::{Address, Observed};
 
 /// How long a burst of events is waited out, from its first.
 const BURST: Duration = Duration::from_millis(50);
@@ -192,12 +192,12 @@ impl Watcher {
     }
 }
 
-/// Whether an event can change what is observed. Routes of pods come and go in great numbers.
+/// Whether an event can change what is observed. Routes to other nodes come and go in great numbers.
 fn matters(message: &Message) -> bool {
     match &message.payload {
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
-        ) => decode::is_default(route),
+        ) => decode::is_default(route) || decode::host_route(route).is_some(),
         // Links and addresses, and `Overrun`: events were lost.
         _ => true,
     }
@@ -210,25 +210,40 @@ async fn list(handle: &Handle) -> Result<Observed, WatchError> {
         .set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
     let links = collect("links", links.execute()).await?;
     let addresses = collect("addresses", handle.address().get().execute()).await?;
-    let mut routes = Vec::new();
+    let mut addresses: Vec<_> = addresses.iter().filter_map(decode::address).collect();
+    addresses.sort_by_key(|address| address.ifindex);
+    let (mut default_routes, mut host_routes) = (BTreeSet::new(), BTreeSet::new());
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut query = RouteMessage::default();
         query.header.address_family = family;
         query.header.table = RouteHeader::RT_TABLE_MAIN;
-        let defaults = handle
-            .route()
-            .get(query)
-            .execute()
-            .try_filter(|route| std::future::ready(decode::is_default(route)));
-        routes.extend(collect("routes", defaults).await?);
+        // A node that speaks BGP has very many: none is kept.
+        let routes = handle.route().get(query).execute().try_filter_map(|route| {
+            default_routes.extend(decode::default_routes(&route));
+            if let Some((ifindex, host)) = decode::host_route(&route)
+                && in_subnet_of(&addresses, ifindex, host)
+            {
+                host_routes.insert(ifindex);
+            }
+            std::future::ready(Ok(None::<()>))
+        });
+        collect("routes", routes).await?;
     }
-    let mut addresses: Vec<_> = addresses.iter().filter_map(decode::address).collect();
-    addresses.sort_by_key(|address| address.ifindex);
     Ok(Observed {
         links: links.iter().filter_map(decode::link).collect(),
         addresses,
-        default_routes: routes.iter().flat_map(decode::default_routes).collect(),
+        default_routes,
+        host_routes,
     })
+}
+
+/// Whether a host is in the subnet of one of a device's addresses, not being that address.
+fn in_subnet_of(addresses: &[Address], ifindex: u32, host: IpAddr) -> bool {
+    let first = addresses.partition_point(|address| address.ifindex < ifindex);
+    addresses[first..]
+        .iter()
+        .take_while(|address| address.ifindex == ifindex)
+        .any(|address| !address.is_single_host() && address.ip != host && address.holds(host))
 }
 
 async fn collect<T>(

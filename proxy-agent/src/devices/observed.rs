@@ -5,6 +5,7 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
 use proxy_common::addr::Family;
 
 use crate::model::service::family_of;
@@ -18,6 +19,9 @@ pub struct Observed {
     pub addresses: Vec<Address>,
     /// Unicast routes of the main table to everywhere, best first.
     pub default_routes: BTreeSet<DefaultRoute>,
+    /// Devices, by ifindex, with an address in whose subnet a single host has a route of its own in the main table, by
+    /// that device and without a gateway.
+    pub host_routes: BTreeSet<u32>,
 }
 
 impl Observed {
@@ -82,6 +86,11 @@ pub struct Address {
 }
 
 impl Address {
+    /// Whether its prefix holds another address.
+    pub fn holds(&self, other: IpAddr) -> bool {
+        IpNet::new(self.ip, self.prefix).is_ok_and(|net| net.contains(&other))
+    }
+
     /// Whether its prefix holds no other address.
     pub const fn is_single_host(&self) -> bool {
         match self.ip {

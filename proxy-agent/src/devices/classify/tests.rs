@@ -53,6 +53,24 @@ fn a_kind_nodes_uplink_is_a_veth() {
     );
 }
 
+/// The gateway's address with the subnet of all pods, on every pod's veth.
+#[test]
+fn pods_behind_veths_with_a_subnet() {
+    auto(
+        "eth0    hardware 192.0.2.1/24 default         -> uplink
+         eth1    veth far 172.19.0.2/16                -> uplink
+         veth1   veth far 10.244.0.1/24 hosts          -> pod
+         tap1    tap 10.245.0.1/30 hosts               -> pod",
+    );
+    auto(
+        "eth0    veth far 172.18.0.2/16 default hosts  -> uplink
+         eth1    hardware 10.9.0.1/24                  -> uplink
+         eth2    veth far 10.9.0.1/24                  -> uplink
+         veth1   veth far 10.244.0.1/24                -> pod
+         veth2   veth far fd00::1/64 10.244.0.1/24     -> pod",
+    );
+}
+
 #[test]
 fn bridges_of_pods_and_containers() {
     auto(

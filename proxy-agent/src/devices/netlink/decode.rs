@@ -75,6 +75,28 @@ pub(super) fn address(message: &AddressMessage) -> Option<Address> {
 
 /// Whether this is a route of the main table to everywhere.
 pub(super) fn is_default(message: &RouteMessage) -> bool {
+    message.header.destination_prefix_length == 0 && is_main(message)
+}
+
+/// The device and the destination of a route of the main table to a single host that is behind that device itself.
+pub(super) fn host_route(message: &RouteMessage) -> Option<(u32, IpAddr)> {
+    let (mut device, mut host) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(ifindex) => device = Some(*ifindex),
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => host = Some(IpAddr::V4(*ip)),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => host = Some(IpAddr::V6(*ip)),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => return None,
+            _ => {}
+        }
+    }
+    let host = host?;
+    let bits = if host.is_ipv4() { 32 } else { 128 };
+    let single = message.header.destination_prefix_length == bits && is_main(message);
+    single.then_some((device?, host))
+}
+
+fn is_main(message: &RouteMessage) -> bool {
     let header = &message.header;
     let table = message.attributes.iter().find_map(|attribute| {
         if let RouteAttribute::Table(table) = attribute {
@@ -83,14 +105,16 @@ pub(super) fn is_default(message: &RouteMessage) -> bool {
             None
         }
     });
-    header.destination_prefix_length == 0
-        && header.source_prefix_length == 0
+    header.source_prefix_length == 0
         && header.kind == RouteType::Unicast
         && table.unwrap_or(header.table.into()) == u32::from(RouteHeader::RT_TABLE_MAIN)
 }
 
-/// The ways of a default route: one, or those of several next hops.
+/// The ways of a default route: one, or those of several next hops; none, if it is another route.
 pub(super) fn default_routes(message: &RouteMessage) -> Vec<DefaultRoute> {
+    if !is_default(message) {
+        return Vec::new();
+    }
     let family = match message.header.address_family {
         AddressFamily::Inet => Family::V4,
         AddressFamily::Inet6 => Family::V6,

@@ -1,8 +1,8 @@
 //! Networks drawn as tables, a device a line: name, kind, properties, `->`, what becomes of it.
 //!
 //! Properties are addresses (`192.0.2.1/24`, with `,secondary` or `,deprecated`), `default` and `default6` for routes
-//! (with `=metric` and `,source`), `in=<master>`, `far` for a pair's device whose other end is elsewhere, `down`, and
-//! `arphrd=<number>`. Kinds are those of `ip link`, and `hardware` and `loopback`. A device's ifindex is its line.
+//! (with `=metric` and `,source`), `hosts` for routes to single hosts of a subnet, `in=<master>`, `far` for a pair's
+//! device whose other end is elsewhere, `down`, and `arphrd=<number>`. Kinds are those of `ip link`, and `hardware` and `loopback`. A device's ifindex is its line.
 
 use std::collections::BTreeMap;
 
@@ -64,6 +64,7 @@ impl Shape {
             let (key, value) = word.split_once('=').unwrap_or((word, "0"));
             match key {
                 "down" => link.up = false,
+                "hosts" => drop(self.observed.host_routes.insert(ifindex)),
                 "far" => link.peer_elsewhere = true,
                 "in" => link.master = Some(names[value]),
                 "arphrd" => link.layer = value.parse().unwrap(),
