@@ -30,6 +30,7 @@ use crate::{
         netlink::Watcher,
         observed::Observed,
     },
+    forwarding::{Keeper, ManageForward},
     model::{Event, Problem},
     plan::ServiceName,
     planner::{Planner, PlannerConfig},
@@ -62,6 +63,8 @@ pub struct AppConfig {
     pub snat_ports: SnatPorts,
     /// What translated packets are marked with.
     pub forward_mark: ForwardMark,
+    /// Whether FORWARD chains are made to accept translated packets.
+    pub manage_forward: ManageForward,
     /// Whether UDP sockets that are connected to a backend that is gone are aborted.
     pub abort_udp_sockets: bool,
     /// Created when the first full list is programmed.
@@ -82,6 +85,7 @@ pub struct App {
     device_problems: Vec<DeviceProblem>,
     source: mpsc::Receiver<Update>,
     ready: bool,
+    _forward: Keeper,
     _lock: PinLock,
 }
 
@@ -131,6 +135,7 @@ impl App {
             device_problems: Vec::new(),
             source: config.source.clone().follow()?,
             ready: false,
+            _forward: Keeper::start(config.manage_forward, config.forward_mark)?,
             config,
             _lock: lock,
         };

@@ -9,6 +9,7 @@ pub mod convert;
 pub mod dataplane;
 pub mod delta;
 pub mod devices;
+pub mod forwarding;
 pub mod maps;
 pub mod model;
 pub mod plan;

@@ -14,7 +14,11 @@ use proxy_common::{
     packet::Packet as _,
 };
 
-use crate::{frame::Frame, kernel::Kernel, maps::{SETTINGS, WORK}};
+use crate::{
+    frame::Frame,
+    kernel::Kernel,
+    maps::{SETTINGS, WORK},
+};
 
 /// `skb->pkt_type` of a frame that is addressed to another host.
 const PACKET_OTHERHOST: u32 = 3;

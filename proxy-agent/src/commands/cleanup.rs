@@ -1,10 +1,13 @@
-//! `cleanup`: detaches all programs and removes all maps, of every version; doing it twice does no harm.
+//! `cleanup`: detaches all programs and removes all maps, of every version, and the rules in FORWARD chains; doing it twice
+//! does no harm.
 
 use anyhow::Context as _;
 
 use crate::{
     commands::BpffsArgs,
     dataplane::{pin::PinFolder, remove},
+    forwarding::{self, Installed},
+    telemetry::chain,
 };
 
 /// Flags of `cleanup`.
@@ -16,6 +19,7 @@ pub struct CleanupArgs {
 
 /// Removes everything and says what it was.
 pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
+    forward_rules();
     let pins = PinFolder::new(&args.bpffs.bpffs);
     if !pins.base().exists() {
         println!("nothing is pinned under {}", pins.base().display());
@@ -31,4 +35,15 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         pins.base().display()
     );
     Ok(())
+}
+
+/// Removes our rules. What cannot be looked at is told, and does not keep the rest from being removed.
+fn forward_rules() {
+    let review = forwarding::review(&Installed, None);
+    for changed in review.changed {
+        println!("FORWARD chain of {changed}");
+    }
+    for error in review.errors {
+        tracing::warn!("{}", chain(&error));
+    }
 }

@@ -11,6 +11,7 @@ use crate::{
     config::RuleArgs,
     dataplane::settings::{ForwardMark, SnatPorts, SocketLb, parse_range},
     devices::classify::DeviceConfig,
+    forwarding::ManageForward,
 };
 
 /// Flags of `run`.
@@ -67,6 +68,10 @@ pub struct RunArgs {
         default_value = "6"
     )]
     fwmark_bit: ForwardMark,
+
+    /// Whether translated packets, which have that bit, and replies are accepted where a FORWARD chain drops.
+    #[arg(long, env = "PROXY_MANAGE_FORWARD", value_enum, default_value_t)]
+    manage_forward: ManageForward,
 
     /// Abort UDP sockets that are connected to a backend that is gone, so that they connect again; `false`: leave them.
     #[arg(
@@ -129,6 +134,7 @@ impl RunArgs {
             snat_ports,
             service_node_port_range,
             fwmark_bit,
+            manage_forward,
             abort_udp_sockets,
             xdp,
             ready_file,
@@ -162,6 +168,7 @@ impl RunArgs {
             socket_lb,
             snat_ports,
             forward_mark: fwmark_bit,
+            manage_forward,
             abort_udp_sockets,
             ready_file,
         })

@@ -19,13 +19,15 @@ use rtnetlink::{
 };
 use tokio::{
     task::JoinHandle,
-    time::{self, Interval, MissedTickBehavior},
+    time::{self, Instant, Interval, MissedTickBehavior},
 };
 
 use super::observed::{Address, Observed};
 
-/// How long a burst of events is waited out, from its first.
-const BURST: Duration = Duration::from_millis(50);
+/// How long the first of several events is waited upon: a CNI makes a device, an address and a route at once.
+const BURST: Duration = Duration::from_millis(10);
+/// Time between two lists, however many events there are.
+const PACE: Duration = Duration::from_millis(50);
 /// How often everything is listed without an event.
 const REVIEW: Duration = Duration::from_mins(1);
 /// How long the kernel may take for one list.
@@ -109,6 +111,8 @@ pub struct Watcher {
     events: Events,
     review: Interval,
     last: Observed,
+    /// When that was listed.
+    listed: Instant,
     /// Whether something happened since `last`.
     stale: bool,
 }
@@ -130,13 +134,14 @@ impl Watcher {
         let events = subscribe()?;
         let lists = connect()?;
         let last = list(&lists.handle).await?;
-        let mut review = time::interval_at(time::Instant::now() + REVIEW, REVIEW);
+        let mut review = time::interval_at(Instant::now() + REVIEW, REVIEW);
         review.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watcher = Self {
             lists,
             events,
             review,
             last: last.clone(),
+            listed: Instant::now(),
             stale: false,
         };
         Ok((watcher, last))
@@ -151,6 +156,7 @@ impl Watcher {
                 self.stale = true;
                 time::sleep(BURST).await;
             }
+            time::sleep_until(self.listed + PACE).await;
             self.skip_pending();
             let now = match list(&self.lists.handle).await {
                 Ok(now) => now,
@@ -160,6 +166,7 @@ impl Watcher {
                     return Err(error);
                 }
             };
+            self.listed = Instant::now();
             self.stale = false;
             if now != self.last {
                 self.last.clone_from(&now);

@@ -2,6 +2,7 @@
 //! a bridge or behind a veth each, other nodes by routes, by a vxlan or by a device without Ethernet headers. And what
 //! changes in such a network while traffic runs is followed.
 
+mod changes;
 mod devices;
 
 use std::net::{IpAddr, SocketAddr};

@@ -1,0 +1,57 @@
+//! Forwarded packets that were translated, and the replies, past a FORWARD chain that drops: kube-proxy accepted them,
+//! and its rules go away with it (docs/adr/0016).
+//!
+//! ```text
+//! tools ─ listing ─▶ iptables, nftables ─▶ Chain ─ edit ─▶ iptables, nftables ─ script ─▶ tools
+//! shell              pure                  pure            pure                           shell
+//! ```
+
+mod chain;
+mod events;
+mod iptables;
+mod keeper;
+mod nftables;
+mod review;
+mod tools;
+
+pub use self::{
+    keeper::{Keeper, KeeperError},
+    review::{ForwardError, Review, review},
+    tools::{Installed, ToolError, Tools},
+};
+
+/// `--manage-forward`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ManageForward {
+    /// Where a FORWARD chain drops, what was translated and replies are accepted at its end.
+    #[default]
+    Auto,
+    /// No rules are kept; those of an earlier run are removed.
+    Off,
+}
+
+/// What is accepted. The comments tell our rules, and of which kind and mark they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accept {
+    /// What has this bit of the mark: translated here, and handed up.
+    Translated(u32),
+    /// What conntrack knows.
+    Replies,
+}
+
+/// Begins the comment of all our rules.
+const OURS: &str = "kube-proxy-ebpf:";
+
+impl Accept {
+    /// All rules, in their order.
+    const fn all(mark: u32) -> [Self; 2] {
+        [Self::Translated(mark), Self::Replies]
+    }
+
+    fn comment(self) -> String {
+        match self {
+            Self::Translated(mark) => format!("{OURS} translated, mark {mark:#x}"),
+            Self::Replies => format!("{OURS} replies"),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The programs of iptables and nftables, as kube-proxy uses them.
+
+use std::{
+    fs,
+    io::{ErrorKind, Write as _},
+    process::{Command, Stdio},
+};
+
+/// Why a program did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum ToolError {
+    /// It is not there.
+    #[error("{0} is not installed")]
+    Missing(String),
+    /// It could not be run.
+    #[error("`{line}` could not be run: {problem}")]
+    Run {
+        /// Command line.
+        line: String,
+        /// Why not.
+        problem: String,
+    },
+    /// It failed.
+    #[error("`{line}` failed: {said}")]
+    Failed {
+        /// Command line.
+        line: String,
+        /// What it wrote to its standard error.
+        said: String,
+    },
+}
+
+/// What runs programs in this network namespace, and reads what the kernel says of it.
+pub trait Tools {
+    /// Runs a program with this input, and returns its output.
+    fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<String, ToolError>;
+
+    /// The tables of `iptables-legacy` (or `ip6tables-legacy`) that there are, one a line: asking the program would make
+    /// them.
+    fn legacy_tables(&self, v6: bool) -> String;
+}
+
+/// Those that are installed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Installed;
+
+impl Tools for Installed {
+    fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<String, ToolError> {
+        let line = || [&[program], arguments].concat().join(" ");
+        let failed = |error: std::io::Error| match error.kind() {
+            ErrorKind::NotFound => ToolError::Missing(program.to_owned()),
+            _ => ToolError::Run {
+                line: line(),
+                problem: error.to_string(),
+            },
+        };
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        // A program that ends without reading says why on its standard error.
+        let _ = child
+            .stdin
+            .take()
+            .map(|mut stdin| stdin.write_all(input.as_bytes()));
+        let output = child.wait_with_output().map_err(failed)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(ToolError::Failed {
+            line: line(),
+            said: said.split_whitespace().collect::<Vec<_>>().join(" "),
+        })
+    }
+
+    fn legacy_tables(&self, v6: bool) -> String {
+        let name = if v6 { "ip6" } else { "ip" };
+        // Not there: the kernel does not have them.
+        fs::read_to_string(format!("/proc/self/net/{name}_tables_names")).unwrap_or_default()
+    }
+}
