@@ -16,12 +16,18 @@ pub struct Folder {
 impl Folder {
     /// Makes a folder, and one beside it for drafts.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
-        let path = path.into();
-        let drafts = path.with_extension("drafts");
-        for folder in [&path, &drafts] {
+        let made = Self::at(path);
+        for folder in [&made.path, &made.drafts] {
             std::fs::create_dir_all(folder).map_err(LabError::file("creating", folder))?;
         }
-        Ok(Self { path, drafts })
+        Ok(made)
+    }
+
+    /// A folder that is there.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let drafts = path.with_extension("drafts");
+        Self { path, drafts }
     }
 
     /// The folder.
@@ -60,21 +66,25 @@ impl Folder {
         std::fs::rename(&draft, &path).map_err(LabError::file("writing", path))
     }
 
-    /// Copies every `.yaml` file of another folder.
-    pub fn copy_from(&self, other: &Path) -> Result<()> {
-        for entry in std::fs::read_dir(other).map_err(LabError::file("reading", other))? {
-            let from = entry.map_err(LabError::file("reading", other))?.path();
-            if let Some(name) = from
-                .file_name()
-                .and_then(|name| name.to_str())
-                .filter(|name| is_yaml(name))
-            {
-                let text =
-                    std::fs::read_to_string(&from).map_err(LabError::file("reading", &from))?;
-                self.write(name, &text)?;
-            }
+    /// Every object of every `.yaml` file, by the files' names.
+    pub fn objects(&self) -> Result<Vec<Value>> {
+        let entries =
+            std::fs::read_dir(&self.path).map_err(LabError::file("reading", &self.path))?;
+        let mut files = entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<std::io::Result<Vec<_>>>()
+            .map_err(LabError::file("reading", &self.path))?;
+        files.retain(|path| is_yaml(path));
+        files.sort();
+        let mut objects = Vec::new();
+        for file in files {
+            let text = std::fs::read_to_string(&file).map_err(LabError::file("reading", &file))?;
+            let read: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|error| {
+                LabError::file("reading", &file)(std::io::Error::other(error.to_string()))
+            })?;
+            objects.extend(read.into_iter().filter(Value::is_object));
         }
-        Ok(())
+        Ok(objects)
     }
 
     /// Removes the file of an object's kind, namespace and name.
@@ -89,9 +99,8 @@ impl Folder {
     }
 }
 
-fn is_yaml(name: &str) -> bool {
-    Path::new(name)
-        .extension()
+fn is_yaml(path: &Path) -> bool {
+    path.extension()
         .is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 

@@ -1,5 +1,6 @@
 //! A host: a network namespace with a `lab-host` process in it, be it a node, a pod or the workstation.
 
+mod inner;
 mod process;
 mod server;
 
@@ -200,6 +201,11 @@ impl Host {
     /// A command line that enters the host's network namespace from a shell.
     pub fn enter_line(&self) -> String {
         format!("nsenter --net={}", self.netns.path().display())
+    }
+
+    /// Kills its process, as a crash would: its servers are gone, and what they had accepted is reset.
+    pub fn crash(&self) -> Result<()> {
+        self.process.kill()
     }
 
     /// Lets the process live on when the lab's owner ends.

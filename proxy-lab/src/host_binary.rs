@@ -84,6 +84,15 @@ pub(crate) fn named_by(variable: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
+/// Another program of the workspace, beside the running one.
+pub fn beside(name: &'static str) -> Result<PathBuf> {
+    beside_this_program(name).ok_or_else(|| {
+        LabError::Topology(format!(
+            "the program {name} is not beside this one: build it with `cargo build -p proxy-lab --bins`"
+        ))
+    })
+}
+
 /// A binary in the folder where cargo puts those of this program's profile.
 pub(crate) fn beside_this_program(name: &str) -> Option<PathBuf> {
     let path = profile_folder()?.join(name);

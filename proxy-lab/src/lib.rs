@@ -39,6 +39,7 @@ pub use enter::enter;
 pub use error::{LabError, Result};
 pub use folder::Folder;
 pub use host::{Hold, Host, Probe, Server, UdpSocket};
+pub use host_binary::beside;
 pub use lab::{Lab, Pod};
 pub use naming::Owner;
 pub use node::Node;

@@ -59,6 +59,11 @@ pub(crate) fn temp_folder(prefix: &str) -> PathBuf {
     std::env::temp_dir().join(prefix)
 }
 
+/// Files that a host has in `/etc` in place of the machine's.
+pub(crate) fn etc_folder(prefix: &str, host: &str) -> PathBuf {
+    temp_folder(prefix).join("etc").join(host)
+}
+
 /// Takes a lab down: processes, then programs, then namespaces and folders. Goes on after errors and returns the first.
 pub fn take_down(prefix: &str) -> Result<()> {
     let group = cgroup::root()?.join(prefix);

@@ -38,7 +38,12 @@ fn all_outcomes_are_observed() {
         "01  ClusterIP",
         "02  NodePort",
         "03  LoadBalancer",
-        "04  What is in the maps",
+        "04  Service discovery",
+        "05  Headless and ExternalName",
+        "06  A pod crashes",
+        "07  A Service moves to another version",
+        "08  The agent of worker-1 restarts",
+        "What is in the maps",
     ] {
         assert!(said.contains(part), "{said}");
     }
@@ -55,9 +60,8 @@ fn a_kept_cluster_can_be_entered_and_taken_down() {
     };
     let prefix = kept().pop().expect("is kept");
     assert!(said.contains(&prefix), "{said}");
-    // Its sockets are the pod's: the agent's socket hooks see them.
-    let page =
-        "exec 3<>/dev/tcp/10.96.50.10/5000; printf 'GET / HTTP/1.1\\r\\n\\r\\n' >&3; cat <&3";
+    // Its sockets are the pod's, which the agent's socket hooks see, and so is its resolv.conf.
+    let page = "exec 3<>/dev/tcp/mlflow/5000; printf 'GET / HTTP/1.1\\r\\n\\r\\n' >&3; cat <&3";
     let output = Command::new(env!("CARGO_BIN_EXE_demo"))
         .args(["--enter", "notebook", "bash", "-c", page])
         .output()

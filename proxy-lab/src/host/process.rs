@@ -106,8 +106,26 @@ impl Process {
         }
     }
 
+    /// Ends the process without a chance to tidy up.
+    pub(super) fn kill(&self) -> Result<()> {
+        *locked(&self.stdin) = None;
+        let mut child = locked(&self.child);
+        child
+            .kill()
+            .and_then(|()| child.wait())
+            .map(|_| ())
+            .map_err(LabError::kernel(format!(
+                "killing the process of {}",
+                self.host
+            )))
+    }
+
     /// Lets the process live on when this handle goes.
     pub(super) fn detach(&self) -> Result<()> {
+        if locked(&self.stdin).is_none() {
+            // Killed: there is nothing to leave behind.
+            return Ok(());
+        }
         self.ask(Command::Detach, Duration::ZERO)?;
         *locked(&self.detached) = true;
         Ok(())

@@ -1,17 +1,18 @@
 //! The demo: Services at work in a lab. `cargo xtask demo` builds what it needs and runs it.
 
-mod cluster;
 mod story;
 mod terminal;
+mod world;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use cluster::Cluster;
 use proxy_lab::sweep::{kept, take_down};
 use proxy_lab::{LabError, Result};
 use terminal::{Terminal, say, seconds};
+use world::Stage;
+use world::files::Files;
 
 const USAGE: &str = "\
 Shows Services at work in a cluster of network namespaces (needs root).
@@ -91,41 +92,38 @@ fn show(keep: bool) -> Result<bool> {
         "a control plane, two workers and a workstation outside, as network namespaces of this machine",
     );
     let start = Instant::now();
-    let mut cluster = Cluster::build()?;
-    let pods = cluster.lab.pods().len();
+    let stage = Stage::new(Files::build()?)?;
+    let pods = stage.lab().pods().len();
     say(&format!(
         "3 nodes, {pods} pods and the workstation are up in {}",
         seconds(start.elapsed())
     ));
-    let told = story::tell(&mut cluster, &mut terminal);
+    let told = story::tell(&stage, &mut terminal);
     if told.is_err() && !proxy_lab::interrupted() {
-        cluster.lab.print_agent_logs();
+        stage.lab().print_agent_logs();
     }
     told?;
     let all = terminal.end();
     if !all {
-        cluster.lab.print_agent_logs();
+        stage.lab().print_agent_logs();
     }
     if keep {
-        explain_entering(&cluster);
-        cluster.lab.keep()?;
+        explain_entering(&stage);
+        stage.world.keep()?;
     }
     Ok(all)
 }
 
-fn explain_entering(cluster: &Cluster) {
+fn explain_entering(stage: &Stage) {
     let program = std::env::args().next().unwrap_or_else(|| "demo".to_owned());
     println!("\nThe cluster stays up:");
     println!(
         "  {program} --enter notebook                              a shell in a pod (or sandbox, mlflow-0, …)"
     );
-    println!("  {program} --enter notebook curl http://10.96.50.10:5000 a Service from there");
+    println!("  {program} --enter notebook curl http://mlflow:5000      a Service from there");
     println!("  {program} --enter workstation curl http://203.0.113.10");
     println!("  {program} --enter worker-1 tc filter show dev eth0      a node");
-    println!(
-        "  the agents follow {}: change an object and see",
-        cluster.objects.path().display()
-    );
+    println!("  {}", stage.world.hint());
     println!("  {program} --down                                        takes it down");
 }
 

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use proxy_lab::{Exchange, LabError, Result, agent_command};
+use proxy_lab::{Exchange, LabError, Result, agent_command, eventually};
 use serde_json::Value;
 
-use crate::cluster::Cluster;
+use super::ARRIVES;
+use crate::world::{NODES, Stage};
 
 /// The JSON report of the live maps of a node.
-pub(super) fn services(cluster: &Cluster, node: &str) -> Result<Value> {
-    let node = cluster.lab.node(node);
+pub(super) fn services(stage: &Stage, node: &str) -> Result<Value> {
+    let node = stage.lab().node(node);
     let text = agent_command(
         node,
         [
@@ -27,23 +28,51 @@ pub(super) fn services(cluster: &Cluster, node: &str) -> Result<Value> {
     })
 }
 
-/// Backends of a TCP frontend for clients in the cluster; 0 if it is not there.
-pub(super) fn backends(report: &Value, frontend: SocketAddr) -> usize {
+/// Waits until the maps of every node are as asked for.
+pub(super) fn until_programmed(
+    stage: &Stage,
+    what: &str,
+    mut is_so: impl FnMut(&Value) -> bool,
+) -> Result<()> {
+    for node in NODES {
+        eventually(&format!("{what} on {node}"), ARRIVES, || {
+            Ok(is_so(&services(stage, node)?))
+        })?;
+    }
+    Ok(())
+}
+
+/// Addresses of the backends of a TCP frontend for clients in the cluster; none if it is not there.
+pub(super) fn backends(report: &Value, frontend: SocketAddr) -> BTreeSet<IpAddr> {
     let is = |item: &&Value| {
-        let ip = item["address"]
-            .as_str()
-            .and_then(|text| text.parse::<IpAddr>().ok());
-        ip == Some(frontend.ip())
+        ip(item) == Some(frontend.ip())
             && item["port"] == frontend.port()
             && item["protocol"] == "TCP"
             && item["scope"] == "cluster"
     };
-    let found = report["frontends"]
-        .as_array()
-        .and_then(|items| items.iter().find(is));
+    let found = frontends(report).find(is);
     found
         .and_then(|item| item["backends"].as_array())
-        .map_or(0, Vec::len)
+        .into_iter()
+        .flatten()
+        .filter_map(ip)
+        .collect()
+}
+
+/// The frontends of a Service, of one kind, or of any if that is empty; for clients in the cluster.
+pub(super) fn frontends_of<'a>(report: &'a Value, service: &str, kind: &str) -> Vec<&'a Value> {
+    frontends(report)
+        .filter(|item| item["service"] == service && item["scope"] == "cluster")
+        .filter(|item| kind.is_empty() || item["kind"] == kind)
+        .collect()
+}
+
+fn frontends(report: &Value) -> impl Iterator<Item = &Value> {
+    report["frontends"].as_array().into_iter().flatten()
+}
+
+fn ip(item: &Value) -> Option<IpAddr> {
+    item["address"].as_str()?.parse().ok()
 }
 
 /// A table's rows but those for IPv6, with backends one below the other; and how many rows are left out.
@@ -58,23 +87,6 @@ pub(super) fn folded_ipv4(table: &str) -> (String, usize) {
     };
     let lines: Vec<_> = shown.into_iter().map(fold).collect();
     (lines.join("\n"), left_out.len())
-}
-
-/// A slice's text with these endpoints not ready: the line after an endpoint's address has its conditions.
-pub(super) fn unready(text: &str, endpoints: &[&str]) -> String {
-    let mut concerned = false;
-    let lines = text.lines().map(|line| {
-        let line = if concerned {
-            line.replace("true", "false")
-        } else {
-            line.to_owned()
-        };
-        concerned = endpoints
-            .iter()
-            .any(|ip| line.contains(&format!("[{ip}]")) || line.contains(&format!("\"{ip}\"")));
-        line + "\n"
-    });
-    lines.collect()
 }
 
 pub(super) fn address(text: &str) -> SocketAddr {
@@ -143,19 +155,5 @@ mod tests {
             "FRONTEND  BACKENDS\n1.1.1.1:1 2.2.2.2:2\n          3.3.3.3:3"
         );
         assert_eq!(others, 1);
-    }
-
-    #[test]
-    fn one_endpoint_is_made_unready_and_no_other() {
-        let text = "  - addresses: [10.0.0.1]\n    conditions: { ready: true, serving: true }\n  - addresses: [10.0.0.10]\n    conditions: { ready: true }\n";
-        let changed = unready(text, &["10.0.0.1"]);
-        assert_eq!(
-            changed,
-            text.replacen(
-                "ready: true, serving: true",
-                "ready: false, serving: false",
-                1
-            )
-        );
     }
 }
