@@ -1,6 +1,11 @@
 //! `build`: the agent with the eBPF object inside; and the same, quickly, for the lab.
 
-use std::{path::Path, process::Command, thread};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -25,6 +30,45 @@ pub fn product(ui: &Ui, workspace: &Workspace) -> Result<()> {
             .args(["build", "--package", "proxy-agent", "--release"]),
     )?;
     say_size(ui, &workspace.binary("release", "proxy-agent"))
+}
+
+/// Builds the product with all libraries inside, for an image that has nothing else; returns where it is.
+pub fn static_agent(ui: &Ui, workspace: &Workspace) -> Result<PathBuf> {
+    build_ebpf::run(ui, workspace)?;
+    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let mut cargo = workspace.cargo();
+    cargo
+        .args([
+            "build",
+            "--package",
+            "proxy-agent",
+            "--release",
+            "--target",
+            &target,
+        ])
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            static_rustflags(workspace).join("\x1f"),
+        );
+    process::step(ui, "agent (release, static)", &mut cargo)?;
+    let binary = workspace.binary(&format!("{target}/release"), "proxy-agent");
+    say_size(ui, &binary)?;
+    Ok(binary)
+}
+
+/// With the C library inside, and the same on every machine: panics name source files by their paths.
+fn static_rustflags(workspace: &Workspace) -> Vec<String> {
+    let mut flags = vec![
+        "-Ctarget-feature=+crt-static".to_owned(),
+        format!("--remap-path-prefix={}=.", workspace.root().display()),
+    ];
+    // Dependencies are below cargo's home.
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
+    if let Some(home) = home {
+        flags.push(format!("--remap-path-prefix={}=cargo", home.display()));
+    }
+    flags
 }
 
 /// Builds the eBPF object and, in the dev profile, the agent and the lab; returns the toolchain that did it.

@@ -3,6 +3,7 @@
 mod build;
 mod build_ebpf;
 mod demo;
+mod image;
 mod lint;
 mod process;
 mod setup;
@@ -34,6 +35,8 @@ enum Command {
     BuildEbpf,
     /// Build the product: the agent with the eBPF object inside, optimised
     Build,
+    /// Build the container image of a static agent, an OCI archive, without a container engine
+    Image,
     /// Check formats and lints, also of the eBPF crate
     Lint,
     /// Check and test everything, or one part; as root for the tests that need it
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::run(&ui, &workspace),
         Command::BuildEbpf => build_ebpf::run(&ui, &workspace).map(drop),
         Command::Build => build::product(&ui, &workspace),
+        Command::Image => image::run(&ui, &workspace),
         Command::Lint => lint::run(&ui, &workspace),
         Command::Test { part } => test::run(&ui, &workspace, part),
         Command::Verify => verify::run(&ui, &workspace),

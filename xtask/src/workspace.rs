@@ -60,6 +60,11 @@ impl Workspace {
         self.target.join(profile).join(name)
     }
 
+    /// Where container images are made.
+    pub fn image(&self) -> PathBuf {
+        self.target.join("image")
+    }
+
     /// Where the output of test binaries is kept.
     pub fn test_logs(&self) -> PathBuf {
         self.target.join("test-logs")
