@@ -6,7 +6,6 @@ use std::{collections::BTreeSet, fs::File, path::PathBuf, time::Instant};
 use anyhow::{Context as _, Result, bail};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
     time::sleep_until,
 };
 
@@ -35,7 +34,7 @@ use crate::{
     plan::ServiceName,
     planner::{Planner, PlannerConfig},
     programmer::{Outcome, Programmer},
-    source::{Source, Update},
+    source::{Feed, Source, Update},
     telemetry::chain,
 };
 
@@ -83,7 +82,7 @@ pub struct App {
     observed: Observed,
     /// Those that were told already.
     device_problems: Vec<DeviceProblem>,
-    source: mpsc::Receiver<Update>,
+    source: Feed,
     ready: bool,
     _forward: Keeper,
     _lock: PinLock,
@@ -167,7 +166,7 @@ impl App {
             let deadline = self.programmer.deadline();
             tokio::select! {
                 () = ended(&mut terminate, &mut interrupt) => break,
-                update = self.source.recv() => match update {
+                update = self.source.updates.recv() => match update {
                     Some(update) => self.take_update(update),
                     None => bail!("the source of objects ended; everything programmed stays"),
                 },
@@ -213,11 +212,12 @@ impl App {
     }
 
     fn take_update(&mut self, update: Update) {
-        complain(&update.problems);
+        self.complain(&update.problems);
         let mut node = false;
         for event in update.events {
             node |= matches!(event, Event::Node(_) | Event::Synced);
-            complain(&self.planner.apply(event));
+            let problems = self.planner.apply(event);
+            self.complain(&problems);
         }
         if node {
             self.take_addresses();
@@ -261,7 +261,18 @@ impl App {
             let outcome = self.programmer.set_node_addrs(flags, Instant::now());
             self.settle(outcome);
         }
-        complain(&self.planner.set_node_addresses(addresses));
+        let problems = self.planner.set_node_addresses(addresses);
+        self.complain(&problems);
+    }
+
+    /// Tells what is wrong with objects: the log, and their owners.
+    fn complain(&self, problems: &[Problem]) {
+        for problem in problems {
+            tracing::warn!(object = %problem.object, "{}", problem.message);
+            if let Some(reporter) = &self.source.reporter {
+                reporter.report(problem);
+            }
+        }
     }
 
     /// Programs what changed. Before the first full list there is nothing to go by: what an earlier run programmed stays.
@@ -306,11 +317,5 @@ async fn ended(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-    }
-}
-
-fn complain(problems: &[Problem]) {
-    for problem in problems {
-        tracing::warn!(object = %problem.object, "{}", problem.message);
     }
 }

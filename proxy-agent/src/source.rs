@@ -12,7 +12,7 @@ use std::{path::PathBuf, str::FromStr};
 use anyhow::{Context as _, bail};
 use tokio::sync::mpsc;
 
-use self::kube::Cluster;
+use self::kube::{Cluster, Reporter};
 use crate::model::{Event, Problem};
 
 /// What a source has to say at one moment.
@@ -66,13 +66,24 @@ pub enum Source {
     Kube(Cluster),
 }
 
+/// A source that is followed.
+#[derive(Debug)]
+pub struct Feed {
+    /// What it says; dropping this ends it.
+    pub updates: mpsc::Receiver<Update>,
+    /// Tells the owners of objects what is wrong with them, where the source has a way to.
+    pub reporter: Option<Reporter>,
+}
+
 impl Source {
-    /// Follows it, on a thread of its own, until the receiver is dropped.
-    pub fn follow(self) -> anyhow::Result<mpsc::Receiver<Update>> {
+    /// Follows it, on a thread of its own, until the feed is dropped.
+    pub fn follow(self) -> anyhow::Result<Feed> {
         match self {
-            Self::File(folder) => {
-                file::follow(folder).context("could not follow the folder with the objects")
-            }
+            Self::File(folder) => Ok(Feed {
+                updates: file::follow(folder)
+                    .context("could not follow the folder with the objects")?,
+                reporter: None,
+            }),
             Self::Kube(cluster) => cluster.follow(),
         }
     }

@@ -5,6 +5,7 @@ mod access;
 mod connector;
 mod contact;
 mod decode;
+mod events;
 mod failure;
 mod known;
 mod merge;
@@ -19,16 +20,21 @@ use tokio::{
     sync::mpsc,
 };
 
-pub use self::access::{Access, AccessArgs, AccessError};
+pub use self::{
+    access::{Access, AccessArgs, AccessError},
+    events::Reporter,
+};
 use self::{
     connector::Connector,
     contact::Contact,
     decode::{EndpointSlice, Manifest, Node, Service},
+    events::{Rate, publish},
     merge::merge,
     pace::Pace,
     watch::Watch,
 };
-use super::Update;
+use super::{Feed, Update};
+use crate::model::Problem;
 
 /// Parts that may wait to be put together.
 const BACKLOG: usize = 16;
@@ -41,6 +47,7 @@ pub struct Cluster {
     access: Access,
     node_name: String,
     pace: Pace,
+    events: Rate,
 }
 
 impl Cluster {
@@ -50,21 +57,26 @@ impl Cluster {
             access,
             node_name,
             pace: Pace::default(),
+            events: Rate::default(),
         }
     }
 
     /// Follows it. What can't be right, like a kubeconfig that is missing, is an error; a server that is not reached is
     /// tried again. It ends when the receiver is dropped.
-    pub fn follow(self) -> anyhow::Result<mpsc::Receiver<Update>> {
+    pub fn follow(self) -> anyhow::Result<Feed> {
         self.access.config(0, &self.pace)?;
         let runtime = runtime()?;
         // One update waits while the one before is programmed; the rest is put together.
-        let (sender, receiver) = mpsc::channel(1);
+        let (sender, updates) = mpsc::channel(1);
+        let (reporter, problems) = Reporter::new();
         thread::Builder::new()
             .name("kube-source".to_owned())
-            .spawn(move || runtime.block_on(self.run(&sender)))
+            .spawn(move || runtime.block_on(self.run(&sender, problems)))
             .context("could not start the thread of the API server's objects")?;
-        Ok(receiver)
+        Ok(Feed {
+            updates,
+            reporter: Some(reporter),
+        })
     }
 
     /// Lists everything once.
@@ -91,7 +103,7 @@ impl Cluster {
         })
     }
 
-    async fn run(self, updates: &mpsc::Sender<Update>) {
+    async fn run(self, updates: &mpsc::Sender<Update>, problems: mpsc::Receiver<Problem>) {
         let connector = Connector::new(self.access, self.pace);
         let contact = Contact::default();
         let (parts, from) = mpsc::channel(BACKLOG);
@@ -102,7 +114,14 @@ impl Cluster {
         tokio::select! {
             () = updates.closed() => {}
             () = merge(from, updates, &KINDS) => {}
-            _ = async { tokio::join!(services.run(), slices.run(), nodes.run()) } => {}
+            _ = async {
+                tokio::join!(
+                    services.run(),
+                    slices.run(),
+                    nodes.run(),
+                    publish(problems, &connector, &self.node_name, self.events),
+                )
+            } => {}
         }
     }
 }

@@ -221,3 +221,6 @@ fn server_url(text: &str) -> Result<Uri, String> {
         _ => Err(format!("{text:?} is no URL of an API server")),
     }
 }
+
+#[cfg(test)]
+mod tests;

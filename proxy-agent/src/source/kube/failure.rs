@@ -8,6 +8,8 @@ use super::connector::ConnectError;
 
 const UNAUTHORIZED: u16 = 401;
 const BAD_REQUEST: u16 = 400;
+/// Something of that name is there already.
+pub(super) const CONFLICT: u16 = 409;
 const GONE: u16 = 410;
 const UNPROCESSABLE: u16 = 422;
 const GATEWAY_TIMEOUT: u16 = 504;

@@ -1,6 +1,6 @@
 //! What comes out, for what an API server says, refuses and breaks off.
 
-mod server;
+pub mod server;
 
 use std::time::Duration;
 
@@ -16,24 +16,29 @@ use crate::model::{Change, Event};
 /// Long enough for what must not happen, to happen.
 const A_WHILE: Duration = Duration::from_millis(300);
 
-fn cluster(address: &str) -> Cluster {
+fn follow(server: &Server) -> Receiver<Update> {
+    cluster(&format!("http://{}", server.address))
+        .follow()
+        .unwrap()
+        .updates
+}
+
+pub fn cluster(address: &str) -> Cluster {
     let args = AccessArgs {
         api_server: Some(address.parse().unwrap()),
         ..AccessArgs::default()
     };
     Cluster {
+        events: Rate {
+            spread: Duration::ZERO,
+            ..Rate::default()
+        },
         pace: Pace {
             retry: (Duration::from_millis(5), Duration::from_millis(50)),
             ..Pace::default()
         },
         ..Cluster::new(args.into(), "here".to_owned())
     }
-}
-
-fn follow(server: &Server) -> Receiver<Update> {
-    cluster(&format!("http://{}", server.address))
-        .follow()
-        .unwrap()
 }
 
 /// A server with no slices and no Node, its follower, and the first request for Services.
@@ -272,7 +277,10 @@ async fn a_server_that_is_down_is_waited_for_and_one_that_comes_back_is_asked_wh
     let server = Server::start().await;
     let address = server.address;
     server.stop().await;
-    let mut updates = cluster(&format!("http://{address}")).follow().unwrap();
+    let mut updates = cluster(&format!("http://{address}"))
+        .follow()
+        .unwrap()
+        .updates;
     nothing(&mut updates).await;
 
     let mut server = Server::at(address).await;
@@ -322,7 +330,7 @@ async fn silence_ends_a_watch_and_it_goes_on_where_it_was() {
     server.nothing_at(NODES);
     let mut cluster = cluster(&format!("http://{}", server.address));
     cluster.pace.silence = A_WHILE;
-    let mut updates = cluster.follow().unwrap();
+    let mut updates = cluster.follow().unwrap().updates;
     let stream = server.request(SERVICES).await.stream();
     stream.added(&service("a", "10.96.0.1", "8"));
     stream.listed("10");
@@ -421,4 +429,43 @@ async fn reading_once_says_why_it_failed() {
     server.request(SERVICES).await.refuse(403, "Forbidden");
     let error = format!("{:#}", reader.await.unwrap().unwrap_err());
     assert!(error.contains("Forbidden"), "{error}");
+}
+
+#[tokio::test]
+async fn a_kubeconfig_that_is_replaced_is_read_again() {
+    let mut server = Server::start().await;
+    server.nothing_at(SLICES);
+    server.nothing_at(NODES);
+    let path = std::env::temp_dir().join(format!("kube-source-{}.yaml", std::process::id()));
+    let address = server.address;
+    let write = |token: &str| {
+        let text = format!(
+            "clusters: [{{name: c, cluster: {{server: 'http://{}'}}}}]
+contexts: [{{name: c, context: {{cluster: c, user: u}}}}]
+users: [{{name: u, user: {{token: {token}}}}}]
+current-context: c
+",
+            address
+        );
+        std::fs::write(&path, text).unwrap();
+    };
+    write("old");
+    let args = AccessArgs {
+        kubeconfig: Some(path.clone()),
+        ..AccessArgs::default()
+    };
+    let feed = Cluster {
+        access: args.into(),
+        ..cluster("http://unused")
+    }
+    .follow()
+    .unwrap();
+    let first = server.request(SERVICES).await;
+    assert_eq!(first.token.as_deref(), Some("Bearer old"));
+    write("new");
+    first.refuse(401, "Unauthorized");
+    let second = server.request(SERVICES).await;
+    assert_eq!(second.token.as_deref(), Some("Bearer new"));
+    let _ = std::fs::remove_file(path);
+    drop(feed);
 }

@@ -10,9 +10,9 @@ use std::{
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, to_bytes},
     extract::{Request, State},
-    http::{Response, StatusCode},
+    http::Response,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -25,18 +25,27 @@ use tokio::{
 /// The end of every wait.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-type Asked = HashMap<String, mpsc::UnboundedSender<Exchange>>;
+type Channel = (
+    mpsc::UnboundedSender<Exchange>,
+    Option<mpsc::UnboundedReceiver<Exchange>>,
+);
+
+/// Requests that wait, by path.
+#[derive(Clone, Default)]
+struct Asked(Arc<Mutex<HashMap<String, Channel>>>);
 
 /// A server on the loopback.
 pub struct Server {
     pub address: SocketAddr,
-    asked: HashMap<String, mpsc::UnboundedReceiver<Exchange>>,
+    asked: Asked,
     task: JoinHandle<()>,
 }
 
 /// A request that waits for its answer.
 pub struct Exchange {
     pub query: BTreeMap<String, String>,
+    pub token: Option<String>,
+    pub body: Value,
     reply: oneshot::Sender<Response<Body>>,
 }
 
@@ -51,15 +60,8 @@ impl Server {
     pub async fn at(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (mut senders, mut asked) = (Asked::new(), HashMap::new());
-        for path in [SERVICES, SLICES, NODES] {
-            let (sender, receiver) = mpsc::unbounded_channel();
-            senders.insert(path.to_owned(), sender);
-            asked.insert(path.to_owned(), receiver);
-        }
-        let router = Router::new()
-            .fallback(answer)
-            .with_state(Arc::new(Mutex::new(senders)));
+        let asked = Asked::default();
+        let router = Router::new().fallback(answer).with_state(asked.clone());
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self {
             address,
@@ -70,16 +72,18 @@ impl Server {
 
     /// The next request for a path.
     pub async fn request(&mut self, path: &str) -> Exchange {
-        let asked = self.asked.get_mut(path).unwrap();
-        timeout(PATIENCE, asked.recv())
+        let mut asked = self.asked.take(path);
+        let exchange = timeout(PATIENCE, asked.recv())
             .await
             .unwrap_or_else(|_| panic!("nobody asks for {path}"))
-            .unwrap()
+            .unwrap();
+        self.asked.put_back(path, asked);
+        exchange
     }
 
     /// Answers a path with an empty list and silence, from now on.
     pub fn nothing_at(&mut self, path: &str) {
-        let mut asked = self.asked.remove(path).unwrap();
+        let mut asked = self.asked.take(path);
         tokio::spawn(async move {
             let mut streams = Vec::new();
             while let Some(exchange) = asked.recv().await {
@@ -101,22 +105,47 @@ pub const SERVICES: &str = "/api/v1/services";
 pub const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 pub const NODES: &str = "/api/v1/nodes";
 
-async fn answer(State(asked): State<Arc<Mutex<Asked>>>, request: Request) -> Response<Body> {
+impl Asked {
+    fn with<T>(&self, path: &str, act: impl FnOnce(&mut Channel) -> T) -> T {
+        act(self
+            .0
+            .lock()
+            .unwrap()
+            .entry(path.to_owned())
+            .or_insert_with(|| {
+                let (sender, receiver) = mpsc::unbounded_channel();
+                (sender, Some(receiver))
+            }))
+    }
+
+    fn take(&self, path: &str) -> mpsc::UnboundedReceiver<Exchange> {
+        self.with(path, |channel| channel.1.take()).unwrap()
+    }
+
+    fn put_back(&self, path: &str, receiver: mpsc::UnboundedReceiver<Exchange>) {
+        self.with(path, |channel| channel.1 = Some(receiver));
+    }
+}
+
+async fn answer(State(asked): State<Asked>, request: Request) -> Response<Body> {
     let (reply, answered) = oneshot::channel();
+    let (head, body) = request.into_parts();
+    let body = to_bytes(body, usize::MAX).await.unwrap();
     let exchange = Exchange {
-        query: parameters(request.uri().query().unwrap_or_default()),
+        query: parameters(head.uri.query().unwrap_or_default()),
+        token: head
+            .headers
+            .get("authorization")
+            .map(|value| value.to_str().unwrap().to_owned()),
+        body: serde_json::from_slice(&body).unwrap_or_default(),
         reply,
     };
-    let sender = asked.lock().unwrap().get(request.uri().path()).cloned();
-    if let Some(sender) = sender {
-        let _ = sender.send(exchange);
-    }
-    answered.await.unwrap_or_else(|_| {
-        Response::builder()
-            .status(StatusCode::NOT_FOUND)
-            .body(Body::empty())
-            .unwrap()
-    })
+    asked.with(head.uri.path(), |channel| {
+        let _ = channel.0.send(exchange);
+    });
+    answered
+        .await
+        .unwrap_or_else(|_| Response::new(Body::empty()))
 }
 
 /// The parameters of a query; of escapes, those that selectors need.

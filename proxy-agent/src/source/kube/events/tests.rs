@@ -1,0 +1,104 @@
+//! Which Events are created, and which are not.
+
+use serde_json::json;
+
+use super::{super::tests::server::Server, *};
+use crate::source::kube::tests::cluster;
+
+const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+fn problem(name: &str, message: &str) -> Problem {
+    Problem {
+        object: ObjectRef::namespaced("Service", "default", name),
+        message: message.to_owned(),
+    }
+}
+
+fn found(uid: &str) -> serde_json::Value {
+    json!({"kind": "PartialObjectMetadataList", "metadata": {}, "items": [{"metadata": {"name": "web", "uid": uid}}]})
+}
+
+fn reporter(server: &Server) -> (Reporter, crate::source::Feed) {
+    let mut feed = cluster(&format!("http://{}", server.address))
+        .follow()
+        .unwrap();
+    (feed.reporter.take().unwrap(), feed)
+}
+
+#[tokio::test]
+async fn a_problem_becomes_an_event_on_its_object_once() {
+    let mut server = Server::start().await;
+    let (reporter, _feed) = reporter(&server);
+    let wrong = problem("web", "externalIPs: \"x\" is no address; it is left out");
+    // What is no object of the API is nobody's.
+    reporter.report(&Problem {
+        object: ObjectRef::plain("file", "web.yaml"),
+        message: "broken".to_owned(),
+    });
+    reporter.report(&wrong);
+    reporter.report(&wrong);
+    let lookup = server.request(SERVICES).await;
+    assert_eq!(lookup.asks("fieldSelector"), Some("metadata.name=web"));
+    lookup.json(200, &found("u-1"));
+    let event = server.request(EVENTS).await;
+    let body = event.body.clone();
+    assert_eq!(
+        body["regarding"],
+        json!({"apiVersion": "v1", "kind": "Service", "namespace": "default", "name": "web", "uid": "u-1"})
+    );
+    assert_eq!(body["note"], wrong.message);
+    assert_eq!(body["type"], "Warning");
+    assert_eq!(body["reportingInstance"], "kube-proxy-ebpf-here");
+    event.json(201, &body);
+    // Another one, which another node was first to tell; and the next.
+    reporter.report(&problem("web", "another"));
+    server.request(SERVICES).await.json(200, &found("u-1"));
+    let event = server.request(EVENTS).await;
+    assert_ne!(event.body["metadata"]["name"], body["metadata"]["name"]);
+    event.refuse(409, "AlreadyExists");
+    reporter.report(&problem("gone", "wrong"));
+    let gone = json!({"kind": "PartialObjectMetadataList", "metadata": {}, "items": []});
+    server.request(SERVICES).await.json(200, &gone);
+    reporter.report(&problem("web", "a third"));
+    server.request(SERVICES).await.json(200, &found("u-1"));
+    assert_eq!(server.request(EVENTS).await.body["note"], "a third");
+}
+
+#[tokio::test]
+async fn refused_events_cost_nothing_else() {
+    let mut server = Server::start().await;
+    let (reporter, _feed) = reporter(&server);
+    for n in 0..3 * BACKLOG {
+        reporter.report(&problem("web", &format!("problem {n}")));
+    }
+    server.request(SERVICES).await.json(200, &found("u-1"));
+    server.request(EVENTS).await.refuse(403, "Forbidden");
+    server.request(SERVICES).await.json(200, &found("u-1"));
+    server.request(EVENTS).await.refuse(403, "Forbidden");
+}
+
+#[test]
+fn a_burst_passes_and_then_the_rate_holds() {
+    let mut bucket = Bucket::new(Rate {
+        burst: 3,
+        each: Duration::from_secs(10),
+        spread: Duration::ZERO,
+    });
+    let waits: Vec<u64> = (0..5)
+        .map(|_| bucket.wait().as_secs_f64().round() as u64)
+        .collect();
+    assert_eq!(waits, [0, 0, 0, 10, 20]);
+}
+
+#[test]
+fn all_nodes_give_an_event_one_name() {
+    let wrong = problem("web", "wrong");
+    assert_eq!(fingerprint(&wrong, "u"), fingerprint(&wrong.clone(), "u"));
+    assert_ne!(fingerprint(&wrong, "u"), fingerprint(&wrong, "v"));
+    assert_ne!(
+        fingerprint(&wrong, "u"),
+        fingerprint(&problem("web", "other"), "u")
+    );
+    assert_eq!(shortened("äää", 3), "ä");
+}
