@@ -58,6 +58,8 @@ pub struct AppConfig {
     pub devices: DeviceConfig,
     /// Whose sockets are translated.
     pub socket_lb: SocketLb,
+    /// How programs go on devices; `None`: as the kernel can.
+    pub tc: Option<TcMode>,
     /// Ports that sources are translated to.
     pub snat_ports: SnatPorts,
     /// What translated packets are marked with.
@@ -100,10 +102,13 @@ impl App {
             set_retval: probe::has_set_retval()
                 .context("could not probe the kernel for bpf_set_retval")?,
         };
-        let mode = if probe::has_tcx() {
-            TcMode::Tcx
-        } else {
-            TcMode::Clsact
+        let mode = match (config.tc, probe::has_tcx()) {
+            (Some(TcMode::Tcx), false) => {
+                bail!("this kernel has no tcx (Linux 6.6 has): use --tc auto or --tc clsact")
+            }
+            (Some(mode), _) => mode,
+            (None, true) => TcMode::Tcx,
+            (None, false) => TcMode::Clsact,
         };
         let programs = Programs::load(&pins, features)?;
         let clock = Clock::new(&programs)?;

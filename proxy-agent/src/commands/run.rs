@@ -9,7 +9,10 @@ use crate::{
     app::{App, AppConfig},
     commands::BpffsArgs,
     config::RuleArgs,
-    dataplane::settings::{ForwardMark, SnatPorts, SocketLb, parse_range},
+    dataplane::{
+        attach::TcMode,
+        settings::{ForwardMark, SnatPorts, SocketLb, parse_range},
+    },
     devices::classify::DeviceConfig,
     forwarding::ManageForward,
 };
@@ -86,6 +89,10 @@ pub struct RunArgs {
     )]
     abort_udp_sockets: bool,
 
+    /// How programs go on devices: by tcx (Linux 6.6) or by filters of a clsact qdisc. A restart may change it.
+    #[arg(long, env = "PROXY_TC", value_enum, default_value_t)]
+    tc: Tc,
+
     /// Where XDP programs are used.
     #[arg(long, env = "PROXY_XDP", value_enum, default_value_t)]
     xdp: Xdp,
@@ -93,6 +100,28 @@ pub struct RunArgs {
     /// File that is created when all Services of the first full list are programmed.
     #[arg(long, env = "PROXY_READY_FILE", value_name = "PATH")]
     ready_file: Option<PathBuf>,
+}
+
+/// Values of `--tc`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Tc {
+    /// By tcx where the kernel has it.
+    #[default]
+    Auto,
+    /// By tcx, or not at all.
+    Tcx,
+    /// By filters.
+    Clsact,
+}
+
+impl Tc {
+    const fn mode(self) -> Option<TcMode> {
+        match self {
+            Self::Auto => None,
+            Self::Tcx => Some(TcMode::Tcx),
+            Self::Clsact => Some(TcMode::Clsact),
+        }
+    }
 }
 
 /// Values of `--xdp`.
@@ -136,6 +165,7 @@ impl RunArgs {
             fwmark_bit,
             manage_forward,
             abort_udp_sockets,
+            tc,
             xdp,
             ready_file,
         } = self;
@@ -166,6 +196,7 @@ impl RunArgs {
             cgroup,
             devices: DeviceConfig::parse(&devices).context("--devices is not understood")?,
             socket_lb,
+            tc: tc.mode(),
             snat_ports,
             forward_mark: fwmark_bit,
             manage_forward,

@@ -66,7 +66,7 @@ impl Direction {
 }
 
 /// How programs go on devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TcMode {
     /// Links in the tcx chain (Linux 6.6).
     Tcx,
@@ -169,6 +169,8 @@ pub struct Attachments {
     mode: TcMode,
     /// Programs on devices, as attached by this process.
     devices: BTreeMap<(u32, Direction), PacketProgram>,
+    /// Filters of an earlier run may be anywhere.
+    fresh: bool,
 }
 
 impl Attachments {
@@ -179,6 +181,7 @@ impl Attachments {
             programs,
             mode,
             devices: BTreeMap::new(),
+            fresh: true,
         }
     }
 
@@ -218,15 +221,6 @@ impl Attachments {
     /// others from theirs; all failures are returned.
     pub fn reconcile(&mut self, wanted: &BTreeMap<u32, Port>) -> Vec<AttachError> {
         let mut errors = Vec::new();
-        for key in self.unwanted(wanted).unwrap_or_else(|error| {
-            errors.push(error.into());
-            Vec::new()
-        }) {
-            match self.detach_device(key.0, key.1) {
-                Ok(()) => drop(self.devices.remove(&key)),
-                Err(error) => errors.push(error),
-            }
-        }
         for (&ifindex, port) in wanted {
             // Egress first: a packet that is translated on its way in must find its way back.
             for side in Direction::ALL {
@@ -242,33 +236,55 @@ impl Attachments {
                 }
             }
         }
+        let unwanted = self.unwanted(wanted).unwrap_or_else(|error| {
+            errors.push(error);
+            Vec::new()
+        });
+        for (mode, ifindex, side) in unwanted {
+            match self.detach_device(mode, ifindex, side) {
+                Ok(()) if mode == self.mode => drop(self.devices.remove(&(ifindex, side))),
+                Ok(()) => {}
+                Err(error) => errors.push(error),
+            }
+        }
+        self.fresh &= !errors.is_empty();
         errors
     }
 
-    /// Links of devices that are attached, by this run or by an earlier one, and are wanted no more.
-    fn unwanted(&self, wanted: &BTreeMap<u32, Port>) -> Result<Vec<(u32, Direction)>, PinError> {
-        let mut attached: BTreeSet<_> = self.devices.keys().copied().collect();
-        if self.mode == TcMode::Tcx {
-            let names = self.pins.link_names()?;
-            attached.extend(names.iter().filter_map(|name| parse_device_link(name)));
+    /// What is attached, by this run or by an earlier one, and is wanted no more; or is attached the other way, and by now
+    /// ours too. (A packet that meets both meanwhile is translated by the first and is nothing to the second.)
+    fn unwanted(
+        &self,
+        wanted: &BTreeMap<u32, Port>,
+    ) -> Result<Vec<(TcMode, u32, Direction)>, AttachError> {
+        let own = self.devices.keys().copied();
+        let mut attached: BTreeSet<_> = own.map(|(i, side)| (self.mode, i, side)).collect();
+        let names = self.pins.link_names()?;
+        let links = names.iter().filter_map(|name| parse_device_link(name));
+        attached.extend(links.map(|(i, side)| (TcMode::Tcx, i, side)));
+        if self.fresh {
+            let filters = clsact::attached()?.into_iter();
+            attached.extend(filters.map(|(i, side)| (TcMode::Clsact, i, side)));
         }
-        attached.retain(|(ifindex, side)| {
-            wanted
-                .get(ifindex)
-                .is_none_or(|port| program_for(&port.device, *side).is_none())
+        attached.retain(|&(mode, ifindex, side)| {
+            let wanted = wanted
+                .get(&ifindex)
+                .is_some_and(|port| program_for(&port.device, side).is_some());
+            !wanted || mode != self.mode && self.devices.contains_key(&(ifindex, side))
         });
         Ok(attached.into_iter().collect())
     }
 
     fn attach_device(
-        &mut self,
+        &self,
         ifindex: u32,
         device: &str,
         side: Direction,
         program: PacketProgram,
     ) -> Result<(), AttachError> {
+        let fd = self.programs.fd(ProgramName::Packet(program))?;
         if self.mode == TcMode::Clsact {
-            return Ok(clsact::attach(&mut self.programs, device, side, program)?);
+            return Ok(clsact::attach(ifindex, side, program, fd)?);
         }
         let failed = |action| {
             move |source| AttachError::Device {
@@ -279,7 +295,6 @@ impl Attachments {
                 source,
             }
         };
-        let fd = self.programs.fd(ProgramName::Packet(program))?;
         let name = device_link(ifindex, side);
         if let Some((link, info)) = self.open_link(&name)? {
             // The number may be another device's by now, here or in the namespace that the device went to.
@@ -294,8 +309,13 @@ impl Attachments {
         self.pin_link(&link, &name)
     }
 
-    fn detach_device(&self, ifindex: u32, side: Direction) -> Result<(), AttachError> {
-        match self.mode {
+    fn detach_device(
+        &self,
+        mode: TcMode,
+        ifindex: u32,
+        side: Direction,
+    ) -> Result<(), AttachError> {
+        match mode {
             TcMode::Tcx => self.remove_link(&device_link(ifindex, side)),
             TcMode::Clsact => Ok(clsact::detach(ifindex, side).map(drop)?),
         }
@@ -336,10 +356,10 @@ impl Attachments {
     }
 }
 
-/// Removes the filters that an earlier run left on a device of a kernel without tcx; returns how many.
-pub fn detach_filters(ifindex: u32) -> Result<usize, AttachError> {
+/// Removes the filters that an earlier run left on devices; returns how many.
+pub fn detach_filters() -> Result<usize, AttachError> {
     let mut removed = 0;
-    for side in Direction::ALL {
+    for (ifindex, side) in clsact::attached()? {
         removed += clsact::detach(ifindex, side)?;
     }
     Ok(removed)
@@ -368,52 +388,4 @@ pub fn detach_pinned(path: &std::path::Path) -> Result<bool, AttachError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn device(class: DeviceClass, link: LinkType) -> Device {
-        Device {
-            class: class as u8,
-            link: link as u8,
-            ..Device::default()
-        }
-    }
-
-    #[test]
-    fn a_bridge_has_no_program_and_its_ports_have_the_pods() {
-        let bridge = device(DeviceClass::Bridge, LinkType::Ethernet);
-        let port = device(DeviceClass::Pod, LinkType::Ethernet);
-        assert_eq!(program_for(&bridge, Direction::Ingress), None);
-        assert_eq!(program_for(&bridge, Direction::Egress), None);
-        assert_eq!(
-            program_for(&port, Direction::Ingress),
-            Some(PacketProgram::PodIngress)
-        );
-        assert_eq!(
-            program_for(&port, Direction::Egress),
-            Some(PacketProgram::Egress)
-        );
-    }
-
-    #[test]
-    fn a_tunnel_without_ethernet_has_programs_that_expect_none() {
-        let wireguard = device(DeviceClass::Overlay, LinkType::RawIp);
-        assert_eq!(
-            program_for(&wireguard, Direction::Ingress),
-            Some(PacketProgram::UplinkIngressL3)
-        );
-        assert_eq!(
-            program_for(&wireguard, Direction::Egress),
-            Some(PacketProgram::EgressL3)
-        );
-    }
-
-    #[test]
-    fn names_of_links_come_back() {
-        for side in Direction::ALL {
-            assert_eq!(parse_device_link(&device_link(42, side)), Some((42, side)));
-        }
-        assert_eq!(parse_device_link("cgroup-connect4"), None);
-        assert_eq!(parse_device_link("dev-x-ingress"), None);
-    }
-}
+mod tests;

@@ -175,8 +175,6 @@ pub struct Features {
 /// The loaded programs.
 #[derive(Debug)]
 pub struct Programs {
-    /// Owns what aya made of the object; also attaches where there is no tcx.
-    pub(super) ebpf: Ebpf,
     fds: BTreeMap<ProgramName, OwnedFd>,
 }
 
@@ -206,7 +204,7 @@ impl Programs {
         for program in ProgramName::all() {
             fds.insert(program, load_one(&mut ebpf, program)?);
         }
-        Ok(Self { ebpf, fds })
+        Ok(Self { fds })
     }
 
     /// The descriptor of a program.

@@ -1,15 +1,11 @@
 //! Removing everything that any version has attached and pinned.
 
-use std::{fs, io, path::Path};
+use std::path::Path;
 
 use super::{
     attach::{self, AttachError},
     pin::{self, PinError, PinFolder},
-    sys::process::device_name,
 };
-
-/// Devices whose filters are looked at, by number, where the kernel has no links for them.
-const DEVICES: &str = "/proc/self/net/dev";
 
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,9 +25,6 @@ pub enum RemoveError {
     /// A pin.
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// The list of devices.
-    #[error("could not read {DEVICES}")]
-    Devices(#[source] io::Error),
 }
 
 /// Detaches all programs, then removes all maps, of every version under the folder, and the folder.
@@ -44,7 +37,7 @@ pub fn all(pins: &PinFolder) -> Result<Removed, RemoveError> {
             removed.programs += usize::from(attach::detach_pinned(&links.join(name))?);
         }
     }
-    removed.programs += filters()?;
+    removed.programs += attach::detach_filters()?;
     for version in pin::names(pins.base())? {
         removed.maps += version_folder(&pins.base().join(version))?;
     }
@@ -61,25 +54,6 @@ fn version_folder(version: &Path) -> Result<usize, PinError> {
     }
     for folder in [maps, version.join("links"), version.to_path_buf()] {
         pin::remove_folder(&folder)?;
-    }
-    Ok(removed)
-}
-
-/// Removes the filters that a kernel without tcx keeps on devices.
-fn filters() -> Result<usize, RemoveError> {
-    let devices = fs::read_to_string(DEVICES)
-        .map_err(RemoveError::Devices)?
-        .lines()
-        .count();
-    let mut removed = 0;
-    let (mut ifindex, mut found) = (0, 0);
-    // Numbers are given out upwards and rarely far beyond the number of devices.
-    while found + 2 < devices && ifindex < 1 << 20 {
-        ifindex += 1;
-        if device_name(ifindex).is_some() {
-            found += 1;
-            removed += attach::detach_filters(ifindex)?;
-        }
     }
     Ok(removed)
 }

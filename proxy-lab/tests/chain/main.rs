@@ -21,6 +21,8 @@ use watch::{Watch, mac};
 
 const PORT: u16 = 80;
 const TARGET_PORT: u16 = 8080;
+/// `--tc` without tcx.
+const CLSACT: &str = "clsact";
 /// The sender of frames that no kernel makes by itself.
 const MARKED: [u8; 6] = [2, 0xfe, 0xed, 0, 0, 1];
 const NOT_SEEN_BY_NETFILTER: Cni = Cni::Bridge {
@@ -41,7 +43,8 @@ fn lab(label: &str, cni: Cni) -> Result<Lab> {
     Ok(lab)
 }
 
-fn start_agent(lab: &Lab) -> Result<proxy_lab::Agent> {
+/// `tc`: as `--tc` takes it.
+fn start_agent(lab: &Lab, tc: &str) -> Result<proxy_lab::Agent> {
     let source = lab.source()?;
     let service = Service::new("chain")
         .cluster_ips(address::cluster_ip(1))
@@ -53,7 +56,7 @@ fn start_agent(lab: &Lab) -> Result<proxy_lab::Agent> {
     }
     source.put(service)?;
     lab.node("worker-1")
-        .spawn_agent(&AgentOptions::files(source.path()))
+        .spawn_agent(&AgentOptions::files(source.path()).arg("--tc").arg(tc))
 }
 
 fn parties(from: &Host, to: &Host, device: &str, service: [IpAddr; 2]) -> Parties {
@@ -143,7 +146,7 @@ fn p4_frames_between_pods_are_seen_by_all_and_arrive_as_they_were_sent() -> Resu
         frames.len(),
         "without us, all arrive"
     );
-    let _agent = start_agent(&lab)?;
+    let _agent = start_agent(&lab, "auto")?;
     let watches = around();
     for watch in &watches {
         watch.assert_chain(1);
@@ -174,7 +177,7 @@ fn p4_frames_from_outside_are_seen_by_all() -> Result<()> {
     let frames = frames::all(&parties);
     let around = || [Watch::on(node, "eth0", AttachType::TcxIngress, MARKED)];
     let without = send(outside, node, &frames, &around())?;
-    let _agent = start_agent(&lab)?;
+    let _agent = start_agent(&lab, "auto")?;
     let watches = around();
     watches[0].assert_chain(1);
     let with = send(outside, node, &frames, &watches)?;
@@ -187,13 +190,13 @@ fn p4_frames_from_outside_are_seen_by_all() -> Result<()> {
 }
 
 /// Conversations between pods, and one that is ours: what is translated goes on to the others, too.
-fn conversations(label: &str, cni: Cni) -> Result<()> {
+fn conversations(label: &str, cni: Cni, tc: &str) -> Result<()> {
     if skipped() {
         return Ok(());
     }
     let lab = lab(label, cni)?;
     let (node, a) = (lab.node("worker-1"), lab.pod("a"));
-    let _agent = start_agent(&lab)?;
+    let _agent = start_agent(&lab, tc)?;
     let bridged = matches!(cni, Cni::Bridge { .. });
     for (peer, destination) in [("b", None), ("server", Some(address::cluster_ip(1)))] {
         let peer = lab.pod(peer);
@@ -224,7 +227,7 @@ fn conversations(label: &str, cni: Cni) -> Result<()> {
         ];
         let watches = places.map(|(what, device, side, sender)| {
             let watch = Watch::on(node, device, side, sender);
-            watch.assert_chain(1);
+            watch.assert_chain(usize::from(tc != CLSACT));
             (what, watch)
         });
         for family in Family::ALL {
@@ -257,7 +260,12 @@ fn conversations(label: &str, cni: Cni) -> Result<()> {
                 (behind.frames, behind.bytes),
                 "{label}: {what}"
             );
-            assert_eq!(behind, filter, "{label}: {what}: clsact");
+            // Among filters, ours is before the other at ingress and behind it at egress: the other sees what was translated,
+            // or what is still to be.
+            assert_eq!(behind.frames, filter.frames, "{label}: {what}: clsact");
+            if tc != CLSACT || destination.is_none() {
+                assert_eq!(behind, filter, "{label}: {what}: clsact");
+            }
             if destination.is_none() {
                 assert_eq!(before, behind, "{label}: {what}: not ours, and yet changed");
             }
@@ -269,10 +277,15 @@ fn conversations(label: &str, cni: Cni) -> Result<()> {
 
 #[test]
 fn p4_conversations_of_ptp_pods_are_seen_by_all() -> Result<()> {
-    conversations("chainptp", Cni::Ptp)
+    conversations("chainptp", Cni::Ptp, "auto")
+}
+
+#[test]
+fn p4_conversations_of_pods_are_seen_by_all_where_there_is_no_tcx() -> Result<()> {
+    conversations("chaincls", Cni::Ptp, CLSACT)
 }
 
 #[test]
 fn p4_conversations_of_bridged_pods_are_seen_by_all() -> Result<()> {
-    conversations("chainbr", NOT_SEEN_BY_NETFILTER)
+    conversations("chainbr", NOT_SEEN_BY_NETFILTER, "auto")
 }

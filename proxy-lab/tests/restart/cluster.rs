@@ -78,7 +78,15 @@ impl Cluster {
     }
 
     pub fn spawn_agents(&self) -> Result<Vec<Agent>> {
+        self.spawn_agents_with([])
+    }
+
+    pub fn spawn_agents_with<const N: usize>(
+        &self,
+        arguments: [&'static str; N],
+    ) -> Result<Vec<Agent>> {
         let options = AgentOptions::files(self.source.path());
+        let options = arguments.into_iter().fold(options, AgentOptions::arg);
         NODES
             .map(|node| self.lab.node(node).spawn_agent(&options))
             .into_iter()

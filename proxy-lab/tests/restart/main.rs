@@ -4,6 +4,7 @@
 
 mod cluster;
 mod load;
+mod tc;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use proxy_lab::{Agent, Family, Result, TcpRequest, agent_command, eventually, sk
 
 use cluster::Cluster;
 use load::Load;
+use tc::{Attached, SIDES};
 
 /// How long the agents are gone.
 const GONE: Duration = Duration::from_secs(3);
@@ -235,4 +237,110 @@ fn cleanup_leaves_nothing() -> Result<()> {
     }
     drop(agents);
     Ok(())
+}
+
+/// Kernels before 6.6 have no tcx: filters of a clsact qdisc do its work, beside those of others. A restart replaces them in
+/// place, and may go from the one to the other.
+#[test]
+fn p4_filters_are_replaced_in_place_and_give_way_to_tcx_and_back() -> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let cluster = Cluster::up("rstc")?;
+    let node = cluster.lab.node("worker-1");
+    let (packets, sockets) = (node.device_of("packets"), node.device_of("sockets"));
+    // Others before and behind on the uplink; the first place is taken by another kind on a pod's device.
+    for (side, _) in SIDES {
+        tc::add_other(&cluster, "eth0", side, 1, tc::PROGRAM)?;
+        tc::add_other(&cluster, "eth0", side, 0xc000, tc::PROGRAM)?;
+    }
+    tc::add_other(&cluster, &packets, "ingress", 1, tc::OTHER_KIND)?;
+
+    let places = [
+        ("eth0", SIDES[0], "tc_uplink_ingress", 1, (0, 2)),
+        ("eth0", SIDES[1], "tc_egress", 0xfff0, (2, 0)),
+        (&*packets, SIDES[0], "tc_pod_ingress", 2, (0, 0)),
+        (&*packets, SIDES[1], "tc_egress", 0xfff0, (0, 0)),
+        (&*sockets, SIDES[0], "tc_pod_ingress", 1, (0, 0)),
+        (&*sockets, SIDES[1], "tc_egress", 0xfff0, (0, 0)),
+    ];
+    // Returns the ids of the programs.
+    let assert_filters = || -> Result<Vec<u64>> {
+        let mut programs = Vec::new();
+        for (device, side, name, priority, (before, behind)) in places {
+            let attached = Attached::of(&cluster, device, side)?;
+            let ours = attached.ours.first().cloned();
+            let ours = ours.unwrap_or_else(|| panic!("{device} {side:?}: {attached:?}"));
+            let expected = Attached {
+                links: 0,
+                ours: vec![tc::Ours {
+                    priority,
+                    name: name.to_owned(),
+                    ..ours
+                }],
+                before,
+                behind,
+            };
+            assert_eq!(attached, expected, "{device} {side:?}");
+            programs.push(ours.program);
+        }
+        Ok(programs)
+    };
+    let assert_none = |links: usize| -> Result<()> {
+        for (device, side, _, _, (before, behind)) in places {
+            let expected = Attached {
+                links,
+                ours: Vec::new(),
+                before: before + behind,
+                behind: 0,
+            };
+            let attached = Attached::of(&cluster, device, side)?;
+            assert_eq!(attached, expected, "{device} {side:?}");
+        }
+        // The qdisc goes where nothing else is on it.
+        let left = ["eth0", &packets, &sockets].map(|d| Attached::has_qdisc(&cluster, d));
+        assert_eq!(
+            left.into_iter().collect::<Result<Vec<_>>>()?,
+            [true, true, false]
+        );
+        Ok(())
+    };
+
+    let mut agents = cluster.spawn_agents_with(["--tc", "clsact"])?;
+    let first = assert_filters()?;
+    let load = Load::start(&cluster)?;
+    let restart = |agents: &mut Vec<Agent>, mode| -> Result<()> {
+        for agent in std::mem::take(agents) {
+            agent.kill9()?;
+        }
+        *agents = cluster.spawn_agents_with(["--tc", mode])?;
+        Ok(())
+    };
+    restart(&mut agents, "clsact")?;
+    for program in assert_filters()? {
+        assert!(
+            !first.contains(&program),
+            "a program of the agent before is left"
+        );
+    }
+    cluster.change_endpoints(true)?;
+    eventually("new endpoints are used", PROGRAMMED, || {
+        cluster.changes_are_used()
+    })?;
+    std::thread::sleep(Duration::from_secs(1));
+    load.check("after the restart");
+    eprintln!("rstc: {}", load.finish());
+    // In the moment in which both are there, a datagram may be lost (ADR 3).
+    restart(&mut agents, "tcx")?;
+    assert_none(1)?;
+    assert!(cluster.changes_are_used()?, "by tcx");
+    restart(&mut agents, "clsact")?;
+    assert_filters()?;
+    assert!(cluster.changes_are_used()?, "by filters again");
+    for agent in agents {
+        agent.terminate()?;
+    }
+    let bpffs = node.bpffs().to_str().expect("a plain path");
+    agent_command(node, ["cleanup", "--bpffs", bpffs])?;
+    assert_none(0)
 }

@@ -1,141 +1,285 @@
-//! Kernels before 6.6: filters of a clsact qdisc. They stay when the agent goes, and are replaced in place by their
-//! fixed priority and handle.
+//! Kernels before 6.6: filters of a clsact qdisc. They stay when the agent goes, are known by handle and name, and are
+//! replaced in place.
 
-use std::io;
+mod netlink;
 
-use aya::programs::{
-    ProgramError, SchedClassifier, TcAttachType,
-    tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
-};
+use std::{io, os::fd::AsFd};
 
-use super::{Direction, PacketProgram, Programs};
+use self::netlink::{ALL_PROTOCOLS, BPF, Filter, TrafficControl};
+use super::{Direction, PacketProgram};
 use crate::dataplane::sys::process::device_name;
 
 /// Why the filters of a device could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClsactError {
-    /// The qdisc.
-    #[error("could not add a clsact qdisc to device {device}")]
+    /// No socket.
+    #[error("could not open a netlink socket for traffic control")]
+    Open(#[source] io::Error),
+    /// A list failed.
+    #[error("could not list the {what}")]
+    List {
+        /// Qdiscs or filters, and where.
+        what: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A qdisc.
+    #[error("could not {action} the clsact qdisc of device {device}")]
     Qdisc {
-        /// Device.
+        /// What was tried.
+        action: &'static str,
+        /// Its name, or ifindex.
         device: String,
         /// Why not.
         #[source]
-        source: TcError,
+        source: io::Error,
     },
     /// A filter.
-    #[error("could not {action} the filter {program} of device {device}")]
+    #[error("could not {action} the filter {name} at the {side} of device {device}")]
     Filter {
         /// What was tried.
         action: &'static str,
-        /// Program.
-        program: &'static str,
-        /// Device.
+        /// Filter.
+        name: String,
+        /// Ingress or egress.
+        side: &'static str,
+        /// Its name, or ifindex.
         device: String,
         /// Why not.
         #[source]
-        source: Box<ProgramError>,
+        source: io::Error,
     },
 }
 
 /// "kp": tells our filter from others of its priority.
-const HANDLE: TcHandle = TcHandle::new(0, 0x6b70);
+const HANDLE: u32 = 0x6b70;
+/// How the names of our filters begin.
+const NAME: &str = "kube-proxy-ebpf/";
+/// Where filters without a priority are not: the kernel gives those out from 0xc000 downwards.
+const LAST: u16 = 0xfff0;
 
-/// Ours is first at ingress and last at egress: the kernel gives out priorities from 0xc000 downwards.
-const fn priority(side: Direction) -> u16 {
-    match side {
-        Direction::Ingress => 1,
-        Direction::Egress => 0xfff0,
-    }
-}
-
-const fn attach_type(side: Direction) -> TcAttachType {
-    match side {
-        Direction::Ingress => TcAttachType::Ingress,
-        Direction::Egress => TcAttachType::Egress,
-    }
-}
-
-/// Adds the filter, or replaces ours.
+/// Adds the filter of a program, or replaces ours. Those of others are left as they are.
 pub fn attach(
-    programs: &mut Programs,
-    device: &str,
+    ifindex: u32,
     side: Direction,
     program: PacketProgram,
+    fd: impl AsFd,
 ) -> Result<(), ClsactError> {
-    match tc::qdisc_add_clsact(device) {
-        Err(source) if !exists(&source) => {
+    let mut tc = TrafficControl::open().map_err(ClsactError::Open)?;
+    match tc.add_clsact(ifindex) {
+        Err(source) if source.raw_os_error() != Some(libc::EEXIST) => {
             return Err(ClsactError::Qdisc {
-                device: device.to_owned(),
+                action: "add",
+                device: device(ifindex),
                 source,
             });
         }
         Ok(()) | Err(_) => {}
     }
-    let failed = |source| ClsactError::Filter {
-        action: "attach",
-        program: program.name(),
-        device: device.to_owned(),
-        source: Box::new(source),
-    };
-    let missing = || io::Error::from(io::ErrorKind::NotFound);
-    let classifier: &mut SchedClassifier = programs
-        .ebpf
-        .program_mut(program.name())
-        .ok_or_else(|| failed(missing().into()))?
-        .try_into()
-        .map_err(failed)?;
-    let options = TcAttachOptions::Netlink(NlOptions {
-        priority: priority(side),
+    let others = list(&mut tc, ifindex, side)?;
+    let old = others.iter().find(|filter| is_ours(filter));
+    let filter = Filter {
+        priority: old.map_or_else(|| free_priority(side, &others), |old| old.priority),
+        protocol: ALL_PROTOCOLS,
         handle: HANDLE,
-        classid: None,
-    });
-    let link = match classifier.attach_with_options(device, attach_type(side), options) {
-        Err(ProgramError::TcError(error)) if exists(&error) => {
-            let old = SchedClassifierLink::attached(
-                device,
-                attach_type(side),
-                priority(side),
-                HANDLE,
-                None,
-            )
-            .map_err(|error| failed(error.into()))?;
-            classifier.attach_to_link(old)
-        }
-        other => other,
-    }
-    .map_err(failed)?;
-    // aya detaches what it drops; the filter is to outlive the agent.
-    let link = classifier.take_link(link).map_err(failed)?;
-    std::mem::forget(link);
-    Ok(())
+        kind: BPF.to_owned(),
+        name: format!("{NAME}{}", program.name()),
+    };
+    tc.put(ifindex, side, &filter, fd, old.is_some())
+        .map_err(changing("attach", &filter, side, ifindex))
 }
 
-/// Removes our filters from a side of a device; a device that is gone has none.
+/// Removes our filters from a side of a device, and its qdisc where nothing else is on it then; returns how many. A
+/// device that is gone has none.
 pub fn detach(ifindex: u32, side: Direction) -> Result<usize, ClsactError> {
-    let Some(device) = device_name(ifindex) else {
-        return Ok(0);
-    };
+    let mut tc = TrafficControl::open().map_err(ClsactError::Open)?;
     let mut removed = 0;
-    for program in PacketProgram::ALL {
-        match tc::qdisc_detach_program(&device, attach_type(side), program.name()) {
-            Ok(()) => removed += 1,
-            Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
-            // Without a clsact qdisc there is nothing to detach.
-            Err(TcError::NetlinkError(_)) => {}
-            Err(source) => {
-                return Err(ClsactError::Filter {
-                    action: "detach",
-                    program: program.name(),
-                    device,
-                    source: Box::new(source.into()),
-                });
+    for filter in list(&mut tc, ifindex, side)?.iter().filter(|f| is_ours(f)) {
+        match tc.remove(ifindex, side, filter) {
+            Err(error) if !is_gone(&error) => {
+                return Err(changing("detach", filter, side, ifindex)(error));
+            }
+            Ok(()) | Err(_) => removed += 1,
+        }
+    }
+    if removed == 0 {
+        return Ok(0);
+    }
+    for side in Direction::ALL {
+        if !list(&mut tc, ifindex, side)?.is_empty() {
+            return Ok(removed);
+        }
+    }
+    match tc.remove_clsact(ifindex) {
+        // An ingress qdisc of another's, which has our parent's number.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(removed),
+        Err(source) if !is_gone(&source) => Err(ClsactError::Qdisc {
+            action: "remove",
+            device: device(ifindex),
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(removed),
+    }
+}
+
+/// Where our filters are, of this run or of an earlier one.
+pub fn attached() -> Result<Vec<(u32, Direction)>, ClsactError> {
+    let mut tc = TrafficControl::open().map_err(ClsactError::Open)?;
+    let devices = match tc.devices() {
+        // CONFIG_NET_SCHED is missing.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Vec::new(),
+        other => other.map_err(|source| ClsactError::List {
+            what: "qdiscs of this node".to_owned(),
+            source,
+        })?,
+    };
+    let mut found = Vec::new();
+    for ifindex in devices {
+        for side in Direction::ALL {
+            if list(&mut tc, ifindex, side)?.iter().any(is_ours) {
+                found.push((ifindex, side));
             }
         }
     }
-    Ok(removed)
+    Ok(found)
 }
 
-fn exists(error: &TcError) -> bool {
-    matches!(error, TcError::NetlinkError(error) if error.raw_os_error() == Some(libc::EEXIST))
+fn list(
+    tc: &mut TrafficControl,
+    ifindex: u32,
+    side: Direction,
+) -> Result<Vec<Filter>, ClsactError> {
+    match tc.filters(ifindex, side) {
+        Err(error) if is_gone(&error) => Ok(Vec::new()),
+        other => other.map_err(|source| ClsactError::List {
+            what: format!(
+                "filters at the {} of device {}",
+                side.label(),
+                device(ifindex)
+            ),
+            source,
+        }),
+    }
+}
+
+fn changing(
+    action: &'static str,
+    filter: &Filter,
+    side: Direction,
+    ifindex: u32,
+) -> impl FnOnce(io::Error) -> ClsactError {
+    let (name, side, device) = (filter.name.clone(), side.label(), device(ifindex));
+    move |source| ClsactError::Filter {
+        action,
+        name,
+        side,
+        device,
+        source,
+    }
+}
+
+fn device(ifindex: u32) -> String {
+    device_name(ifindex).unwrap_or_else(|| ifindex.to_string())
+}
+
+fn is_ours(filter: &Filter) -> bool {
+    filter.kind == BPF && filter.handle == HANDLE && filter.name.starts_with(NAME)
+}
+
+/// The device, its qdisc or the filter.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT))
+}
+
+/// A priority for ours: first at ingress (the kernel puts the latest of one priority first), last at egress. Filters of
+/// one priority are of one kind and protocol.
+fn free_priority(side: Direction, others: &[Filter]) -> u16 {
+    let may_share = |priority: &u16| {
+        let mut same = others.iter().filter(|f| f.priority == *priority);
+        same.all(|f| f.kind == BPF && f.protocol == ALL_PROTOCOLS && f.handle != HANDLE)
+    };
+    let behind_all = |priority: &u16| others.iter().all(|f| f.priority < *priority);
+    let found = match side {
+        Direction::Ingress => (1..=LAST).find(may_share),
+        Direction::Egress => (LAST..=u16::MAX)
+            .find(behind_all)
+            .or_else(|| (1..=LAST).rev().find(may_share)),
+    };
+    // All taken: the kernel says so.
+    found.unwrap_or(LAST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(priority: u16, kind: &str, protocol: u16, handle: u32) -> Filter {
+        Filter {
+            priority,
+            protocol,
+            handle,
+            kind: kind.to_owned(),
+            name: String::new(),
+        }
+    }
+
+    #[test]
+    fn p4_ours_goes_first_at_ingress_and_last_at_egress_beside_those_of_others() {
+        use Direction::{Egress, Ingress};
+        let bpf = |priority| filter(priority, BPF, ALL_PROTOCOLS, 1);
+        for (side, others, expected) in [
+            (Ingress, vec![], 1),
+            (Egress, vec![], LAST),
+            // Programs share a priority, with another handle.
+            (Ingress, vec![bpf(1)], 1),
+            (Egress, vec![bpf(1), bpf(0xc000)], LAST),
+            (Egress, vec![bpf(LAST)], LAST + 1),
+            (Egress, vec![bpf(u16::MAX)], LAST),
+            // Filters of another kind, of one protocol, or with our handle don't.
+            (
+                Ingress,
+                vec![filter(1, "matchall", ALL_PROTOCOLS, 1), bpf(2)],
+                2,
+            ),
+            (Ingress, vec![filter(1, BPF, 0x0800, 1)], 2),
+            (Ingress, vec![filter(1, BPF, ALL_PROTOCOLS, HANDLE)], 2),
+            (
+                Egress,
+                vec![bpf(u16::MAX), filter(LAST, "u32", ALL_PROTOCOLS, 1)],
+                LAST - 1,
+            ),
+        ] {
+            assert_eq!(
+                free_priority(side, &others),
+                expected,
+                "{side:?} {others:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_filter_is_ours_by_its_kind_handle_and_name() {
+        let ours = Filter {
+            name: format!("{NAME}tc_egress"),
+            ..filter(1, BPF, ALL_PROTOCOLS, HANDLE)
+        };
+        assert!(is_ours(&ours));
+        for other in [
+            Filter {
+                name: "tc_egress".to_owned(),
+                ..ours.clone()
+            },
+            Filter {
+                handle: 1,
+                ..ours.clone()
+            },
+            Filter {
+                kind: "flower".to_owned(),
+                ..ours
+            },
+        ] {
+            assert!(!is_ours(&other), "{other:?}");
+        }
+    }
 }
