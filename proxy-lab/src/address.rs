@@ -113,6 +113,11 @@ pub fn pod(node: u8, index: u8) -> Pair {
     in_pod_range(node, FIRST_POD + index)
 }
 
+/// The number of the pod with these addresses on its node.
+pub(crate) fn pod_number(addresses: Pair) -> u8 {
+    addresses.v4.octets()[3].saturating_sub(FIRST_POD)
+}
+
 fn in_pod_range(node: u8, host: u8) -> Pair {
     Pair {
         v4: Ipv4Addr::new(10, 244, node, host),
@@ -162,6 +167,7 @@ mod tests {
         assert_eq!(pod(12, 0).v4.to_string(), "10.244.12.10");
         assert_eq!(pod(12, 0).v6.to_string(), "fd00:10:244:12::10");
         assert_eq!(pod_ranges(12).1, "fd00:10:244:12::/64");
+        assert_eq!(pod_number(pod(12, 7)), 7);
         assert_eq!(load_balancer(10).v6.to_string(), "2001:db8:113::10");
         assert_eq!(workstation().v6.to_string(), "fd00:30::100");
     }

@@ -1,6 +1,7 @@
 //! A real control plane in the lab: etcd, the API server and the controllers, in the control-plane node's namespace.
 //!
-//! There is no kubelet and no scheduler.
+//! There is no kubelet and no scheduler: [`kubelet`] stands in for both, so that a Deployment's pods are pods of the lab that
+//! serve.
 
 mod api;
 pub(crate) mod binaries;
@@ -8,13 +9,14 @@ mod component;
 mod etcd;
 mod identity;
 mod kubectl;
+pub mod kubelet;
 mod nodes;
 mod pki;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -26,9 +28,10 @@ pub use identity::Identity;
 use crate::daemon::Daemon;
 use crate::error::{LabError, Result};
 use crate::host::Host;
-use crate::lab::Lab;
+use crate::lab::{Lab, Pod};
 use crate::netns::Netns;
 use component::Setting;
+use kubelet::Kubelet;
 use pki::Pki;
 
 /// How long a program may take to come up, on a busy machine.
@@ -99,6 +102,7 @@ pub struct ControlPlane {
     folder: PathBuf,
     pki: Pki,
     setting: Setting,
+    kubelet: Kubelet,
     admin: PathBuf,
     running: Mutex<BTreeMap<Component, Daemon>>,
 }
@@ -129,8 +133,10 @@ impl ControlPlane {
             watch_cache: options.watch_cache,
             extra: options.extra.clone(),
         };
+        let api = Api::open(host.netns(), &kubeconfig)?;
         let control_plane = Self {
-            api: Api::open(host.netns(), &kubeconfig)?,
+            kubelet: Kubelet::start(&api, lab.sites(), folder.join("kubelet.log")),
+            api,
             address,
             netns: host.netns().clone(),
             cgroup: host.cgroup().to_owned(),
@@ -167,6 +173,21 @@ impl ControlPlane {
             &format!("https://{}", self.address),
             &user,
         )
+    }
+
+    /// The lab's pod that stands for a pod of the API, while it runs.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.kubelet.pod(namespace, name)
+    }
+
+    /// All of them, in no order.
+    pub fn pods(&self) -> Vec<Arc<Pod>> {
+        self.kubelet.pods()
+    }
+
+    /// Kills a pod's processes without a word; then the API hears that it failed, and a `ReplicaSet` makes another.
+    pub fn fail_pod(&self, namespace: &str, name: &str) -> Result<()> {
+        self.kubelet.fail(&self.api, namespace, name)
     }
 
     /// Runs `kubectl` with these arguments as the cluster's admin, and returns what it wrote to stdout.
@@ -248,8 +269,9 @@ impl ControlPlane {
     }
 
     /// Lets everything live on after the lab's owner.
-    pub(crate) fn keep(&self) {
+    pub(crate) fn keep(&self) -> Result<()> {
         self.running().values_mut().for_each(Daemon::keep);
+        self.kubelet.keep()
     }
 
     /// Where [`Self::kubeconfig`] was written before.
@@ -299,12 +321,17 @@ impl ControlPlane {
 
     /// The end of each program's log, for a test that fails.
     pub(crate) fn print_logs(&self) {
-        for log in Component::ALL.map(|component| self.log(component)) {
+        let kubelet = self.folder.join("kubelet.log");
+        for log in Component::ALL
+            .map(|component| self.log(component))
+            .iter()
+            .chain([&kubelet])
+        {
             if log.exists() {
                 eprintln!(
                     "--- the end of {}:\n{}",
                     log.display(),
-                    crate::agent::tail(&log)
+                    crate::agent::tail(log)
                 );
             }
         }

@@ -73,6 +73,20 @@ impl Daemon {
             .map(|kib| kib * 1024)
     }
 
+    /// The processor time that it has used, while it lives; that of its children counts once they have ended.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
+        // utime, stime, cutime, cstime: proc_pid_stat(5), fields 14 to 17, of which the first two precede the `)`.
+        let fields = text.rsplit_once(')')?.1.split_whitespace().skip(11).take(4);
+        let ticks = fields
+            .map(|field| field.parse::<u64>().ok())
+            .sum::<Option<u64>>()?;
+        let second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+        Some(Duration::from_millis(
+            ticks * 1000 / u64::try_from(second).ok()?,
+        ))
+    }
+
     /// Asks every few milliseconds until the answer is yes; an error if the program ends or the time is over.
     pub(crate) fn wait_until(
         &mut self,

@@ -213,6 +213,11 @@ impl Host {
         self.process.detach()
     }
 
+    /// Ends the process, and with it all that it serves. It answers nothing any more.
+    pub(crate) fn end(&self) {
+        self.process.end();
+    }
+
     fn ask(&self, command: Command, patience: Duration) -> Result<Answer> {
         self.process.ask(command, patience)
     }

@@ -2,6 +2,7 @@
 
 mod build;
 mod change;
+mod site;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -15,6 +16,7 @@ use crate::node::Node;
 use crate::objects::NodeObject;
 use crate::spec::{LabBuilder, Overlay};
 use crate::{command, sweep, wiring};
+pub(crate) use site::Site;
 
 /// A running lab. Dropping it removes everything.
 #[derive(Debug)]
@@ -119,6 +121,15 @@ impl Lab {
         Ok(only.expect("was set in the line before the last"))
     }
 
+    /// The nodes as places of further pods.
+    pub(crate) fn sites(&self) -> impl Iterator<Item = (String, Site)> {
+        self.nodes.iter().map(|node| {
+            let residents = self.pods.iter().filter(|pod| pod.node == node.name());
+            let site = Site::new(self.prefix(), node, self.overlay, residents.count());
+            (node.name().to_owned(), site)
+        })
+    }
+
     /// The client outside of the cluster, which is also the nodes' default gateway.
     pub fn workstation(&self) -> &Host {
         self.workstation
@@ -143,7 +154,7 @@ impl Lab {
             host.detach()?;
         }
         if let Some(control_plane) = self.cluster.get() {
-            control_plane.keep();
+            control_plane.keep()?;
         }
         self.kept = true;
         Ok(self.prefix().to_owned())

@@ -59,6 +59,15 @@ impl Api {
         wait(&self.handle, work(self.client.clone()))
     }
 
+    /// Runs `work` beside everything else, until it ends or the control plane does.
+    pub(crate) fn spawn<W, F>(&self, work: W)
+    where
+        W: FnOnce(Client) -> F,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.handle.spawn(work(self.client.clone()));
+    }
+
     /// Creates an object, or makes its fields as given (server-side apply); its status too, if it has one.
     pub fn put(&self, object: impl Into<Value>) -> Result<()> {
         let object = object.into();

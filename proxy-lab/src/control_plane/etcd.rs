@@ -1,13 +1,10 @@
 //! What is asked of etcd itself, by the JSON form of its API (etcd.io/docs, "gRPC gateway").
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::component::ETCD_CLIENTS;
 use crate::error::{LabError, Result};
+use crate::plain_http;
 
 /// Forgets all revisions but the newest, and returns that; from the calling thread's network namespace.
 pub(super) fn compact() -> Result<u64> {
@@ -27,26 +24,15 @@ pub(super) fn compact() -> Result<u64> {
 }
 
 fn ask(method: &str, question: &Value) -> Result<Value> {
-    let failed = || LabError::kernel(format!("asking etcd for {method}"));
-    let text = question.to_string();
-    let mut stream =
-        TcpStream::connect_timeout(&ETCD_CLIENTS, Duration::from_secs(2)).map_err(failed())?;
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .map_err(failed())?;
-    // HTTP/1.0: the answer ends with the connection.
-    let head = format!(
-        "POST /v3/{method} HTTP/1.0\r\nContent-Length: {}\r\n\r\n",
-        text.len()
+    let failed = LabError::kernel(format!("asking etcd for {method}"));
+    let answer = plain_http::post(
+        ETCD_CLIENTS,
+        &format!("/v3/{method}"),
+        &question.to_string(),
     );
-    stream
-        .write_all(format!("{head}{text}").as_bytes())
-        .map_err(failed())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).map_err(failed())?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-    let body: Value = serde_json::from_str(body).unwrap_or_default();
-    if head.split_whitespace().nth(1) == Some("200") {
+    let answer = answer.map_err(failed)?;
+    let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+    if answer.status == 200 {
         Ok(body)
     } else {
         Err(refused(&format!("refuses {method}"), &body))

@@ -131,6 +131,16 @@ impl Process {
         Ok(())
     }
 
+    /// Ends the process and waits for that.
+    pub(super) fn end(&self) {
+        // Its end of input; a process that was told to detach goes on.
+        *locked(&self.stdin) = None;
+        if !*locked(&self.detached) {
+            // It ends now if it was not killed already; what cannot be collected is init's.
+            let _ = locked(&self.child).wait();
+        }
+    }
+
     fn problem(&self, problem: &str) -> LabError {
         LabError::HostProcess {
             host: self.host.clone(),
@@ -141,16 +151,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Its end of input; a process that was told to detach goes on.
-        *locked(&self.stdin) = None;
-        if !*self
-            .detached
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
-            // It ends now if it was not killed already; what cannot be collected is init's.
-            let _ = locked(&self.child).wait();
-        }
+        self.end();
     }
 }
 

@@ -1,0 +1,118 @@
+//! The real kube-proxy on a node, to compare with.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::control_plane::{ControlPlane, Identity, binaries};
+use crate::daemon::Daemon;
+use crate::error::{LabError, Result};
+use crate::node::Node;
+use crate::{command, plain_http};
+
+/// How long it may take to write its rules for the first time (10,000 Services by iptables' nft backend: 4 minutes).
+const PATIENCE: Duration = Duration::from_mins(8);
+/// Where it tells its metrics, inside the node.
+const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
+/// When rules were written; one line for each family.
+const SYNCED: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+
+/// How it does its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KubeProxyMode {
+    /// `iptables`, by whatever backend the system's command has.
+    Iptables,
+    /// `nftables`.
+    Nftables,
+}
+
+impl KubeProxyMode {
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
+/// A running kube-proxy. Dropping it kills it and leaves its rules; [`KubeProxy::stop`] takes them away.
+#[derive(Debug)]
+pub struct KubeProxy<'lab> {
+    node: &'lab Node,
+    daemon: Daemon,
+    configuration: PathBuf,
+}
+
+impl<'lab> KubeProxy<'lab> {
+    /// Starts it on a node, with kube-proxy's own rights, and waits until its rules are written.
+    pub fn start(cluster: &ControlPlane, node: &'lab Node, mode: KubeProxyMode) -> Result<Self> {
+        let kubeconfig = cluster.kubeconfig(&Identity::KubeProxy)?;
+        let stem = cluster.folder().join(format!("kube-proxy-{}", node.name()));
+        let configuration = stem.with_added_extension("config");
+        let text = json!({
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "mode": mode.name(),
+            "hostnameOverride": node.name(),
+            "clusterCIDR": "10.244.0.0/16,fd00:10:244::/48",
+            "clientConnection": {"kubeconfig": kubeconfig},
+            "metricsBindAddress": METRICS.to_string(),
+            // The machine's own limits are not the lab's to change.
+            "conntrack": {"maxPerCore": 0, "min": 0},
+        });
+        std::fs::write(&configuration, text.to_string())
+            .map_err(LabError::file("writing", &configuration))?;
+        let mut daemon = Daemon::spawn(
+            "kube-proxy",
+            (node.netns(), node.cgroup()),
+            &binaries::program("kube-proxy")?,
+            [format!("--config={}", configuration.display())],
+            &stem.with_added_extension("log"),
+        )?;
+        daemon.wait_until("rules written", PATIENCE, || has_synced(node))?;
+        Ok(Self {
+            node,
+            daemon,
+            configuration,
+        })
+    }
+
+    /// Its resident memory, in bytes, while it lives.
+    pub fn memory(&self) -> Option<u64> {
+        self.daemon.memory()
+    }
+
+    /// The processor time that it has used, its children's counted once they have ended.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        self.daemon.cpu_time()
+    }
+
+    /// Ends it and takes its rules away.
+    pub fn stop(self) -> Result<()> {
+        self.daemon.terminate()?;
+        let mut cleanup = Command::new(binaries::program("kube-proxy")?);
+        cleanup
+            .arg(format!("--config={}", self.configuration.display()))
+            .arg("--cleanup");
+        self.node
+            .netns()
+            .run(move || command::output(&mut cleanup).map(drop))
+    }
+}
+
+/// Whether it has written rules of both families.
+fn has_synced(node: &Node) -> bool {
+    let asked = node.netns().run(|| {
+        let asking = LabError::kernel("asking kube-proxy for its metrics");
+        plain_http::get(METRICS, "/metrics").map_err(asking)
+    });
+    asked.is_ok_and(|answer| {
+        let lines = answer.body.lines().filter(|line| line.starts_with(SYNCED));
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        answer.status == 200 && values.filter(|&time| time > 0.0).count() == 2
+    })
+}
