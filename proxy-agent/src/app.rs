@@ -15,6 +15,7 @@ use crate::{
         abort::Aborter,
         attach::{Attachments, TcMode},
         clock::Clock,
+        foreign::Inspector,
         gc::Collector,
         load::{Features, Programs},
         maps::KernelMaps,
@@ -86,6 +87,7 @@ pub struct App {
     device_problems: Vec<DeviceProblem>,
     source: Feed,
     ready: bool,
+    inspector: Inspector,
     _forward: Keeper,
     _lock: PinLock,
 }
@@ -112,6 +114,7 @@ impl App {
         };
         let programs = Programs::load(&pins, features)?;
         let clock = Clock::new(&programs)?;
+        let inspector = Inspector::start(&programs)?;
         settings::write(
             &pins,
             config.socket_lb,
@@ -139,6 +142,7 @@ impl App {
             device_problems: Vec::new(),
             source: config.source.clone().follow()?,
             ready: false,
+            inspector,
             _forward: Keeper::start(config.manage_forward, config.forward_mark)?,
             config,
             _lock: lock,
@@ -249,6 +253,7 @@ impl App {
         for error in self.attachments.reconcile(&classes.ports) {
             tracing::error!(error = chain(&error), "a device is not served");
         }
+        self.inspector.look_at(&classes.ports);
         self.take_addresses();
     }
 

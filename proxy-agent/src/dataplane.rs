@@ -3,6 +3,7 @@
 pub mod abort;
 pub mod attach;
 pub mod clock;
+pub mod foreign;
 pub mod gc;
 pub mod load;
 pub mod maps;

@@ -43,14 +43,16 @@ impl Direction {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Egress, Self::Ingress];
 
-    const fn label(self) -> &'static str {
+    /// Its name.
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Ingress => "ingress",
             Self::Egress => "egress",
         }
     }
 
-    const fn attach_type(self) -> AttachType {
+    /// As bpf(2) wants it.
+    pub(super) const fn attach_type(self) -> AttachType {
         match self {
             Self::Ingress => AttachType::TcxIngress,
             Self::Egress => AttachType::TcxEgress,
@@ -130,6 +132,13 @@ pub struct Port {
     pub name: String,
     /// Its class and form.
     pub device: Device,
+}
+
+impl Port {
+    /// Whether it leads to a pod of this node.
+    pub const fn faces_a_pod(&self) -> bool {
+        self.device.class == DeviceClass::Pod as u8
+    }
 }
 
 /// The program that a device gets on a side; none for a bridge, whose ports have them.

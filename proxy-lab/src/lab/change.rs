@@ -37,10 +37,8 @@ impl Lab {
         else {
             return Ok(());
         };
-        let nodes = self.nodes.iter();
-        nodes
-            .map(|node| node.tunnel(device, &self.peers(node)))
-            .collect()
+        let mut nodes = self.nodes.iter();
+        nodes.try_for_each(|node| node.tunnel(device, &self.peers(node)))
     }
 
     /// The indices of all other nodes.

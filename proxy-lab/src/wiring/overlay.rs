@@ -14,18 +14,15 @@ pub(crate) fn overlay(overlay: Overlay, node: u8, peers: &[u8]) -> (Script, Scri
         return (links, forwarding);
     };
     let own = address::overlay(node);
-    match overlay {
-        Overlay::Vxlan => {
-            links.line(format_args!(
-                "link add {device} address {} mtu {mtu} type vxlan id 1 dev {LAN_DEVICE} local {} dstport 8472 nolearning",
-                mac(node),
-                address::node(node).v4
-            ));
-        }
-        _ => {
-            links.line(format_args!("tuntap add {device} mode tun"));
-            links.line(format_args!("link set {device} mtu {mtu}"));
-        }
+    if overlay == Overlay::Vxlan {
+        links.line(format_args!(
+            "link add {device} address {} mtu {mtu} type vxlan id 1 dev {LAN_DEVICE} local {} dstport 8472 nolearning",
+            mac(node),
+            address::node(node).v4
+        ));
+    } else {
+        links.line(format_args!("tuntap add {device} mode tun"));
+        links.line(format_args!("link set {device} mtu {mtu}"));
     }
     links.addresses(device, own, (32, 128));
     links.line(format_args!("link set {device} up"));

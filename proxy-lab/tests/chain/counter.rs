@@ -40,9 +40,23 @@ pub struct Counter {
     counts: Map<u32, [u64; 3]>,
 }
 
-/// `BPF_PROG_TYPE_SCHED_CLS` and `BPF_MAP_TYPE_ARRAY` (linux/bpf.h).
+/// `BPF_PROG_TYPE_SCHED_CLS`, `BPF_MAP_TYPE_ARRAY` and `BPF_MAP_TYPE_LRU_HASH` (linux/bpf.h).
 const SCHED_CLS: u32 = 3;
 const ARRAY: u32 = 2;
+const LRU_HASH: u32 = 9;
+
+/// Loads a program that has a table of flows, as far as one can tell, and lets everything go on.
+pub fn stateful(table: &str) -> Result<OwnedFd> {
+    let shape = aya_obj::Map::new_from_params(LRU_HASH, 4, 8, 16, 0);
+    let data = MapData::create(shape, table, None).map_err(std::io::Error::other)?;
+    let instructions = [
+        op(LD_MAP, 1, 1, 0, data.fd().as_fd().as_raw_fd()),
+        0,
+        op(MOVE_NUMBER, 0, 0, 0, NEXT),
+        op(EXIT, 0, 0, 0, 0),
+    ];
+    program::load(SCHED_CLS, 0, &instructions)
+}
 
 impl Counter {
     /// Loads a counter of the frames that have this source address.

@@ -4,6 +4,8 @@
 
 mod counter;
 mod frames;
+mod stay;
+mod told;
 mod watch;
 
 use std::net::{IpAddr, SocketAddr};
@@ -44,7 +46,7 @@ fn lab(label: &str, cni: Cni) -> Result<Lab> {
 }
 
 /// `tc`: as `--tc` takes it.
-fn start_agent(lab: &Lab, tc: &str) -> Result<proxy_lab::Agent> {
+fn agent_options(lab: &Lab, tc: &str) -> Result<AgentOptions> {
     let source = lab.source()?;
     let service = Service::new("chain")
         .cluster_ips(address::cluster_ip(1))
@@ -55,8 +57,11 @@ fn start_agent(lab: &Lab, tc: &str) -> Result<proxy_lab::Agent> {
         source.put(service.slice_of(family, TARGET_PORT, [lab.pod("server")]))?;
     }
     source.put(service)?;
-    lab.node("worker-1")
-        .spawn_agent(&AgentOptions::files(source.path()).arg("--tc").arg(tc))
+    Ok(AgentOptions::files(source.path()).arg("--tc").arg(tc))
+}
+
+fn start_agent(lab: &Lab, tc: &str) -> Result<proxy_lab::Agent> {
+    lab.node("worker-1").spawn_agent(&agent_options(lab, tc)?)
 }
 
 fn parties(from: &Host, to: &Host, device: &str, service: [IpAddr; 2]) -> Parties {

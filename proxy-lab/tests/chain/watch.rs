@@ -1,6 +1,7 @@
 //! Counters around our program on a device.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -55,12 +56,30 @@ impl<'a> Watch<'a> {
             .netns()
             .run(|| Ok(link::tcx_chain(self.ifindex, self.side)));
         let chain = chain.expect("the node is there").expect("has a chain");
-        let ids = self
-            .links
-            .each_ref()
-            .map(|link| object::info::<LinkInfo>(link).expect("is a link").id);
+        let ids = self.ids();
         assert_eq!(chain.len(), between + 2, "{chain:?}");
         assert_eq!([chain[0].link, chain[between + 1].link], ids, "{chain:?}");
+    }
+
+    /// Our counters are in the chain in their order, and this many programs beside them: one that came later may have put
+    /// itself before or behind them.
+    pub fn assert_others(&self, others: usize) {
+        let chain = self
+            .node
+            .netns()
+            .run(|| Ok(link::tcx_chain(self.ifindex, self.side)));
+        let chain = chain.expect("the node is there").expect("has a chain");
+        let ids = self.ids();
+        let found: Vec<_> = chain.iter().map(|entry| entry.link).collect();
+        let counters: Vec<_> = found.iter().filter(|link| ids.contains(link)).collect();
+        assert_eq!(counters, ids.iter().collect::<Vec<_>>(), "{chain:?}");
+        assert_eq!(chain.len(), others + 2, "{chain:?}");
+    }
+
+    fn ids(&self) -> [u32; 2] {
+        self.links
+            .each_ref()
+            .map(|link| object::info::<LinkInfo>(link).expect("is a link").id)
     }
 
     /// What the counters have seen since [`Watch::on`], once they see no more: before ours, behind it, in the filter.
@@ -95,6 +114,11 @@ fn add_filter(node: &Node, device: &str, side: AttachType, counter: &Counter) {
         .bpffs()
         .with_file_name(format!("counter-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
     counter.pin(&pin).expect("can be pinned");
+    add_pinned_filter(node, device, side, &pin);
+}
+
+/// The same, for any program that is pinned.
+pub fn add_pinned_filter(node: &Node, device: &str, side: AttachType, pin: &Path) {
     // It may have one already.
     let _ = node.exec(["tc", "qdisc", "add", "dev", device, "clsact"]);
     let hook = if side == AttachType::TcxIngress {
@@ -119,7 +143,7 @@ fn add_filter(node: &Node, device: &str, side: AttachType, counter: &Counter) {
 }
 
 /// Index and MAC address of a host's device.
-fn device_of(host: &Host, device: &str) -> (u32, [u8; 6]) {
+pub fn device_of(host: &Host, device: &str) -> (u32, [u8; 6]) {
     let text = host
         .exec(["ip", "-json", "link", "show", "dev", device])
         .expect("is there");
