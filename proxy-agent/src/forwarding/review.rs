@@ -82,9 +82,9 @@ impl<T: Tools> Work<'_, T> {
                 .as_ref()
                 .is_none_or(|bases| bases.iter().any(|base| is_of_iptables(base, v6)));
             if there && self.iptables(Variant::Nft, v6, bases.is_some()) {
-                bases.iter_mut().for_each(|bases| {
+                if let Some(bases) = &mut bases {
                     bases.retain(|base| !is_of_iptables(base, v6));
-                });
+                }
             }
             let tables = self.tools.legacy_tables(v6);
             if tables.lines().any(|table| table == "filter") {
