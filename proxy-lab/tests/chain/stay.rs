@@ -36,10 +36,20 @@ fn talk(lab: &Lab, places: &[(&str, Watch<'_>)], when: &str, by_service: bool) -
 
 #[test]
 fn p4_programs_of_others_stay_through_restarts_updates_and_cleanup() -> Result<()> {
+    stay("chainstay", "auto", 1)
+}
+
+#[test]
+fn p4_programs_of_others_stay_beside_filters_too() -> Result<()> {
+    stay("chainstayf", "clsact", 0)
+}
+
+/// `links`: how many of ours are in a tcx chain.
+fn stay(label: &str, tc: &str, links: usize) -> Result<()> {
     if skipped() {
         return Ok(());
     }
-    let lab = lab("chainstay", Cni::Ptp)?;
+    let lab = lab(label, Cni::Ptp)?;
     let node = lab.node("worker-1");
     let (a, server) = (lab.pod("a"), lab.pod("server"));
     let (to_a, to_server) = (node.device_of("a"), node.device_of("server"));
@@ -60,33 +70,32 @@ fn p4_programs_of_others_stay_through_restarts_updates_and_cleanup() -> Result<(
         ("to a", &to_a, AttachType::TcxEgress, mac(node, &to_a)),
     ]
     .map(|(what, device, side, sender)| (what, Watch::on(node, device, side, sender)));
-    let ours = |when: &str, between: usize| {
+    let ours = |when: &str, links: usize| {
         for (what, watch) in &places {
-            eprintln!("{when}: {what}");
-            watch.assert_others(between);
+            watch.assert_others(&format!("{when}: {what}"), links);
         }
     };
     ours("without us", 0);
     talk(&lab, &places, "without us", false)?;
 
-    let agent = start_agent(&lab, "auto")?;
-    ours("attached", 1);
+    let agent = start_agent(&lab, tc)?;
+    ours("attached", links);
     talk(&lab, &places, "attached", true)?;
 
     agent.kill9()?;
-    ours("killed", 1);
+    ours("killed", links);
     talk(&lab, &places, "killed", true)?;
 
-    let agent = start_agent(&lab, "auto")?;
-    ours("restarted", 1);
+    let agent = start_agent(&lab, tc)?;
+    ours("restarted", links);
     talk(&lab, &places, "restarted", true)?;
 
     // Another build of it, which replaces the programs in their links.
     agent.terminate()?;
     let other = lab.temp().join("another-agent");
     std::fs::copy(agent_binary()?, &other).expect("a copy");
-    let agent = node.spawn_agent(&agent_options(&lab, "auto")?.binary(&other))?;
-    ours("updated", 1);
+    let agent = node.spawn_agent(&agent_options(&lab, tc)?.binary(&other))?;
+    ours("updated", links);
     talk(&lab, &places, "updated", true)?;
 
     agent.terminate()?;

@@ -63,7 +63,7 @@ impl<'a> Watch<'a> {
 
     /// Our counters are in the chain in their order, and this many programs beside them: one that came later may have put
     /// itself before or behind them.
-    pub fn assert_others(&self, others: usize) {
+    pub fn assert_others(&self, when: &str, others: usize) {
         let chain = self
             .node
             .netns()
@@ -72,8 +72,12 @@ impl<'a> Watch<'a> {
         let ids = self.ids();
         let found: Vec<_> = chain.iter().map(|entry| entry.link).collect();
         let counters: Vec<_> = found.iter().filter(|link| ids.contains(link)).collect();
-        assert_eq!(counters, ids.iter().collect::<Vec<_>>(), "{chain:?}");
-        assert_eq!(chain.len(), others + 2, "{chain:?}");
+        assert_eq!(
+            counters,
+            ids.iter().collect::<Vec<_>>(),
+            "{when}: {chain:?}"
+        );
+        assert_eq!(chain.len(), others + 2, "{when}: {chain:?}");
     }
 
     fn ids(&self) -> [u32; 2] {
