@@ -1,8 +1,10 @@
 //! The command line. Each command has a module of its own under `commands`.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
-use crate::{commands, telemetry::LogArgs};
+use crate::{commands, forwarding::host, telemetry::LogArgs};
 
 /// Service proxy in eBPF, in place of kube-proxy.
 #[derive(Debug, Parser)]
@@ -28,24 +30,29 @@ enum Command {
     Flows(commands::flows::FlowsArgs),
     /// Detach all programs and remove all maps
     Cleanup(commands::cleanup::CleanupArgs),
+    /// Become a program of the host, from a container that sees its processes
+    #[command(name = host::COMMAND, hide = true)]
+    OnHost(commands::on_host::OnHostArgs),
     /// Print the version
     Version,
 }
 
 impl Cli {
     /// Runs the command.
-    pub fn run(self) -> anyhow::Result<()> {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Run(args) => commands::run::run(args),
             Command::Plan(args) => commands::plan::run(args),
             Command::Services(args) => commands::services::run(&args),
             Command::Flows(args) => commands::flows::run(&args),
             Command::Cleanup(args) => commands::cleanup::run(&args),
+            Command::OnHost(args) => return Ok(commands::on_host::run(&args)),
             Command::Version => {
                 commands::version::run();
                 Ok(())
             }
         }
+        .map(|()| ExitCode::SUCCESS)
     }
 }
 

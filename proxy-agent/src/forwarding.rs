@@ -8,6 +8,7 @@
 
 mod chain;
 mod events;
+pub mod host;
 mod iptables;
 mod keeper;
 mod nftables;

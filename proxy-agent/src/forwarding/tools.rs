@@ -1,10 +1,12 @@
-//! The programs of iptables and nftables, as kube-proxy uses them.
+//! The programs of iptables and nftables, as kube-proxy uses them. In a container that has none, they are the host's.
 
 use std::{
     fs,
     io::{ErrorKind, Write as _},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
+
+use super::host;
 
 /// Why a program did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -40,9 +42,44 @@ pub trait Tools {
     fn legacy_tables(&self, v6: bool) -> String;
 }
 
-/// Those that are installed.
+/// Those that are installed here, else those of the host that this is a container of.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Installed;
+
+impl Installed {
+    /// Runs a program until its end; `NotFound` where it is not installed.
+    fn finish(program: &str, arguments: &[&str], input: &str) -> std::io::Result<Output> {
+        let here = feed(Command::new(program).args(arguments), input);
+        match here {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let Some(mut there) = host::command(program) else {
+                    return Err(error);
+                };
+                let output = feed(there.args(arguments), input)?;
+                if output.status.code() == Some(host::NOT_INSTALLED) {
+                    return Err(error);
+                }
+                Ok(output)
+            }
+            here => here,
+        }
+    }
+}
+
+/// Runs a command with this input.
+fn feed(command: &mut Command, input: &str) -> std::io::Result<Output> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // A program that ends without reading says why on its standard error.
+    let _ = child
+        .stdin
+        .take()
+        .map(|mut stdin| stdin.write_all(input.as_bytes()));
+    child.wait_with_output()
+}
 
 impl Tools for Installed {
     fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<String, ToolError> {
@@ -54,19 +91,7 @@ impl Tools for Installed {
                 problem: error.to_string(),
             },
         };
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
-        // A program that ends without reading says why on its standard error.
-        let _ = child
-            .stdin
-            .take()
-            .map(|mut stdin| stdin.write_all(input.as_bytes()));
-        let output = child.wait_with_output().map_err(failed)?;
+        let output = Self::finish(program, arguments, input).map_err(failed)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
