@@ -17,11 +17,12 @@ use crate::{
         clock::Clock,
         foreign::Inspector,
         gc::Collector,
-        load::{Features, Programs},
+        load::{Features, Programs, open_map},
         maps::KernelMaps,
         pin::{PinFolder, PinLock},
         probe,
         settings::{self, ForwardMark, SnatPorts, SocketLb},
+        sys::map::CounterMap,
     },
     delta::refusal::Capacities,
     devices::{
@@ -32,9 +33,11 @@ use crate::{
     },
     forwarding::{Keeper, ManageForward},
     model::{Event, Problem},
+    monitor::Monitor,
     plan::ServiceName,
     planner::{Planner, PlannerConfig},
     programmer::{Outcome, Programmer},
+    serve::ServeConfig,
     source::{Feed, Source, Update},
     telemetry::chain,
 };
@@ -53,6 +56,8 @@ pub struct AppConfig {
     pub node_port_addresses: NodePortAddresses,
     /// Where everything is pinned.
     pub bpffs: PathBuf,
+    /// Where health and metrics are served.
+    pub serve: ServeConfig,
     /// Cgroup of the socket hooks; the root, if not given.
     pub cgroup: Option<PathBuf>,
     /// Which devices are uplinks.
@@ -76,6 +81,7 @@ pub struct AppConfig {
 /// The running agent.
 pub struct App {
     config: AppConfig,
+    monitor: Monitor,
     planner: Planner,
     programmer: Programmer<KernelMaps>,
     attachments: Attachments,
@@ -96,6 +102,7 @@ impl App {
     /// Takes over what an earlier run left, loads and attaches the programs. Nothing that serves is removed here.
     pub async fn start(config: AppConfig) -> Result<Self> {
         let started = Instant::now();
+        let monitor = Monitor::start(&config.serve)?;
         let pins = PinFolder::new(&config.bpffs);
         pins.create()?;
         let lock = pins.lock()?;
@@ -124,6 +131,7 @@ impl App {
         )?;
         let programmer = Programmer::open(KernelMaps::open(&pins)?, Capacities::default())?;
         let collector = Collector::open(&pins, clock)?;
+        monitor.watch_datapath(counters(&pins)?);
         let aborter = config
             .abort_udp_sockets
             .then(|| Aborter::start(&pins))
@@ -132,6 +140,7 @@ impl App {
             .await
             .context("could not read this node's devices")?;
         let mut app = Self {
+            monitor,
             planner: Planner::new(config.planner.clone()),
             programmer,
             attachments: Attachments::new(pins, programs, mode),
@@ -172,6 +181,7 @@ impl App {
             signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
         let mut collect_at = Instant::now() + self.collector.pause();
         loop {
+            self.monitor.alive();
             let deadline = self.programmer.deadline();
             tokio::select! {
                 () = ended(&mut terminate, &mut interrupt) => break,
@@ -190,13 +200,17 @@ impl App {
                     self.take_devices();
                     self.program();
                 }
+                problem = self.monitor.problem() => self.complain(&[problem]),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                     let outcome = self.programmer.tick(Instant::now());
                     self.settle(outcome);
                 }
                 () = sleep_until((collect_at).into()) => {
                     match self.collector.step(COLLECT) {
-                        Ok(collected) => tracing::trace!(?collected, "flows collected"),
+                        Ok(collected) => {
+                            self.monitor.collected(self.collector.elements(), collected.flows());
+                            tracing::trace!(?collected, "flows collected");
+                        }
                         Err(error) => tracing::error!(error = chain(&error), "flows can't be collected"),
                     }
                     collect_at = Instant::now() + self.collector.pause();
@@ -208,7 +222,8 @@ impl App {
     }
 
     /// Says what did not come of a call to the programmer, and ends what cannot end by itself.
-    fn settle(&self, outcome: Outcome) {
+    fn settle(&mut self, outcome: Outcome) {
+        self.monitor.settle(&self.programmer);
         for refused in outcome.refused {
             tracing::error!("{refused}");
         }
@@ -222,6 +237,7 @@ impl App {
 
     fn take_update(&mut self, update: Update) {
         self.complain(&update.problems);
+        self.monitor.heard(&update.events);
         let mut node = false;
         for event in update.events {
             node |= matches!(event, Event::Node(_) | Event::Synced);
@@ -229,6 +245,7 @@ impl App {
             self.complain(&problems);
         }
         if node {
+            self.monitor.set_node(self.planner.node());
             self.take_addresses();
         }
         self.program();
@@ -250,9 +267,12 @@ impl App {
             .collect();
         let outcome = self.programmer.set_devices(entries, Instant::now());
         self.settle(outcome);
-        for error in self.attachments.reconcile(&classes.ports) {
-            tracing::error!(error = chain(&error), "a device is not served");
+        let errors = self.attachments.reconcile(&classes.ports);
+        for error in &errors {
+            tracing::error!(error = chain(error), "a device is not served");
         }
+        let served = classes.ports.values().map(|port| port.device.class);
+        self.monitor.set_devices(served, errors.len());
         self.inspector.look_at(&classes.ports);
         self.take_addresses();
     }
@@ -270,6 +290,8 @@ impl App {
             let flags = node_addrs(&addresses, &self.config.node_port_addresses, &primary);
             let outcome = self.programmer.set_node_addrs(flags, Instant::now());
             self.settle(outcome);
+            let listen = self.config.node_port_addresses.listen(&addresses, &primary);
+            self.monitor.set_check_addresses(listen);
         }
         let problems = self.planner.set_node_addresses(addresses);
         self.complain(&problems);
@@ -277,6 +299,7 @@ impl App {
 
     /// Tells what is wrong with objects: the log, and their owners.
     fn complain(&self, problems: &[Problem]) {
+        self.monitor.count_problems(problems);
         for problem in problems {
             tracing::warn!(object = %problem.object, "{}", problem.message);
             if let Some(reporter) = &self.source.reporter {
@@ -291,9 +314,12 @@ impl App {
             return;
         }
         let changes = self.planner.take_changes();
+        let triggers = self.planner.take_triggers();
         if changes.is_empty() && self.ready {
             return;
         }
+        let full = !self.ready;
+        self.monitor.queued(&changes, triggers);
         let (services, before, started) = (
             changes.len(),
             self.programmer.statistics().total(),
@@ -313,6 +339,7 @@ impl App {
                 tracing::error!(%error, path = %path.display(), "--ready-file can't be created");
             }
         }
+        self.monitor.programmed(full, started.elapsed());
         tracing::info!(
             services,
             operations = self.programmer.statistics().total() - before,
@@ -320,6 +347,11 @@ impl App {
             "programmed"
         );
     }
+}
+
+/// The counters of the datapath.
+fn counters(pins: &PinFolder) -> Result<CounterMap> {
+    CounterMap::new(open_map(pins, "COUNTERS")?).context("could not open the map COUNTERS")
 }
 
 /// Ready when the agent is told to stop.

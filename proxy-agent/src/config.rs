@@ -2,12 +2,14 @@
 //! by environment too.
 
 mod node_port_addresses;
+mod serve;
 
 use std::fs;
 
 use clap::builder::BoolishValueParser;
 
 pub use node_port_addresses::{NodePortAddresses, NodePortAddressesError};
+pub use serve::ServeArgs;
 
 use crate::{
     planner::PlannerConfig,

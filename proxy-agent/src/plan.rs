@@ -121,6 +121,15 @@ pub struct FrontendPlan {
     pub target: TargetKey,
 }
 
+/// What load balancers are told about a Service that wants local endpoints only (`healthCheckNodePort`, semantics H1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Port on this node.
+    pub port: u16,
+    /// How many addresses of this node's endpoints are ready, by family of the Service; those that terminate do not count.
+    pub ready: BTreeMap<Family, usize>,
+}
+
 /// Everything of one Service. A Service that means nothing here (headless, ExternalName, …) has no frontends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
@@ -131,4 +140,6 @@ pub struct ServicePlan {
     /// Endpoints that serve although no target lists them for new connections (terminating, or left out by
     /// topology), by key (its list is always `Cluster`): their flows go on (semantics L3, L4, L6).
     pub draining: BTreeMap<TargetKey, Vec<BackendPlan>>,
+    /// What load balancers are told about it. Not in the maps.
+    pub health_check: Option<HealthCheck>,
 }

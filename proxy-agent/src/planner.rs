@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use proxy_common::abi::frontend::FrontendKind;
+use proxy_common::{abi::frontend::FrontendKind, addr::Family};
 
 use crate::{
     claims::{ClaimKey, Claimant, Claims, Outcome},
@@ -37,6 +37,18 @@ pub struct Planner {
     /// Services whose plan, as handed out, was not empty.
     handed_out: BTreeSet<ServiceName>,
     synced: bool,
+    triggers: Vec<Trigger>,
+}
+
+/// A change of endpoints, and when what caused it happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    /// Whose endpoints.
+    pub service: ServiceName,
+    /// Of which family.
+    pub family: Family,
+    /// Nanoseconds since 1970.
+    pub at: i128,
 }
 
 impl Planner {
@@ -111,6 +123,11 @@ impl Planner {
         changes
     }
 
+    /// The changes of endpoints since the last call of which it is known when what caused them happened.
+    pub fn take_triggers(&mut self) -> Vec<Trigger> {
+        std::mem::take(&mut self.triggers)
+    }
+
     /// The plans of all Services that mean something here, whether they changed or not.
     pub fn plan_all(&self) -> BTreeMap<ServiceName, ServicePlan> {
         self.store
@@ -126,7 +143,7 @@ impl Planner {
             .claims
             .lost()
             .filter(|(claimant, ..)| self.is_ours(&claimant.service))
-            .map(|(claimant, key, rival)| lost_claim(claimant, key, rival));
+            .map(|(claimant, key, rival)| self.lost_claim(claimant, key, rival));
         lost.chain(self.orphans()).collect()
     }
 
@@ -174,8 +191,18 @@ impl Planner {
             Change::Upsert(slice) if self.synced => self.orphan(slice),
             _ => None,
         };
+        let trigger = match &change {
+            Change::Upsert(slice) => slice.triggered.map(|at| Trigger {
+                service: slice.service.clone(),
+                family: slice.family,
+                at,
+            }),
+            Change::Delete(_) => None,
+        };
         let touched = self.store.apply_slice(change);
         let changed = !touched.is_empty();
+        // One that is named again as it was, in a new list, happened long ago.
+        self.triggers.extend(trigger.filter(|_| changed));
         self.dirty.extend(touched);
         orphan.filter(|_| changed).into_iter().collect()
     }
@@ -210,7 +237,7 @@ impl Planner {
             .filter(|(service, _)| self.is_ours(service))
             .filter_map(|(service, key)| {
                 let claimant = self.claims.claimant(key, service)?;
-                Some(lost_claim(claimant, key, self.claims.rival(key, service)?))
+                Some(self.lost_claim(claimant, key, self.claims.rival(key, service)?))
             })
             .collect();
         self.dirty.extend(outcome.replan);
@@ -240,40 +267,49 @@ impl Planner {
             ),
         })
     }
-}
 
-fn lost_claim(claimant: &Claimant, key: &ClaimKey, rival: &Claimant) -> Problem {
-    let protocol = match key.protocol {
-        Protocol::Tcp => "TCP",
-        Protocol::Udp => "UDP",
-        Protocol::Sctp => "SCTP",
-    };
-    let what = match (claimant.kind, key.address) {
-        (_, FrontendAddress::Node(_)) => format!("node port {}/{protocol}", key.port),
-        (FrontendKind::ExternalIp, FrontendAddress::Ip(ip)) => {
-            format!("external IP {ip}, port {}/{protocol}", key.port)
+    fn is_health_check(&self, name: &ServiceName, key: &ClaimKey) -> bool {
+        let service = self.store.service(name);
+        key.protocol == Protocol::Tcp
+            && service.is_some_and(|service| service.health_check_node_port == Some(key.port))
+    }
+
+    fn lost_claim(&self, claimant: &Claimant, key: &ClaimKey, rival: &Claimant) -> Problem {
+        let protocol = match key.protocol {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        };
+        let what = match (claimant.kind, key.address) {
+            (_, FrontendAddress::Node(_)) if self.is_health_check(&claimant.service, key) => {
+                format!("health check node port {}", key.port)
+            }
+            (_, FrontendAddress::Node(_)) => format!("node port {}/{protocol}", key.port),
+            (FrontendKind::ExternalIp, FrontendAddress::Ip(ip)) => {
+                format!("external IP {ip}, port {}/{protocol}", key.port)
+            }
+            (FrontendKind::LoadBalancer, FrontendAddress::Ip(ip)) => {
+                format!("load balancer address {ip}, port {}/{protocol}", key.port)
+            }
+            (_, FrontendAddress::Ip(ip)) => format!("ClusterIP {ip}, port {}/{protocol}", key.port),
+        };
+        let why = match (rival.kind, claimant.kind) {
+            (FrontendKind::ClusterIp, kind) if kind != FrontendKind::ClusterIp => {
+                format!("is a ClusterIP of Service {}", rival.service)
+            }
+            (FrontendKind::NodePort, kind) if kind != FrontendKind::NodePort => {
+                format!("is a node port of Service {} on this node", rival.service)
+            }
+            _ => format!("belongs to Service {}, which came first", rival.service),
+        };
+        Problem {
+            object: ObjectRef::namespaced(
+                "Service",
+                &claimant.service.namespace,
+                &claimant.service.name,
+            ),
+            message: format!("{what} {why}; it is left out here until that one goes"),
         }
-        (FrontendKind::LoadBalancer, FrontendAddress::Ip(ip)) => {
-            format!("load balancer address {ip}, port {}/{protocol}", key.port)
-        }
-        (_, FrontendAddress::Ip(ip)) => format!("ClusterIP {ip}, port {}/{protocol}", key.port),
-    };
-    let why = match (rival.kind, claimant.kind) {
-        (FrontendKind::ClusterIp, kind) if kind != FrontendKind::ClusterIp => {
-            format!("is a ClusterIP of Service {}", rival.service)
-        }
-        (FrontendKind::NodePort, kind) if kind != FrontendKind::NodePort => {
-            format!("is a node port of Service {} on this node", rival.service)
-        }
-        _ => format!("belongs to Service {}, which came first", rival.service),
-    };
-    Problem {
-        object: ObjectRef::namespaced(
-            "Service",
-            &claimant.service.namespace,
-            &claimant.service.name,
-        ),
-        message: format!("{what} {why}; it is left out here until that one goes"),
     }
 }
 

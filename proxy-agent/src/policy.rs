@@ -2,6 +2,7 @@
 
 pub mod endpoints;
 pub mod frontends;
+mod health;
 pub mod topology;
 
 use std::{
@@ -64,8 +65,10 @@ pub fn plan(
     if !options.is_ours(service) {
         return plan;
     }
+    let mut health = health::Tally::of(service, &owns);
     for (port, frontends) in frontends::by_port(service, owns) {
         let candidates = merge(slices, &port);
+        health.count(port.family, &candidates, here);
         let categories = categorize(&candidates, here);
         let mut lists: BTreeMap<List, bool> = BTreeMap::new();
         for (claim, kind) in frontends {
@@ -113,5 +116,6 @@ pub fn plan(
         }
     }
     plan.frontends.sort_unstable();
+    plan.health_check = health.finish();
     plan
 }

@@ -235,6 +235,15 @@ impl<M: Maps> Programmer<M> {
             && self.devices.is_settled()
     }
 
+    /// Whether something that could be in the maps is not: a write failed, or something waits for one that did. What was
+    /// refused does not count, and neither does what is out of use.
+    pub fn is_behind(&self) -> bool {
+        let refused = |service| self.refused.contains_key(service);
+        self.backoff.next().is_some()
+            || !self.stuck.is_empty()
+            || self.waiting.keys().any(|service| !refused(service))
+    }
+
     /// Services that are not as planned for want of room, or because their plan makes no sense.
     pub fn refused(&self) -> &BTreeMap<ServiceName, Reason> {
         &self.refused

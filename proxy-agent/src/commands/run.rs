@@ -8,7 +8,7 @@ use proxy_common::abi::settings::PortRange;
 use crate::{
     app::{App, AppConfig},
     commands::BpffsArgs,
-    config::RuleArgs,
+    config::{RuleArgs, ServeArgs},
     dataplane::{
         attach::TcMode,
         settings::{ForwardMark, SnatPorts, SocketLb, parse_range},
@@ -25,6 +25,9 @@ pub struct RunArgs {
 
     #[command(flatten)]
     bpffs: BpffsArgs,
+
+    #[command(flatten)]
+    serve: ServeArgs,
 
     /// Cgroup v2 folder whose sockets are translated: the root, if not given.
     #[arg(long, env = "PROXY_CGROUP", value_name = "PATH")]
@@ -157,6 +160,7 @@ impl RunArgs {
         let Self {
             rules,
             bpffs,
+            serve,
             cgroup,
             devices,
             socket_lb,
@@ -193,6 +197,7 @@ impl RunArgs {
             planner: rules.planner,
             node_port_addresses: rules.node_port_addresses,
             bpffs: bpffs.bpffs,
+            serve: serve.check(),
             cgroup,
             devices: DeviceConfig::parse(&devices).context("--devices is not understood")?,
             socket_lb,

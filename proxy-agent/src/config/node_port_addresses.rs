@@ -1,6 +1,9 @@
 //! `--nodeport-addresses` (semantics S4).
 
-use std::net::IpAddr;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
 
@@ -61,6 +64,40 @@ impl NodePortAddresses {
             }
         }
     }
+
+    /// Where to listen for health checks of Services, as kube-proxy does: on the unspecified address of a family where
+    /// node ports answer on all addresses of it, else on each of those in `addresses` where they do.
+    pub fn listen(&self, addresses: &BTreeSet<IpAddr>, primary: &[IpAddr]) -> BTreeSet<IpAddr> {
+        let unspecified = [
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ];
+        let (all, some): (Vec<_>, Vec<_>) = unspecified
+            .into_iter()
+            .partition(|any| self.is_all_of(*any));
+        let selected = addresses
+            .iter()
+            .filter(|ip| some.iter().any(|any| family_of(*any) == family_of(**ip)))
+            .filter(|ip| self.selects(**ip, primary) && !is_link_local(**ip))
+            .copied();
+        selected.chain(all).collect()
+    }
+
+    fn is_all_of(&self, any: IpAddr) -> bool {
+        let Self::Ranges(ranges) = self else {
+            return false;
+        };
+        let mut family = ranges
+            .iter()
+            .filter(|range| family_of(range.addr()) == family_of(any))
+            .peekable();
+        family.peek().is_none() || family.any(|range| range.prefix_len() == 0)
+    }
+}
+
+/// Needs a device to be bound to.
+const fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 #[cfg(test)]
@@ -98,6 +135,35 @@ mod tests {
         let primary = parse(&["primary"]).unwrap();
         assert!(primary.selects(ip("192.0.2.1"), &[ip("192.0.2.1")]));
         assert!(!primary.selects(ip("192.0.2.2"), &[ip("192.0.2.1")]));
+    }
+
+    #[test]
+    fn h1_health_checks_are_where_node_ports_are() {
+        let ips = |texts: &[&str]| texts.iter().map(|text| ip(text)).collect::<BTreeSet<_>>();
+        let mine = ips(&["192.0.2.1", "198.51.100.1", "2001:db8::1", "fe80::1"]);
+        let listen = |values: &[&str], primary: &[&str]| {
+            let primary: Vec<_> = primary.iter().map(|text| ip(text)).collect();
+            parse(values).unwrap().listen(&mine, &primary)
+        };
+        assert_eq!(listen(&[], &[]), ips(&["0.0.0.0", "::"]));
+        assert_eq!(
+            listen(&["192.0.2.0/24"], &[]),
+            ips(&["192.0.2.1", "::"]),
+            "a family without a range answers on all"
+        );
+        assert_eq!(
+            listen(
+                &["0.0.0.0/0", "192.0.2.0/24", "2001:db8::/32", "fe80::/10"],
+                &[]
+            ),
+            ips(&["0.0.0.0", "2001:db8::1"])
+        );
+        assert_eq!(
+            listen(&["primary"], &["198.51.100.1", "2001:db8::9"]),
+            ips(&["198.51.100.1"]),
+            "what is not this node's (yet) can't be listened on"
+        );
+        assert!(listen(&["203.0.113.0/24", "2001:db8:1::/48"], &[]).is_empty());
     }
 
     #[test]

@@ -5,6 +5,8 @@ use k8s_openapi::api::core::v1;
 use super::{Converted, Reporter, address::parse_host};
 use crate::model::{Node, ObjectRef};
 
+/// Set before a node is drained and deleted, so that load balancers take it out in time (semantics H2).
+const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Converts a Node.
@@ -35,9 +37,16 @@ pub fn node(object: &v1::Node) -> Converted<Node> {
             }
         }
     }
+    let mut taints = object
+        .spec
+        .iter()
+        .flat_map(|spec| spec.taints.iter().flatten());
+    let leaving = object.metadata.deletion_timestamp.is_some()
+        || taints.any(|taint| taint.key == LEAVING_TAINT);
     reporter.finish(Node {
         name,
         zone,
         addresses,
+        leaving,
     })
 }

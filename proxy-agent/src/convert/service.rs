@@ -76,7 +76,7 @@ pub fn service(object: &v1::Service) -> Converted<Service> {
     );
     service.affinity_seconds = affinity(spec, &mut reporter);
     service.source_ranges = source_ranges(spec, &mut reporter);
-    service.health_check_node_port = spec.health_check_node_port.and_then(port_number);
+    service.health_check_node_port = health_check_node_port(spec, &service, &mut reporter);
     check_source_ranges(&service, &mut reporter);
     check_own_addresses(&service, &mut reporter);
     reporter.finish(service)
@@ -268,6 +268,31 @@ fn source_ranges(spec: &v1::ServiceSpec, reporter: &mut Reporter) -> Option<Vec<
         }
     }
     Some(ranges)
+}
+
+/// The port of the health check, which only a load balancer that wants local endpoints has.
+fn health_check_node_port(
+    spec: &v1::ServiceSpec,
+    service: &Service,
+    reporter: &mut Reporter,
+) -> Option<u16> {
+    let wanted = spec.type_.as_deref() == Some("LoadBalancer")
+        && service.external_policy == TrafficPolicy::Local;
+    let number = spec.health_check_node_port.filter(|n| wanted && *n != 0)?;
+    let Some(port) = port_number(number) else {
+        reporter.report(format!(
+            "healthCheckNodePort: {number} is no port number; load balancers are told nothing here"
+        ));
+        return None;
+    };
+    let taken = |p: &ServicePort| p.node_port == Some(port) && p.protocol == Protocol::Tcp;
+    if service.ports.iter().any(taken) {
+        reporter.report(format!(
+            "healthCheckNodePort: {port} is a node port of the same Service; load balancers are told nothing here"
+        ));
+        return None;
+    }
+    Some(port)
 }
 
 /// A family without a valid range lets nobody in, unlike kube-proxy (semantics A3): worth a word where it matters.

@@ -300,3 +300,58 @@ fn s4_node_addresses_internal_first() {
     );
     assert_eq!(problems.len(), 1);
 }
+
+#[test]
+fn h2_a_node_is_leaving_when_it_is_deleted_or_marked_for_it() {
+    let leaving = |rest: &str| {
+        let yaml = format!("apiVersion: v1\nkind: Node\n{rest}\n");
+        let object: core::Node = serde_saphyr::from_str(&yaml).unwrap();
+        node(&object).value.leaving
+    };
+    let name = "metadata: {name: w1}";
+    assert!(!leaving(name));
+    assert!(!leaving(&format!(
+        "{name}\nspec: {{taints: [{{key: other, effect: NoSchedule}}]}}"
+    )));
+    assert!(leaving(&format!(
+        "{name}\nspec: {{taints: [{{key: other, effect: NoSchedule}}, {{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}}]}}"
+    )));
+    assert!(leaving(
+        "metadata: {name: w1, deletionTimestamp: '2026-01-01T00:00:00Z'}"
+    ));
+}
+
+#[test]
+fn h1_only_a_load_balancer_that_wants_local_endpoints_has_a_health_check() {
+    let check = |spec: &str| {
+        let (service, problems) = convert(&format!("{{clusterIP: 10.96.0.1, {spec}}}"), "");
+        (service.health_check_node_port, problems.len())
+    };
+    let local = "externalTrafficPolicy: Local, healthCheckNodePort: 32000";
+    assert_eq!(
+        check(&format!("type: LoadBalancer, {local}")),
+        (Some(32_000), 0)
+    );
+    assert_eq!(check(&format!("type: NodePort, {local}")), (None, 0));
+    assert_eq!(
+        check("type: LoadBalancer, healthCheckNodePort: 32000"),
+        (None, 0)
+    );
+    let local = "type: LoadBalancer, externalTrafficPolicy: Local";
+    assert_eq!(check(local), (None, 0));
+    assert_eq!(
+        check(&format!("{local}, healthCheckNodePort: 0")),
+        (None, 0)
+    );
+    assert_eq!(
+        check(&format!("{local}, healthCheckNodePort: 65536")),
+        (None, 1)
+    );
+    let port = |protocol: &str| {
+        format!(
+            "{local}, healthCheckNodePort: 32000, ports: [{{port: 80, protocol: {protocol}, nodePort: 32000}}]"
+        )
+    };
+    assert_eq!(check(&port("TCP")), (None, 1));
+    assert_eq!(check(&port("UDP")), (Some(32_000), 0));
+}

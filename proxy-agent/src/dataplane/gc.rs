@@ -242,6 +242,14 @@ impl Collector {
         Ok(done)
     }
 
+    /// Elements of the tables of confirmed flows and of claims, as the last round found them.
+    pub fn elements(&self) -> [(&'static str, u64); 2] {
+        [
+            ("FLOWS", self.flows.elements()),
+            ("SNAT_CLAIMS", self.claims.elements()),
+        ]
+    }
+
     /// Begins a round with the next step, whether or not one is due.
     pub fn restart(&mut self) {
         self.place = None;

@@ -148,6 +148,21 @@ pub enum Reason {
     },
 }
 
+impl Reason {
+    /// All labels in metrics.
+    pub const LABELS: [&str; 4] = ["full", "list_too_long", "name_too_long", "no_target"];
+
+    /// Label in metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Full(_) => Self::LABELS[0],
+            Self::ListTooLong { .. } => Self::LABELS[1],
+            Self::NameTooLong { .. } => Self::LABELS[2],
+            Self::NoTarget { .. } => Self::LABELS[3],
+        }
+    }
+}
+
 /// A Service that could not be programmed as planned; it is left as it was before.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{service} is not programmed, and stays as it was before: {reason}")]

@@ -62,7 +62,7 @@ fn plan(vip: u8, endpoints: &[u8]) -> ServicePlan {
             target: key(),
         }],
         targets: [(key(), target)].into(),
-        draining: [].into(),
+        ..ServicePlan::default()
     }
 }
 

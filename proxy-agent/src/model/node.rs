@@ -11,6 +11,8 @@ pub struct Node {
     pub zone: Option<String>,
     /// `status.addresses` of type `InternalIP`, then those of type `ExternalIP`.
     pub addresses: Vec<IpAddr>,
+    /// It is about to go: it has a deletion timestamp, or the cluster autoscaler has marked it.
+    pub leaving: bool,
 }
 
 impl Node {

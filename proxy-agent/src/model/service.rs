@@ -75,7 +75,8 @@ pub struct Service {
     pub affinity_seconds: Option<u32>,
     /// `loadBalancerSourceRanges`: the valid ones; `None` where the object has no list.
     pub source_ranges: Option<Vec<IpNet>>,
-    /// `healthCheckNodePort`.
+    /// `healthCheckNodePort`, where one is needed (a load balancer with `externalTrafficPolicy: Local`) and is none of
+    /// its own node ports.
     pub health_check_node_port: Option<u16>,
 }
 

@@ -1,5 +1,7 @@
 //! What changes, and what a change says.
 
+mod health;
+
 use std::collections::BTreeSet;
 
 use proxy_common::{abi::meta::List, addr::Family};

@@ -41,12 +41,14 @@ impl PortKey {
 }
 
 /// What a Service claims: for each key the kind that counts (a ClusterIP goes before a node port, that before a load
-/// balancer's address, that before an external IP).
+/// balancer's address, that before an external IP). The port of its health check is a node port that has no frontend.
 pub fn claims(service: &Service) -> BTreeMap<ClaimKey, FrontendKind> {
+    let health_checks = health_check_keys(service).map(|key| (key, FrontendKind::NodePort));
     service
         .ports
         .iter()
         .flat_map(|port| wanted(service, port))
+        .chain(health_checks)
         .fold(BTreeMap::new(), |mut all, (key, kind)| {
             all.entry(key)
                 .and_modify(|k: &mut FrontendKind| *k = kind.min(*k))
@@ -60,6 +62,17 @@ pub fn cluster_ip_claims(service: &Service) -> BTreeMap<ClaimKey, FrontendKind> 
     let mut all = claims(service);
     all.retain(|_, kind| *kind == FrontendKind::ClusterIp);
     all
+}
+
+/// The port of its health check (semantics H1), by family.
+pub(super) fn health_check_keys(service: &Service) -> impl Iterator<Item = ClaimKey> {
+    service.health_check_node_port.into_iter().flat_map(|port| {
+        families(service).map(move |family| ClaimKey {
+            address: FrontendAddress::Node(family),
+            port,
+            protocol: Protocol::Tcp,
+        })
+    })
 }
 
 /// What the Service has got, by port and family; every port is there in every family of the Service.
@@ -126,7 +139,7 @@ fn port_key(port: &ServicePort, family: Family) -> PortKey {
     }
 }
 
-fn family(key: &ClaimKey) -> Family {
+pub(super) fn family(key: &ClaimKey) -> Family {
     match key.address {
         FrontendAddress::Ip(ip) => family_of(ip),
         FrontendAddress::Node(family) => family,

@@ -44,9 +44,7 @@ pub fn categorize<'a>(candidates: &[Candidate<'a>], here: Here<'_>) -> Categorie
             .collect()
     };
     let leaving = |e: &Endpoint| e.serving && e.terminating;
-    // Where an endpoint runs is what its slice says: an address of this node alone does not make it this node's
-    // (the API server's endpoints have no node name), as in kube-proxy.
-    let mine = |e: &Endpoint| e.node.as_deref() == Some(here.name);
+    let mine = |e: &Endpoint| is_local(e, here);
 
     let topology = topology(candidates, here);
     let mut cluster = of(&|e| e.ready && topology.allows(e, here));
@@ -63,6 +61,12 @@ pub fn categorize<'a>(candidates: &[Candidate<'a>], here: Here<'_>) -> Categorie
         cluster,
         local,
     }
+}
+
+/// Whether an endpoint is this node's. Where it runs is what its slice says: an address of this node alone does not make
+/// it this node's (the API server's endpoints have no node name), as in kube-proxy.
+pub(super) fn is_local(endpoint: &Endpoint, here: Here<'_>) -> bool {
+    endpoint.node.as_deref() == Some(here.name)
 }
 
 fn topology(candidates: &[Candidate<'_>], here: Here<'_>) -> Topology {

@@ -89,7 +89,7 @@ fn plan(service: u32, endpoints: &[u8]) -> ServicePlan {
             },
         )]
         .into(),
-        draining: [].into(),
+        ..ServicePlan::default()
     }
 }
 

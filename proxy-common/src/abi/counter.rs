@@ -25,6 +25,11 @@ macro_rules! counters {
                 match self { $(Self::$name => $label),* }
             }
 
+            /// Why a packet was dropped, if that is what is counted: the label without its `drop_`.
+            pub fn drop_reason(self) -> Option<&'static str> {
+                self.label().strip_prefix("drop_")
+            }
+
             /// What happened, as a sentence.
             pub const fn sentence(self) -> &'static str {
                 match self { $(Self::$name => $sentence),* }
@@ -51,4 +56,20 @@ counters! {
     DropStaleBackend = "drop_stale_backend", "Dropped: the backend chosen was gone before it could be used.";
     DropAnswer = "drop_answer", "Dropped: a refusal could not be built from the packet (IP options or extension headers).";
     FragmentPassed = "fragment_passed", "A fragment to a frontend went on to the kernel untranslated.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p6_drops_have_reasons_and_nothing_else_has() {
+        assert_eq!(Counter::DropTtl.drop_reason(), Some("ttl"));
+        assert_eq!(Counter::FlowCreated.drop_reason(), None);
+        let drops = Counter::ALL.iter().filter(|c| c.drop_reason().is_some());
+        let told = Counter::ALL
+            .iter()
+            .filter(|c| c.sentence().starts_with("Dropped:"));
+        assert!(drops.eq(told));
+    }
 }

@@ -31,6 +31,13 @@ impl NodeObject {
         self
     }
 
+    /// A taint, with the effect `NoSchedule`.
+    #[must_use]
+    pub fn taint(mut self, key: &str) -> Self {
+        self.0["spec"]["taints"] = json!([{"key": key, "effect": "NoSchedule"}]);
+        self
+    }
+
     /// Its zone.
     #[must_use]
     pub fn zone(self, zone: &str) -> Self {

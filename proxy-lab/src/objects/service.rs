@@ -150,6 +150,12 @@ impl Service {
         self.spec("externalTrafficPolicy", "Local")
     }
 
+    /// `healthCheckNodePort`, which a load balancer with `externalTrafficPolicy: Local` has.
+    #[must_use]
+    pub fn health_check(self, port: u16) -> Self {
+        self.spec("healthCheckNodePort", port)
+    }
+
     /// `internalTrafficPolicy: Local`.
     #[must_use]
     pub fn internal_local(self) -> Self {

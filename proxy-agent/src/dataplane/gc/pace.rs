@@ -58,7 +58,7 @@ impl Census {
     }
 
     /// Elements that the last walk left, or more where this one has seen more already.
-    fn elements(&self) -> u64 {
+    pub fn elements(&self) -> u64 {
         self.last.0.max(self.walk.map_or(0, |(kept, _)| kept))
     }
 

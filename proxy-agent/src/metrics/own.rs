@@ -1,0 +1,231 @@
+//! Our own metrics: what the agent holds, writes and refuses.
+
+use jiff::Timestamp;
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use proxy_common::abi::{ABI_VERSION, MAPS, device::DeviceClass};
+
+use super::Factory;
+use crate::{delta::refusal::Reason, maps::OpKind, model::Problem, programmer::Statistics};
+
+/// The metrics.
+#[derive(Debug)]
+pub struct Own {
+    entries: IntGaugeVec,
+    operations: IntCounterVec,
+    write_failures: IntCounter,
+    /// Services that stand in the maps.
+    pub services: IntGauge,
+    /// Services that are not as planned, for whatever reason.
+    pub services_pending: IntGauge,
+    refused: IntGaugeVec,
+    problems: IntCounterVec,
+    devices: IntGaugeVec,
+    /// Devices that should have programs, and could not be given them all.
+    pub device_failures: IntGauge,
+    /// Whether the first full list of objects was there.
+    pub source_synced: IntGauge,
+    source_updated: Gauge,
+    flows_collected: IntCounter,
+    health_check_ports: IntGaugeVec,
+}
+
+/// Maps of which it is known without a walk how many elements are in use.
+const MAPS_SHOWN: [&str; 8] = [
+    "FRONTENDS",
+    "TARGETS",
+    "SLOTS",
+    "BACKENDS",
+    "SOURCE_RANGES",
+    "META_NAMES",
+    "FLOWS",
+    "SNAT_CLAIMS",
+];
+
+const CLASSES: [(DeviceClass, &str); 4] = [
+    (DeviceClass::Uplink, "uplink"),
+    (DeviceClass::Overlay, "overlay"),
+    (DeviceClass::Pod, "pod"),
+    (DeviceClass::Bridge, "bridge"),
+];
+
+const KINDS: [&str; 5] = ["Service", "EndpointSlice", "Node", "file", "other"];
+
+impl Own {
+    pub(super) fn new(factory: &Factory<'_>) -> prometheus::Result<Self> {
+        let build = factory.gauges(
+            "proxy_build_info",
+            "1, with the version of the agent and of its maps.",
+            &["version", "maps"],
+        )?;
+        build
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), &ABI_VERSION.to_string()])
+            .set(1);
+        let capacity = factory.gauges(
+            "proxy_map_capacity_entries",
+            "Elements that a map has room for.",
+            &["map"],
+        )?;
+        for spec in MAPS.iter().filter(|spec| MAPS_SHOWN.contains(&spec.name)) {
+            capacity
+                .with_label_values(&[spec.name])
+                .set(spec.entries.into());
+        }
+        let metrics = Self {
+            entries: factory.gauges(
+                "proxy_map_entries",
+                "Elements of a map that are in use; of flow tables, as the last walk found them.",
+                &["map"],
+            )?,
+            operations: factory.counters(
+                "proxy_map_operations_total",
+                "Operations that were written to the maps.",
+                &["operation"],
+            )?,
+            write_failures: factory.counter(
+                "proxy_map_write_failures_total",
+                "Writes to the maps that failed, and were tried again.",
+            )?,
+            services: factory.gauge("proxy_services", "Services that stand in the maps.")?,
+            services_pending: factory.gauge(
+                "proxy_services_pending",
+                "Services that do not stand in the maps as planned: refused, failed or waiting.",
+            )?,
+            refused: factory.gauges(
+                "proxy_services_refused",
+                "Services that do not stand in the maps as planned because they were refused.",
+                &["reason"],
+            )?,
+            problems: factory.counters(
+                "proxy_problems_total",
+                "Parts of objects that were left out because something is wrong with them.",
+                &["kind"],
+            )?,
+            devices: factory.gauges(
+                "proxy_devices",
+                "Network devices that are served.",
+                &["class"],
+            )?,
+            device_failures: factory.gauge(
+                "proxy_device_failures",
+                "Programs that could not be attached to, or detached from, devices.",
+            )?,
+            source_synced: factory.gauge(
+                "proxy_source_synced",
+                "1 when the first full list of objects was there.",
+            )?,
+            source_updated: factory.register(Gauge::new(
+                "proxy_source_last_update_timestamp_seconds",
+                "When objects changed last, in seconds since 1970.",
+            )?)?,
+            flows_collected: factory.counter(
+                "proxy_flows_collected_total",
+                "Flows that were over and were removed from the flow tables.",
+            )?,
+            health_check_ports: factory.gauges(
+                "proxy_health_check_ports",
+                "Sockets for health checks of Services (healthCheckNodePort).",
+                &["state"],
+            )?,
+        };
+        metrics.show_all();
+        Ok(metrics)
+    }
+
+    /// What has not happened yet is 0, not missing.
+    fn show_all(&self) {
+        let entries = MAPS_SHOWN.iter().map(|map| (*map, 0));
+        self.set_entries(entries);
+        for kind in OpKind::ALL {
+            self.operations.with_label_values(&[kind.label()]);
+        }
+        for label in Reason::LABELS {
+            self.refused.with_label_values(&[label]);
+        }
+        for kind in KINDS {
+            self.problems.with_label_values(&[kind]);
+        }
+        self.set_devices(std::iter::empty());
+        self.set_health_check_ports(0, 0);
+    }
+
+    /// How many elements of maps are in use.
+    pub fn set_entries(&self, entries: impl IntoIterator<Item = (&'static str, usize)>) {
+        for (map, count) in entries {
+            self.entries.with_label_values(&[map]).set(number(count));
+        }
+    }
+
+    /// What the programmer has written so far.
+    pub fn set_statistics(&self, statistics: &Statistics) {
+        for (kind, count) in &statistics.ops {
+            raise(&self.operations.with_label_values(&[kind.label()]), *count);
+        }
+        raise(&self.write_failures, statistics.failures);
+    }
+
+    /// Why Services are refused, each.
+    pub fn set_refused<'a>(&self, reasons: impl Iterator<Item = &'a Reason>) {
+        let mut counts = Reason::LABELS.map(|label| (label, 0));
+        for reason in reasons {
+            for (_, count) in counts
+                .iter_mut()
+                .filter(|(label, _)| *label == reason.label())
+            {
+                *count += 1;
+            }
+        }
+        for (label, count) in counts {
+            self.refused.with_label_values(&[label]).set(count);
+        }
+    }
+
+    /// Something is wrong with an object.
+    pub fn count_problem(&self, problem: &Problem) {
+        let kind = problem.object.0.split(' ').next().unwrap_or_default();
+        let known = KINDS.into_iter().find(|known| *known == kind);
+        self.problems
+            .with_label_values(&[known.unwrap_or("other")])
+            .inc();
+    }
+
+    /// The devices that are served, by `DeviceClass` as a number.
+    pub fn set_devices(&self, classes: impl Iterator<Item = u8>) {
+        let mut counts = CLASSES.map(|(class, label)| (class as u8, label, 0));
+        for class in classes {
+            for (_, _, count) in counts.iter_mut().filter(|(known, ..)| *known == class) {
+                *count += 1;
+            }
+        }
+        for (_, label, count) in counts {
+            self.devices.with_label_values(&[label]).set(count);
+        }
+    }
+
+    /// Objects changed.
+    pub fn source_updated(&self, time: Timestamp) {
+        self.source_updated.set(time.as_duration().as_secs_f64());
+    }
+
+    /// Flows were removed.
+    pub fn count_collected(&self, flows: usize) {
+        self.flows_collected.inc_by(flows as u64);
+    }
+
+    /// Sockets for health checks that serve, and those that could not be opened.
+    pub fn set_health_check_ports(&self, serving: usize, failed: usize) {
+        for (state, count) in [("serving", serving), ("failed", failed)] {
+            self.health_check_ports
+                .with_label_values(&[state])
+                .set(number(count));
+        }
+    }
+}
+
+fn number(count: usize) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
+/// Brings a counter up to a total that is counted elsewhere.
+fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}

@@ -1,0 +1,234 @@
+//! Watches the agent's loop at work, and keeps what the servers tell others: health, health checks, metrics.
+//!
+//! The loop calls it at its turns; each call stores some numbers. Nothing here waits for a server.
+
+mod no_local;
+mod triggers;
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+use self::{no_local::NoLocal, triggers::Triggers};
+use crate::{
+    dataplane::sys::map::CounterMap,
+    health::{Health, checks::Checks},
+    maps::Maps,
+    metrics::Metrics,
+    model::{Event, Node, Problem},
+    plan::{HealthCheck, ServiceName, ServicePlan},
+    planner::Trigger,
+    programmer::Programmer,
+    serve::{self, ServeConfig, ServeError, Shown},
+};
+
+/// The loop's side of what the servers show.
+#[derive(Debug)]
+pub struct Monitor {
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    checks: watch::Sender<Checks>,
+    problems: mpsc::UnboundedReceiver<Problem>,
+    triggers: Triggers,
+    no_local: NoLocal,
+    /// Health checks of plans that the programmer has not done with yet.
+    news: Vec<(ServiceName, Option<HealthCheck>)>,
+    /// Whether the programmer was given plans: before the first full list, the maps are as an earlier run left them.
+    planned: bool,
+}
+
+/// Why there is nothing to show, or nobody to show it.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// Metrics contradict each other.
+    #[error("the metrics could not be made: this is a bug, please report it")]
+    Metrics(#[from] prometheus::Error),
+    /// The servers did not start.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+impl Monitor {
+    /// Starts the servers, on a thread of their own.
+    pub fn start(config: &ServeConfig) -> Result<Self, MonitorError> {
+        let now = Timestamp::now();
+        let health = Arc::new(Health::new(Instant::now(), now));
+        let metrics = Arc::new(Metrics::new()?);
+        metrics.kube_proxy.queued(now);
+        let checks = watch::Sender::new(Checks::default());
+        let (tell, problems) = mpsc::unbounded_channel();
+        serve::start(
+            config,
+            Shown {
+                health: Arc::clone(&health),
+                metrics: Arc::clone(&metrics),
+                checks: checks.subscribe(),
+                problems: tell,
+            },
+        )?;
+        Ok(Self {
+            health,
+            metrics,
+            checks,
+            problems,
+            triggers: Triggers::new(now),
+            no_local: NoLocal::default(),
+            news: Vec::new(),
+            planned: false,
+        })
+    }
+
+    /// The counters of the datapath, to be read at each scrape.
+    pub fn watch_datapath(&self, counters: CounterMap) {
+        self.metrics.datapath.watch(counters);
+    }
+
+    /// What is wrong with objects as the servers see it: a health check's port that can't be served.
+    pub async fn problem(&mut self) -> Problem {
+        match self.problems.recv().await {
+            Some(problem) => problem,
+            // The servers are gone; nothing more will come.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The loop came round.
+    pub fn alive(&self) {
+        self.health.alive(Instant::now());
+    }
+
+    /// Objects changed.
+    pub fn heard(&self, events: &[Event]) {
+        let count = |is: fn(&Event) -> bool| events.iter().filter(|event| is(event)).count();
+        let slices = count(|event| matches!(event, Event::Slice(_)));
+        let services = count(|event| matches!(event, Event::Service(_)));
+        let metrics = &self.metrics.kube_proxy;
+        metrics.endpoint_changes.inc_by(slices as u64);
+        metrics.service_changes.inc_by(services as u64);
+        metrics.endpoint_changes_pending.add(signed(slices));
+        metrics.service_changes_pending.add(signed(services));
+        self.metrics.own.source_updated(Timestamp::now());
+    }
+
+    /// Something is wrong with objects.
+    pub fn count_problems(&self, problems: &[Problem]) {
+        for problem in problems {
+            self.metrics.own.count_problem(problem);
+        }
+    }
+
+    /// What this node's object says. While there is none, the last word stands.
+    pub fn set_node(&self, node: Option<&Node>) {
+        if let Some(node) = node {
+            self.health.set_leaving(node.leaving);
+        }
+    }
+
+    /// On which addresses load balancers ask; an unspecified one stands for all of its family.
+    pub fn set_check_addresses(&self, addresses: BTreeSet<IpAddr>) {
+        self.checks
+            .send_if_modified(|checks| checks.set_addresses(addresses));
+    }
+
+    /// Devices, by `DeviceClass` as a number, and how often attaching to them failed.
+    pub fn set_devices(&self, classes: impl Iterator<Item = u8>, failures: usize) {
+        self.metrics.own.set_devices(classes);
+        self.metrics.own.device_failures.set(signed(failures));
+    }
+
+    /// Plans go to the programmer now.
+    pub fn queued(&mut self, changes: &[(ServiceName, ServicePlan)], triggers: Vec<Trigger>) {
+        self.planned = true;
+        self.metrics.own.source_synced.set(1);
+        self.metrics.kube_proxy.queued(Timestamp::now());
+        self.triggers.add(triggers);
+        for (name, plan) in changes {
+            self.no_local.set(name, plan);
+        }
+        for (policy, family, count) in self.no_local.totals() {
+            self.metrics
+                .kube_proxy
+                .set_no_local_endpoints(policy, family, count);
+        }
+        let checks = self.checks.borrow();
+        let news = changes
+            .iter()
+            .map(|(name, plan)| (name, &plan.health_check))
+            .filter(|(name, check)| checks.get(name) != check.as_ref());
+        self.news
+            .extend(news.map(|(name, check)| (name.clone(), check.clone())));
+    }
+
+    /// The programmer has done with them what it could.
+    pub fn programmed(&mut self, full: bool, took: Duration) {
+        self.metrics.kube_proxy.observe_sync(full, took);
+        let news = std::mem::take(&mut self.news);
+        self.checks.send_if_modified(|checks| {
+            let mut changed = false;
+            for (name, check) in news {
+                changed |= checks.set(name, check);
+            }
+            changed
+        });
+    }
+
+    /// The programmer was called: how things stand now.
+    pub fn settle<M: Maps>(&mut self, programmer: &Programmer<M>) {
+        let own = &self.metrics.own;
+        let usage = programmer.usage();
+        own.set_statistics(programmer.statistics());
+        own.set_entries([
+            ("FRONTENDS", usage.frontends),
+            ("TARGETS", usage.targets),
+            ("SLOTS", usage.slots),
+            ("BACKENDS", usage.backends),
+            ("SOURCE_RANGES", usage.source_ranges),
+            ("META_NAMES", usage.names),
+        ]);
+        own.services.set(signed(usage.services));
+        own.services_pending
+            .set(signed(programmer.pending().count()));
+        own.set_refused(programmer.refused().values());
+        if programmer.is_behind() {
+            self.health.behind(Instant::now());
+        } else if self.planned {
+            let now = Timestamp::now();
+            self.health.caught_up(now);
+            self.metrics.kube_proxy.synced(now);
+        }
+        if !self.triggers.is_empty() {
+            let pending: BTreeSet<&ServiceName> = programmer.pending().collect();
+            let done = self
+                .triggers
+                .take_done(|service| !pending.contains(service));
+            let now = Timestamp::now().as_nanosecond();
+            for (family, at) in done {
+                // Clocks of two machines: what is not over yet took no time.
+                let took = u64::try_from(now - at).unwrap_or_default();
+                self.metrics
+                    .kube_proxy
+                    .observe_network_programming(family, Duration::from_nanos(took));
+            }
+        }
+    }
+
+    /// Flow tables, as the last walk found them, and what was removed from them.
+    pub fn collected(&self, elements: [(&'static str, u64); 2], removed: usize) {
+        let own = &self.metrics.own;
+        own.set_entries(elements.map(|(map, count)| (map, count.try_into().unwrap_or(usize::MAX))));
+        own.count_collected(removed);
+    }
+}
+
+fn signed(count: usize) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

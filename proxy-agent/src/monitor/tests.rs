@@ -1,0 +1,213 @@
+//! The monitor beside a programmer whose maps fail.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use proxy_common::{
+    abi::{
+        frontend::{FrontendKind, Scope},
+        meta::List,
+    },
+    addr::Family,
+};
+
+use super::*;
+use crate::{
+    delta::refusal::Capacities,
+    health::TIMEOUT,
+    maps::{faulty::FaultyMaps, memory::MemoryMaps},
+    model::{Change, SliceName},
+    plan::{BackendPlan, FrontendAddress, FrontendPlan, Protocol, TargetKey, TargetPlan},
+};
+
+type Faulty = Programmer<FaultyMaps<MemoryMaps>>;
+
+fn programmer(capacities: Capacities) -> Faulty {
+    let maps = FaultyMaps::new(MemoryMaps::default(), 0.0, 1);
+    Programmer::open(maps, capacities).unwrap()
+}
+
+fn name(name: &str) -> ServiceName {
+    ServiceName {
+        namespace: "default".to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+fn plan(last: u8) -> ServicePlan {
+    let target = TargetKey {
+        port_name: String::new(),
+        protocol: Protocol::Tcp,
+        family: Family::V4,
+        list: List::Cluster,
+    };
+    let ip = |second| IpAddr::from(Ipv4Addr::new(10, second, 0, last));
+    ServicePlan {
+        frontends: vec![FrontendPlan {
+            address: FrontendAddress::Ip(ip(96)),
+            port: 80,
+            protocol: Protocol::Tcp,
+            scope: Scope::Cluster,
+            kind: FrontendKind::ClusterIp,
+            target: target.clone(),
+        }],
+        targets: [(
+            target,
+            TargetPlan {
+                backends: vec![BackendPlan {
+                    address: ip(244),
+                    port: 8080,
+                    local: false,
+                    node: None,
+                    zone: None,
+                    weight: 1,
+                    terminating: false,
+                }],
+                empty: None,
+                affinity_seconds: None,
+                source_ranges: None,
+            },
+        )]
+        .into(),
+        health_check: Some(HealthCheck {
+            port: 32_000 + u16::from(last),
+            ready: [(Family::V4, 1)].into(),
+        }),
+        ..ServicePlan::default()
+    }
+}
+
+/// What the loop does with plans.
+fn program(
+    monitor: &mut Monitor,
+    programmer: &mut Faulty,
+    changes: Vec<(ServiceName, ServicePlan)>,
+) {
+    let at = (Timestamp::now().as_nanosecond()) + 1;
+    let trigger = |(service, _): &(ServiceName, _)| Trigger {
+        service: service.clone(),
+        family: Family::V4,
+        at,
+    };
+    let triggers = changes.iter().map(trigger).collect();
+    monitor.queued(&changes, triggers);
+    programmer.sync(changes, Instant::now());
+    monitor.settle(programmer);
+    monitor.programmed(false, Duration::from_millis(1));
+}
+
+fn late(monitor: &Monitor) -> bool {
+    let later = Instant::now() + TIMEOUT;
+    monitor.health.alive(later);
+    !monitor.health.is_healthy(later)
+}
+
+fn sample(monitor: &Monitor, name: &str) -> f64 {
+    let text = String::from_utf8(monitor.metrics.text().unwrap()).unwrap();
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("{name}")).parse().unwrap()
+}
+
+const LATENCIES: &str = "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"}";
+const SYNCED: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}";
+
+#[test]
+fn h2_h3_what_can_not_be_written_is_late_until_it_is() {
+    let mut monitor = Monitor::start(&ServeConfig::default()).unwrap();
+    let mut programmer = programmer(Capacities::default());
+    monitor.settle(&programmer);
+    assert_eq!(sample(&monitor, SYNCED), 0.0, "nothing was planned yet");
+
+    programmer.maps_mut().set_probability(1.0);
+    monitor.heard(&[Event::Slice(Change::Delete(SliceName {
+        namespace: "default".to_owned(),
+        name: "web-1".to_owned(),
+    }))]);
+    program(&mut monitor, &mut programmer, vec![(name("web"), plan(1))]);
+    assert!(late(&monitor));
+    let pending = "kubeproxy_sync_proxy_rules_endpoint_changes_pending";
+    let before = [LATENCIES, SYNCED, pending, "proxy_services_pending"];
+    let values = before.map(|name| sample(&monitor, name));
+    assert_eq!(values, [0.0, 0.0, 1.0, 1.0]);
+    assert!(sample(&monitor, "proxy_map_write_failures_total") > 0.0);
+
+    programmer.maps_mut().set_probability(0.0);
+    programmer.tick(Instant::now() + TIMEOUT);
+    monitor.settle(&programmer);
+    assert!(!late(&monitor));
+    assert!(sample(&monitor, SYNCED) > 0.0);
+    assert_eq!(sample(&monitor, LATENCIES), 1.0);
+    assert_eq!(sample(&monitor, pending), 0.0);
+    assert_eq!(sample(&monitor, "proxy_services_pending"), 0.0);
+    assert_eq!(
+        sample(&monitor, "proxy_map_entries{map=\"FRONTENDS\"}"),
+        1.0
+    );
+    assert_eq!(
+        sample(
+            &monitor,
+            "proxy_map_operations_total{operation=\"put_frontend\"}"
+        ),
+        1.0
+    );
+}
+
+#[test]
+fn h2_what_is_refused_is_counted_and_not_late() {
+    let mut monitor = Monitor::start(&ServeConfig::default()).unwrap();
+    let mut programmer = programmer(Capacities {
+        frontends: 1,
+        ..Capacities::default()
+    });
+    let changes = vec![(name("a"), plan(1)), (name("b"), plan(2))];
+    program(&mut monitor, &mut programmer, changes);
+    assert!(!late(&monitor));
+    assert_eq!(sample(&monitor, "proxy_services"), 1.0);
+    assert_eq!(
+        sample(&monitor, "proxy_services_refused{reason=\"full\"}"),
+        1.0
+    );
+    assert_eq!(
+        sample(&monitor, LATENCIES),
+        1.0,
+        "only what is programmed counts"
+    );
+}
+
+#[test]
+fn h1_what_load_balancers_are_told_follows_the_plans() {
+    let mut monitor = Monitor::start(&ServeConfig::default()).unwrap();
+    let mut programmer = programmer(Capacities::default());
+    let told = |monitor: &Monitor| monitor.checks.borrow().get(&name("web")).cloned();
+    program(&mut monitor, &mut programmer, vec![(name("web"), plan(1))]);
+    assert_eq!(told(&monitor), plan(1).health_check);
+    let gone = vec![(name("web"), ServicePlan::default())];
+    program(&mut monitor, &mut programmer, gone);
+    assert_eq!(told(&monitor), None);
+}
+
+#[test]
+fn h2_a_node_object_that_goes_leaves_its_last_word() {
+    let monitor = Monitor::start(&ServeConfig::default()).unwrap();
+    let node = |leaving| Node {
+        name: "here".to_owned(),
+        zone: None,
+        addresses: Vec::new(),
+        leaving,
+    };
+    let fit = |monitor: &Monitor| {
+        let question = crate::health::Question::Health;
+        let report = monitor
+            .health
+            .report(question, Instant::now(), Timestamp::now());
+        report.is_ok()
+    };
+    monitor.set_node(None);
+    assert!(fit(&monitor));
+    monitor.set_node(Some(&node(true)));
+    monitor.set_node(None);
+    assert!(!fit(&monitor));
+    monitor.set_node(Some(&node(false)));
+    assert!(fit(&monitor));
+}
