@@ -131,11 +131,11 @@ mod tests {
         }
     }
 
-    fn check(port: u16, ready: &[(Family, usize)]) -> Option<HealthCheck> {
-        Some(HealthCheck {
+    fn check(port: u16, ready: &[(Family, usize)]) -> HealthCheck {
+        HealthCheck {
             port,
             ready: ready.iter().copied().collect(),
-        })
+        }
     }
 
     fn everywhere() -> BTreeSet<IpAddr> {
@@ -158,10 +158,10 @@ mod tests {
         let mut checks = Checks::default();
         assert!(checks.set_addresses(everywhere()));
         assert!(!checks.set_addresses(everywhere()));
-        let both = check(32_000, &[(Family::V4, 1), (Family::V6, 0)]);
+        let both = Some(check(32_000, &[(Family::V4, 1), (Family::V6, 0)]));
         assert!(checks.set(name("a"), both.clone()));
         assert!(!checks.set(name("a"), both.clone()));
-        assert!(checks.set(name("b"), check(32_001, &[(Family::V4, 0)])));
+        assert!(checks.set(name("b"), Some(check(32_001, &[(Family::V4, 0)]))));
         assert_eq!(
             listens(&checks),
             [
@@ -180,7 +180,7 @@ mod tests {
         let mut checks = Checks::default();
         checks.set(
             name("a"),
-            check(32_000, &[(Family::V4, 2), (Family::V6, 0)]),
+            Some(check(32_000, &[(Family::V4, 2), (Family::V6, 0)])),
         );
         let ready = |service: &str, family| {
             checks.ready(&Subject {

@@ -181,7 +181,7 @@ impl Own {
 
     /// Something is wrong with an object.
     pub fn count_problem(&self, problem: &Problem) {
-        let kind = problem.object.0.split(' ').next().unwrap_or_default();
+        let kind = problem.object.kind.as_str();
         let known = KINDS.into_iter().find(|known| *known == kind);
         self.problems
             .with_label_values(&[known.unwrap_or("other")])

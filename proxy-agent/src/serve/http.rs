@@ -24,7 +24,7 @@ const MOST_CONNECTIONS: usize = 256;
 const IDLE: Duration = Duration::from_secs(30);
 
 /// How long a client may keep a connection at all.
-const LONGEST: Duration = Duration::from_secs(600);
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// Serves until it is dropped, and all connections with it.
 pub async fn serve(listener: TcpListener, router: Router) {
@@ -52,8 +52,7 @@ async fn connection(stream: TcpStream, router: Router) {
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match tokio::time::timeout(LONGEST, served).await {
-        Ok(Err(error)) => tracing::trace!(error = chain(&error), "a connection ended early"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = tokio::time::timeout(LONGEST, served).await {
+        tracing::trace!(error = chain(&error), "a connection ended early");
     }
 }

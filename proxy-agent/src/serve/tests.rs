@@ -270,7 +270,7 @@ fn h1_a_port_that_another_process_has_is_told_once_and_taken_when_it_is_free() {
     let at = squatter.local_addr().unwrap();
     fixture.set("web", Some((at.port(), 1)));
     let problem = fixture.problems.blocking_recv().unwrap();
-    assert_eq!(problem.object.0, "Service default/web");
+    assert_eq!(problem.object.to_string(), "Service default/web");
     assert!(problem.message.contains(&at.to_string()), "{problem}");
     // Another Service is served meanwhile; the failure is no news.
     let other = free_port();

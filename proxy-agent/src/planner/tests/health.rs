@@ -41,11 +41,12 @@ fn endpoints(slice_name: &str, of: &str, metadata: &str, endpoints: &[&str]) -> 
     Event::Slice(convert::endpoint_slice(&object).value)
 }
 
-fn check(port: u16, ready: usize) -> Option<HealthCheck> {
-    Some(HealthCheck {
-        port,
+/// Of a Service on port 32000.
+fn check(ready: usize) -> HealthCheck {
+    HealthCheck {
+        port: 32_000,
         ready: BTreeMap::from([(Family::V4, ready)]),
-    })
+    }
 }
 
 #[test]
@@ -65,7 +66,7 @@ fn h1_ready_endpoints_of_this_node_count_once_each() {
         planner.apply(load_balancer("web", "10.96.0.1", 32_000));
         planner.apply(endpoints("one", "web", "", &list));
         let plan = &planner.take_changes()[0].1;
-        assert_eq!(plan.health_check, check(32_000, ready), "{list:?}");
+        assert_eq!(plan.health_check, Some(check(ready)), "{list:?}");
     }
 }
 
@@ -100,10 +101,10 @@ fn h1_two_services_never_share_a_port() {
     let (a, b) = ("a".to_owned(), "b".to_owned());
     assert_eq!(
         checks(&mut planner),
-        [(a.clone(), check(32_000, 0)), (b.clone(), None)]
+        [(a.clone(), Some(check(0))), (b.clone(), None)]
     );
     planner.apply(Event::Service(Change::Delete(name("a"))));
-    assert_eq!(checks(&mut planner), [(a, None), (b, check(32_000, 0))]);
+    assert_eq!(checks(&mut planner), [(a, None), (b, Some(check(0)))]);
     // Nor does one share it with a node port.
     let problems = planner.apply(service(
         "a",
