@@ -2,7 +2,7 @@
 //! check for each Service that has one. On kube-proxy's ports, with its answers.
 //!
 //! They run on a thread of their own: the agent's loop may be busy for a second with a first full list, and a probe
-//! that asks meanwhile must be answered (docs/adr/0017).
+//! that asks meanwhile must be answered (docs/adr/0018).
 
 mod answer;
 mod checks;
