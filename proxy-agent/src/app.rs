@@ -18,6 +18,7 @@ use crate::{
         foreign::Inspector,
         gc::Collector,
         load::{Features, Programs, open_map},
+        log::DatapathLog,
         maps::KernelMaps,
         pin::{PinFolder, PinLock},
         probe,
@@ -64,6 +65,8 @@ pub struct AppConfig {
     pub devices: DeviceConfig,
     /// Whose sockets are translated.
     pub socket_lb: SocketLb,
+    /// Of what the programs tell.
+    pub datapath_log: DatapathLog,
     /// How programs go on devices; `None`: as the kernel can.
     pub tc: Option<TcMode>,
     /// Ports that sources are translated to.
@@ -119,7 +122,7 @@ impl App {
             (None, true) => TcMode::Tcx,
             (None, false) => TcMode::Clsact,
         };
-        let programs = Programs::load(&pins, features)?;
+        let programs = Programs::load(&pins, features, config.datapath_log)?;
         let clock = Clock::new(&programs)?;
         let inspector = Inspector::start(&programs)?;
         settings::write(

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod foreign;
 pub mod gc;
 pub mod load;
+pub mod log;
 pub mod maps;
 pub mod pin;
 pub mod probe;

@@ -1,4 +1,4 @@
-//! The object's own list of maps is `abi::MAPS`, in every number; beside it there is per-CPU scratch memory only.
+//! The object's own list of maps is `abi::MAPS`, in every number; beside it there are per-CPU scratch memory and the ring buffer of `--datapath-log` only.
 
 #![cfg(test)]
 
@@ -12,8 +12,8 @@ use proxy_common::abi::{MAPS, MapKind};
 const NO_PREALLOC: u32 = 1;
 const MMAPABLE: u32 = 1 << 10;
 
-/// Memory that the programs share with nobody.
-const SCRATCH: [&str; 2] = ["FIB", "WORK"];
+/// Memory that the programs share with nobody, and their log.
+const SCRATCH: [&str; 3] = ["AYA_LOGS", "FIB", "WORK"];
 
 fn kind(kind: MapKind) -> (u32, u32) {
     let (kind, flags) = match kind {

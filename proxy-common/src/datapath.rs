@@ -70,6 +70,12 @@ impl Work {
     pub const fn headers(&self) -> &Headers {
         &self.h
     }
+
+    /// The packet's tuple after translation, once [`begin::begin`] said that it is translated.
+    #[inline(always)]
+    pub const fn translated(&self) -> &FlowKey {
+        &self.value.out
+    }
 }
 
 /// A packet that a pod of this node sends.

@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 use proxy_common::{
-    abi::{protocol, socket::SocketKey},
+    abi::{counter::Counter, protocol, socket::SocketKey},
     addr::{Addr, Family},
     socket::{self, Decision, Socket},
 };
@@ -18,6 +18,7 @@ use zerocopy::network_endian::U16;
 
 use crate::{
     kernel::Kernel,
+    log,
     maps::{HAVE_SET_RETVAL, SOCKET_FRONTENDS},
 };
 
@@ -29,49 +30,49 @@ const ETIMEDOUT: i32 = 110;
 /// `connect` of an `AF_INET` socket.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V4, socket::connect)
+    call(&ctx, Family::V4, Hook::Connect, socket::connect)
 }
 
 /// `connect` of an `AF_INET6` socket, to mapped IPv4 addresses too.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V6, socket::connect)
+    call(&ctx, Family::V6, Hook::Connect, socket::connect)
 }
 
 /// `sendto` and `sendmsg` with an address.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V4, socket::send)
+    call(&ctx, Family::V4, Hook::Send, socket::send)
 }
 
 /// The same, of an `AF_INET6` socket.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V6, socket::send)
+    call(&ctx, Family::V6, Hook::Send, socket::send)
 }
 
 /// The source address that `recvmsg` reports.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V4, socket::report)
+    call(&ctx, Family::V4, Hook::Report, socket::report)
 }
 
 /// The same, of an `AF_INET6` socket.
 #[cgroup_sock_addr(recvmsg6)]
 pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V6, socket::report)
+    call(&ctx, Family::V6, Hook::Report, socket::report)
 }
 
 /// The peer that `getpeername` reports.
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V4, socket::report)
+    call(&ctx, Family::V4, Hook::Report, socket::report)
 }
 
 /// The same, of an `AF_INET6` socket.
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
-    call(&ctx, Family::V6, socket::report)
+    call(&ctx, Family::V6, Hook::Report, socket::report)
 }
 
 /// A socket is closed: the frontend of its peer is forgotten.
@@ -115,10 +116,19 @@ pub fn sock_release(ctx: SockContext) -> i32 {
 
 const AF_INET: u8 = 2;
 
+/// What a socket is asked to do.
+#[derive(Clone, Copy)]
+enum Hook {
+    Connect,
+    Send,
+    Report,
+}
+
 #[inline(always)]
 fn call(
     ctx: &SockAddrContext,
     family: Family,
+    hook: Hook,
     decide: impl FnOnce(&mut Kernel<bpf_sock_addr>, &Socket) -> Decision,
 ) -> i32 {
     let sa: *mut bpf_sock_addr = ctx.as_ptr().cast();
@@ -146,11 +156,20 @@ fn call(
     match decide(&mut Kernel(sa), &s) {
         Decision::Untouched => ALLOW,
         Decision::Use { addr, port } => {
+            if matches!(hook, Hook::Connect) {
+                log::connected(&s, &addr, port);
+            }
             write(sa, family, &addr, port);
             ALLOW
         }
-        Decision::Refuse => fail(ECONNREFUSED),
-        Decision::TimeOut => fail(ETIMEDOUT),
+        Decision::Refuse => {
+            log::refused(&s, Counter::RefusedNoEndpoint);
+            fail(ECONNREFUSED)
+        }
+        Decision::TimeOut => {
+            log::refused(&s, Counter::DropNoLocalEndpoint);
+            fail(ETIMEDOUT)
+        }
     }
 }
 

@@ -26,14 +26,14 @@ use proxy_common::{
         target::{Backend, BackendWord, RangeKey, Slot, Target, TargetWord},
     },
     addr::Addr,
-    datapath::Work,
+    datapath::{Work, begin::translates},
     tables::{
         FlowRef, FlowState, FlowTable, Insert, PacketTables, Route, RouteQuery, SocketTables,
         Tables,
     },
 };
 
-use crate::maps;
+use crate::{log, maps};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -311,7 +311,11 @@ impl PacketTables for Kernel<__sk_buff> {
 
     #[inline(always)]
     fn begin(&mut self, _work: &mut Work, ifindex: u32, scope: Scope) -> u32 {
-        crate::calls::begin_flow(self.0, ifindex, scope as u32)
+        let step = crate::calls::begin_flow(self.0, ifindex, scope as u32);
+        if log::flows() && translates(step) {
+            log::log_flow();
+        }
+        step
     }
 }
 

@@ -1,5 +1,5 @@
 //! The eBPF programs: entry points, and nothing else. All decisions are in `proxy-common`; all `unsafe` is in
-//! the shells `calls`, `frame`, `kernel`, `cgroup` and `tc`.
+//! the shells `calls`, `frame`, `kernel`, `log`, `cgroup` and `tc`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
@@ -17,6 +17,8 @@ mod cgroup;
 mod frame;
 #[cfg(target_arch = "bpf")]
 mod kernel;
+#[cfg(target_arch = "bpf")]
+mod log;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

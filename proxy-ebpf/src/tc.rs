@@ -17,6 +17,7 @@ use proxy_common::{
 use crate::{
     frame::Frame,
     kernel::Kernel,
+    log,
     maps::{SETTINGS, WORK},
 };
 
@@ -113,7 +114,12 @@ fn run(ctx: &TcContext, hook: Hook, link: LinkType) -> i32 {
             }
             TC_ACT_UNSPEC
         }
-        Verdict::Drop(_) => TC_ACT_SHOT,
+        Verdict::Drop(reason) => {
+            if log::drops() {
+                log::log_drop(reason as u32);
+            }
+            TC_ACT_SHOT
+        }
         // SAFETY: the helper takes any ifindex.
         Verdict::Bounce => unsafe { bpf_redirect(ifindex, 0) as i32 },
         Verdict::Forward { ifindex } => forward(skb, link, ifindex),

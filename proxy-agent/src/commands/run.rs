@@ -11,6 +11,7 @@ use crate::{
     config::{RuleArgs, ServeArgs},
     dataplane::{
         attach::TcMode,
+        log::DatapathLog,
         settings::{ForwardMark, SnatPorts, SocketLb, parse_range},
     },
     devices::classify::DeviceConfig,
@@ -92,6 +93,10 @@ pub struct RunArgs {
     )]
     abort_udp_sockets: bool,
 
+    /// What the datapath logs of single packets and sockets; `off` costs nothing.
+    #[arg(long, env = "PROXY_DATAPATH_LOG", value_enum, default_value_t)]
+    datapath_log: DatapathLog,
+
     /// How programs go on devices: by tcx (Linux 6.6) or by filters of a clsact qdisc. A restart may change it.
     #[arg(long, env = "PROXY_TC", value_enum, default_value_t)]
     tc: Tc,
@@ -169,6 +174,7 @@ impl RunArgs {
             fwmark_bit,
             manage_forward,
             abort_udp_sockets,
+            datapath_log,
             tc,
             xdp,
             ready_file,
@@ -201,6 +207,7 @@ impl RunArgs {
             cgroup,
             devices: DeviceConfig::parse(&devices).context("--devices is not understood")?,
             socket_lb,
+            datapath_log,
             tc: tc.mode(),
             snat_ports,
             forward_mark: fwmark_bit,

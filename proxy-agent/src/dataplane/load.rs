@@ -12,6 +12,7 @@ use aya::{
 use proxy_common::abi::{MAPS, MapKind, MapSpec};
 
 use super::{
+    log::DatapathLog,
     pin::PinFolder,
     sys::{
         self,
@@ -20,6 +21,7 @@ use super::{
         process,
     },
 };
+use crate::telemetry::chain;
 
 /// The eBPF object, built by `cargo xtask build-ebpf`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/proxy-ebpf.o"));
@@ -179,8 +181,9 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads all programs over the maps pinned in `pins`, making and pinning those that are not there.
-    pub fn load(pins: &PinFolder, features: Features) -> Result<Self, LoadError> {
+    /// Loads all programs over the maps pinned in `pins`, making and pinning those that are not there. What they tell by
+    /// `log` goes to the log for as long as this process lives.
+    pub fn load(pins: &PinFolder, features: Features, log: DatapathLog) -> Result<Self, LoadError> {
         if OBJECT.is_empty() {
             return Err(LoadError::NoObject);
         }
@@ -194,6 +197,7 @@ impl Programs {
         let set_retval = u32::from(features.set_retval);
         let mut loader = EbpfLoader::new();
         loader.override_global("HAVE_SET_RETVAL", &set_retval, true);
+        log.prepare(&mut loader);
         for spec in MAPS {
             loader.map_pin_path(spec.name, pins.map(spec.name));
         }
@@ -203,6 +207,9 @@ impl Programs {
         let mut fds = BTreeMap::new();
         for program in ProgramName::all() {
             fds.insert(program, load_one(&mut ebpf, program)?);
+        }
+        if let Err(error) = log.follow(&mut ebpf) {
+            tracing::error!("{}", chain(&error));
         }
         Ok(Self { fds })
     }

@@ -13,6 +13,7 @@ use aya::{
 };
 use proxy_agent::dataplane::{
     load::{OBJECT, PacketProgram, SOCKET_HOOKS},
+    log::DatapathLog,
     sys::program::{TestRun, TestSkb, test_run, test_run_on},
 };
 
@@ -34,6 +35,7 @@ impl Object {
         loader
             .override_global("HAVE_SET_RETVAL", &1u32, true)
             .default_map_pin_directory(pins);
+        DatapathLog::Off.prepare(&mut loader);
         if let Some(entries) = crowding.entries() {
             loader
                 .map_max_entries("FLOWS", entries)
@@ -83,10 +85,12 @@ pub struct Verified {
 
 /// Loads every socket program by itself and asks how long that took.
 pub fn verify_sockets(pins: &Path) -> Result<Vec<Verified>, aya::EbpfError> {
-    let mut ebpf = EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    loader
         .override_global("HAVE_SET_RETVAL", &1u32, true)
-        .default_map_pin_directory(pins)
-        .load(OBJECT)?;
+        .default_map_pin_directory(pins);
+    DatapathLog::Off.prepare(&mut loader);
+    let mut ebpf = loader.load(OBJECT)?;
     let all = SOCKET_HOOKS.iter();
     all.map(|hook| Ok(load_one(&mut ebpf, hook.name)?.1))
         .collect()

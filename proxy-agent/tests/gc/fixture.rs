@@ -7,6 +7,7 @@ use proxy_agent::dataplane::{
     clock::Clock,
     gc::{Collected, Collector, tables::FlowTables},
     load::{Features, OBJECT, Programs, open_typed},
+    log::DatapathLog,
     pin::PinFolder,
     sys::map::{Map, Update},
 };
@@ -91,7 +92,7 @@ impl Fixture {
 
     /// The clock of the loaded object.
     pub fn clock(&self) -> Clock {
-        let programs = Programs::load(&self.pins, Features::default()).unwrap();
+        let programs = Programs::load(&self.pins, Features::default(), DatapathLog::Off).unwrap();
         Clock::new(&programs).unwrap()
     }
 

@@ -10,6 +10,7 @@ use std::{
 use proxy_agent::{
     dataplane::{
         load::{Features, OBJECT, Programs},
+        log::DatapathLog,
         maps::KernelMaps,
         pin::PinFolder,
         probe,
@@ -61,7 +62,7 @@ impl Fixture {
         let features = Features {
             set_retval: probe::has_set_retval().unwrap(),
         };
-        Programs::load(&self.pins, features).unwrap()
+        Programs::load(&self.pins, features, DatapathLog::Off).unwrap()
     }
 
     /// Takes over the maps.

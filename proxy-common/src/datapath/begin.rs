@@ -73,6 +73,12 @@ pub fn begin<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32, scope: Scop
     }
 }
 
+/// Whether [`begin`] said that the packet is translated.
+#[inline(always)]
+pub const fn translates(step: u32) -> bool {
+    step == Step::TRANSLATE
+}
+
 /// What comes after [`begin`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
