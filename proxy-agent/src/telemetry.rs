@@ -2,6 +2,8 @@
 
 use tracing_subscriber::EnvFilter;
 
+const CLIENT_OFF: &str = "kube_client=off";
+
 /// How to log.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LogArgs {
@@ -26,6 +28,7 @@ pub fn init(args: &LogArgs) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("info"), Some(error)),
     };
+    let filter = quiet(filter, &args.log_level);
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -37,6 +40,14 @@ pub fn init(args: &LogArgs) {
     }
     if let Some(error) = wrong {
         tracing::warn!(%error, filter = args.log_level, "--log-level is not understood, info is used");
+    }
+}
+
+/// Without the client's own word on each request that failed, which its user has too, unless it is asked for.
+fn quiet(filter: EnvFilter, asked: &str) -> EnvFilter {
+    match CLIENT_OFF.parse() {
+        Ok(directive) if !asked.contains("kube_client") => filter.add_directive(directive),
+        _ => filter,
     }
 }
 

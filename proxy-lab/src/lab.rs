@@ -130,6 +130,11 @@ impl Lab {
         })
     }
 
+    /// The real control plane, if it was started.
+    pub fn cluster(&self) -> Option<&ControlPlane> {
+        self.cluster.get()
+    }
+
     /// The client outside of the cluster, which is also the nodes' default gateway.
     pub fn workstation(&self) -> &Host {
         self.workstation

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proxy_agent::dataplane::maps::KernelMaps;
@@ -10,9 +10,10 @@ use proxy_agent::dataplane::pin::PinFolder;
 use proxy_agent::maps::{Maps as _, Snapshot};
 use proxy_lab::objects::Service;
 use proxy_lab::{
-    Agent, AgentOptions, Family, Folder, Host, Lab, Pod, PodSpec, Protocol, Result, TcpRequest,
-    address, agent_binary,
+    Agent, AgentOptions, ControlPlaneOptions, Family, Folder, Host, Identity, Lab, Pod, PodSpec,
+    Protocol, Result, TcpRequest, address, agent_binary,
 };
+use serde_json::Value;
 
 pub const PORT: u16 = 80;
 const TARGET_PORT: u16 = 8080;
@@ -24,10 +25,24 @@ const NODES: [&str; 2] = ["worker-1", "worker-2"];
 const FIRST: [&str; 5] = ["s1", "s2", "t1", "t2", "t3"];
 const SECOND: [&str; 5] = ["s3", "s4", "s5", "t4", "t5"];
 
-/// The running lab. Agents follow `source`.
+/// The running lab.
 pub struct Cluster {
     pub lab: Lab,
-    source: Folder,
+    objects: Objects,
+}
+
+/// Where objects are, and agents find them.
+enum Objects {
+    Folder(Folder),
+    /// The API server's, and the kubeconfig of agents.
+    Api(PathBuf),
+}
+
+/// A folder, or a real API server.
+#[derive(Clone, Copy)]
+pub enum Source {
+    Folder,
+    Api,
 }
 
 /// Whether a Service, as `namespace/name`, keeps its endpoints.
@@ -39,9 +54,14 @@ fn name(number: u8) -> String {
     format!("restart-{number:02}")
 }
 
+/// The first one is the API server's own.
+fn vip(number: u8) -> address::Pair {
+    address::cluster_ip(100 + u16::from(number))
+}
+
 fn service(number: u8) -> Service {
     Service::new(&name(number))
-        .cluster_ips(address::cluster_ip(number.into()))
+        .cluster_ips(vip(number))
         .both(PORT)
         .node_port(NODE_PORT + u16::from(number))
         .load_balancer(address::load_balancer(number).v4)
@@ -49,7 +69,7 @@ fn service(number: u8) -> Service {
 }
 
 pub fn cluster_ip(number: u8, family: Family) -> SocketAddr {
-    (address::cluster_ip(number.into()).of(family), PORT).into()
+    (vip(number).of(family), PORT).into()
 }
 
 pub fn load_balancer(number: u8, family: Family) -> SocketAddr {
@@ -57,7 +77,7 @@ pub fn load_balancer(number: u8, family: Family) -> SocketAddr {
 }
 
 impl Cluster {
-    pub fn up(label: &str) -> Result<Self> {
+    pub fn up(label: &str, source: Source) -> Result<Self> {
         let lab = Lab::builder(label)
             .node(NODES[0])
             .node(NODES[1])
@@ -68,13 +88,38 @@ impl Cluster {
         for name in FIRST.iter().chain(&SECOND) {
             lab.pod(name).serve(TARGET_PORT)?;
         }
-        let source = lab.source()?;
-        let cluster = Self { lab, source };
+        let objects = match source {
+            Source::Folder => Objects::Folder(lab.source()?),
+            Source::Api => {
+                let options = ControlPlaneOptions::default().without_controllers();
+                let cluster = lab.start_control_plane(&options)?;
+                Objects::Api(cluster.kubeconfig(&Identity::KubeProxy)?)
+            }
+        };
+        let cluster = Self { lab, objects };
         for number in 1..=SERVICES {
             cluster.put_endpoints(number, &FIRST)?;
-            cluster.source.put(service(number))?;
+            cluster.put(service(number))?;
         }
         Ok(cluster)
+    }
+
+    fn put(&self, object: impl Into<Value>) -> Result<()> {
+        match &self.objects {
+            Objects::Folder(folder) => folder.put(object),
+            Objects::Api(_) => {
+                let cluster = self.lab.cluster().expect("was started");
+                cluster.api().put(object)
+            }
+        }
+    }
+
+    /// The value of `--source`, and the kubeconfig that it may need.
+    fn source(&self) -> (String, Option<&Path>) {
+        match &self.objects {
+            Objects::Folder(folder) => (format!("file:{}", folder.path().display()), None),
+            Objects::Api(kubeconfig) => ("kube".to_owned(), Some(kubeconfig)),
+        }
     }
 
     pub fn spawn_agents(&self) -> Result<Vec<Agent>> {
@@ -85,7 +130,11 @@ impl Cluster {
         &self,
         arguments: [&'static str; N],
     ) -> Result<Vec<Agent>> {
-        let options = AgentOptions::files(self.source.path());
+        let (source, kubeconfig) = self.source();
+        let mut options = AgentOptions::source(source);
+        if let Some(path) = kubeconfig {
+            options = options.arg("--kubeconfig").arg(path);
+        }
         let options = arguments.into_iter().fold(options, AgentOptions::arg);
         NODES
             .map(|node| self.lab.node(node).spawn_agent(&options))
@@ -97,14 +146,15 @@ impl Cluster {
     pub fn agent_for(&self, time: Duration) -> Result<()> {
         let node = self.lab.node("worker-1");
         let text = |path: &Path| path.display().to_string();
-        let words = [
+        let (source, kubeconfig) = self.source();
+        let mut words = vec![
             "timeout".to_owned(),
             "--signal=KILL".to_owned(),
             format!("{}", time.as_secs_f64()),
             text(&agent_binary()?),
             "run".to_owned(),
             "--source".to_owned(),
-            format!("file:{}", text(self.source.path())),
+            source,
             "--hostname-override".to_owned(),
             "worker-1".to_owned(),
             "--bpffs".to_owned(),
@@ -112,6 +162,9 @@ impl Cluster {
             "--cgroup".to_owned(),
             text(node.cgroup()),
         ];
+        if let Some(path) = kubeconfig {
+            words.extend(["--kubeconfig".to_owned(), text(path)]);
+        }
         let ended = node.exec(words);
         // A command that was killed is an error to the lab, and what is wanted here.
         assert!(ended.is_err(), "the agent ended by itself: {ended:?}");
@@ -133,8 +186,7 @@ impl Cluster {
     fn put_endpoints(&self, number: u8, pods: &[&str]) -> Result<()> {
         for family in Family::ALL {
             let pods: Vec<&Pod> = pods.iter().map(|name| self.lab.pod(name)).collect();
-            self.source
-                .put(service(number).slice_of(family, TARGET_PORT, pods))?;
+            self.put(service(number).slice_of(family, TARGET_PORT, pods))?;
         }
         Ok(())
     }

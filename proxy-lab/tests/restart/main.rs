@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use proxy_agent::dataplane::sys::link::{self, AttachType};
 use proxy_agent::maps::{Snapshot, lint::lint};
-use proxy_lab::{Agent, Family, Result, TcpRequest, agent_command, eventually, skipped};
+use proxy_lab::{
+    Agent, Family, Result, TcpRequest, agent_command, control_plane, eventually, skipped,
+};
 
-use cluster::Cluster;
+use cluster::{Cluster, Source};
 use load::Load;
 use tc::{Attached, SIDES};
 
@@ -23,11 +25,11 @@ const GONE: Duration = Duration::from_secs(3);
 const PROGRAMMED: Duration = Duration::from_secs(5);
 
 /// Ends the agents by `end`, changes endpoints, starts them again.
-fn restart(label: &str, end: impl Fn(Agent) -> Result<()>) -> Result<()> {
-    if skipped() {
+fn restart(label: &str, source: Source, end: impl Fn(Agent) -> Result<()>) -> Result<()> {
+    if skipped() || (matches!(source, Source::Api) && control_plane::skipped()) {
         return Ok(());
     }
-    let cluster = Cluster::up(label)?;
+    let cluster = Cluster::up(label, source)?;
     let agents = cluster.spawn_agents()?;
     let first_writes = cluster.operations("worker-1");
     let load = Load::start(&cluster)?;
@@ -127,12 +129,17 @@ fn compare(before: &Snapshot, after: &Snapshot) -> String {
 
 #[test]
 fn a_killed_agent_is_not_missed_and_finds_its_way_back() -> Result<()> {
-    restart("rskill", Agent::kill9)
+    restart("rskill", Source::Folder, Agent::kill9)
+}
+
+#[test]
+fn an_agent_of_an_api_server_is_not_missed_either() -> Result<()> {
+    restart("rsapi", Source::Api, Agent::kill9)
 }
 
 #[test]
 fn a_stopped_agent_is_not_missed_and_finds_its_way_back() -> Result<()> {
-    restart("rsterm", |agent| {
+    restart("rsterm", Source::Folder, |agent| {
         let status = agent.terminate()?;
         assert!(status.success(), "it ended with {status}");
         Ok(())
@@ -144,7 +151,7 @@ fn an_agent_that_is_killed_at_any_moment_leaves_nothing_half_done() -> Result<()
     if skipped() {
         return Ok(());
     }
-    let cluster = Cluster::up("rsoften")?;
+    let cluster = Cluster::up("rsoften", Source::Folder)?;
     for agent in cluster.spawn_agents()? {
         agent.terminate()?;
     }
@@ -179,7 +186,7 @@ fn cleanup_leaves_nothing() -> Result<()> {
     if skipped() {
         return Ok(());
     }
-    let cluster = Cluster::up("rsclean")?;
+    let cluster = Cluster::up("rsclean", Source::Folder)?;
     let agents = cluster.spawn_agents()?;
     let node = cluster.lab.node("worker-1");
     let bpffs = node.bpffs().to_str().expect("a plain path");
@@ -246,7 +253,7 @@ fn p4_filters_are_replaced_in_place_and_give_way_to_tcx_and_back() -> Result<()>
     if skipped() {
         return Ok(());
     }
-    let cluster = Cluster::up("rstc")?;
+    let cluster = Cluster::up("rstc", Source::Folder)?;
     let node = cluster.lab.node("worker-1");
     let (packets, sockets) = (node.device_of("packets"), node.device_of("sockets"));
     // Others before and behind on the uplink; the first place is taken by another kind on a pod's device.
