@@ -114,7 +114,7 @@ impl RuleArgs {
             node_port_addresses: NodePortAddresses::parse(&nodeport_addresses)?,
             source: match source {
                 SourceSpec::File(folder) => Source::File(folder),
-                SourceSpec::Kube => Source::Kube(Cluster::new(access.into(), node_name)),
+                SourceSpec::Kube => Source::Kube(Box::new(Cluster::new(access.into(), node_name))),
             },
         })
     }

@@ -63,7 +63,7 @@ pub enum Source {
     /// A folder of manifests.
     File(PathBuf),
     /// The API server.
-    Kube(Cluster),
+    Kube(Box<Cluster>),
 }
 
 /// A source that is followed.

@@ -272,7 +272,7 @@ pub(super) enum Line {
         complete: bool,
     },
     /// The server ends the watch.
-    Failed(Status),
+    Failed(Box<Status>),
     /// An object that can't be told from others, and why.
     Nameless(String),
 }
@@ -306,7 +306,7 @@ pub(super) fn line<T: Manifest>(bytes: &[u8]) -> Result<Line, String> {
                     .is_some_and(|v| v == "true"),
             })
         }
-        "ERROR" => object(bytes).map(Line::Failed),
+        "ERROR" => object(bytes).map(Box::new).map(Line::Failed),
         other => Err(format!("{other:?} is no type of a watch event")),
     }
 }
@@ -361,25 +361,15 @@ impl<'de, T: Manifest> Deserialize<'de> for Converted<T> {
 
 /// Reads a list.
 pub(super) fn page<T: Manifest>(bytes: &[u8]) -> Result<Page, String> {
-    let (metadata, items) = match serde_json::from_slice::<List<Converted<T>>>(bytes) {
-        Ok(list) => (
-            list.metadata,
-            list.items
-                .into_iter()
-                .flatten()
-                .map(|item| item.0)
-                .collect(),
-        ),
+    let (metadata, items) = if let Ok(list) = serde_json::from_slice::<List<Converted<T>>>(bytes) {
+        let items = list.items.into_iter().flatten();
+        (list.metadata, items.map(|item| item.0).collect())
+    } else {
         // Once more, so that one object costs itself alone.
-        Err(_) => {
-            let list: List<Value> =
-                serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-            let items = list.items.into_iter().flatten();
-            (
-                list.metadata,
-                items.map(|item| from_value::<T>(&item)).collect(),
-            )
-        }
+        let list: List<Value> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let items = list.items.into_iter().flatten();
+        let items = items.map(|item| from_value::<T>(&item)).collect();
+        (list.metadata, items)
     };
     Ok(Page {
         items,

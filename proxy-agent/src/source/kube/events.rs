@@ -41,7 +41,7 @@ const CONTROLLER: &str = "kube-proxy-ebpf";
 /// Problems that may wait; more are in the log alone.
 const BACKLOG: usize = 256;
 /// As long as a problem is not told again: the time that an API server keeps an Event.
-const REMEMBERED: Duration = Duration::from_secs(3600);
+const REMEMBERED: Duration = Duration::from_hours(1);
 /// Problems that are remembered.
 const MEMORY: usize = 1024;
 /// The longest that the fields may be, in bytes.

@@ -43,7 +43,7 @@ pub(super) enum Failure {
     Unreadable(String),
     /// The server ended the watch by an event.
     #[error("the server ended the watch: {0}")]
-    Ended(Status),
+    Ended(Box<Status>),
     /// The reader of the updates is gone.
     #[error("nobody listens")]
     Closed,
@@ -90,7 +90,7 @@ impl Failure {
             _ => None,
         };
         let seconds = details.map_or(0, |details| details.retry_after_seconds);
-        Duration::from_secs(seconds.into()).min(Duration::from_secs(60))
+        Duration::from_secs(seconds.into()).min(Duration::from_mins(1))
     }
 }
 

@@ -50,9 +50,13 @@ impl<T> Default for Known<T> {
 }
 
 impl<T: Manifest> Known<T> {
-    /// Begins a list; one that was not completed is forgotten.
+    /// Begins a list. Of one that was not completed, only what was wrong with its objects is still to be told.
     pub(super) fn begin(&mut self) {
-        self.listing = Listing::default();
+        let Listing {
+            update,
+            versions: _,
+        } = std::mem::take(&mut self.listing);
+        self.listing.update.problems = update.problems;
     }
 
     /// An object of the list.
@@ -186,3 +190,6 @@ fn fingerprint(version: &(impl Hash + ?Sized)) -> u64 {
     version.hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests;

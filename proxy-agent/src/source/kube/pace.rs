@@ -23,10 +23,10 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
-            answer: Duration::from_secs(60),
+            answer: Duration::from_mins(1),
             listing: Duration::from_secs(30),
             silence: Duration::from_secs(90),
-            watch: Duration::from_secs(300),
+            watch: Duration::from_mins(5),
             retry: (Duration::from_millis(400), Duration::from_secs(30)),
         }
     }

@@ -179,13 +179,13 @@ async fn changes_are_told_as_they_come() {
 #[tokio::test]
 async fn what_arrives_together_is_told_together() {
     let (_server, mut updates, stream) = two_services().await;
-    let lines: String = (0..50)
+    let lines: Vec<String> = (0..50)
         .map(|n| {
             let object = service(&format!("s{n}"), "10.96.1.1", &format!("{}", 20 + n));
-            format!("{}\n", json!({"type": "ADDED", "object": object}))
+            json!({"type": "ADDED", "object": object}).to_string()
         })
         .collect();
-    stream.raw(&lines);
+    stream.raw(&(lines.join("\n") + "\n"));
     let mut counts = Vec::new();
     while counts.iter().sum::<usize>() < 50 {
         counts.push(next(&mut updates).await.events.len());
@@ -256,6 +256,7 @@ async fn a_list_that_breaks_off_takes_nothing_away() {
     stream.event("ERROR", &server::status(410, "Expired"));
     let list = server.request(SERVICES).await.stream();
     list.added(&service("c", "10.96.0.3", "20"));
+    list.added(&json!({"metadata": {"name": "a", "namespace": "default"}, "spec": 7}));
     list.cut().await;
     let list = server.request(SERVICES).await;
     assert!(list.is_listing_watch());
@@ -266,10 +267,10 @@ async fn a_list_that_breaks_off_takes_nothing_away() {
     // One that goes before the list is complete.
     list.event("DELETED", &service("d", "10.96.0.4", "21"));
     list.listed("21");
-    assert_eq!(
-        short(&next(&mut updates).await),
-        ["+d 10.96.0.4", "-d", "-a"]
-    );
+    let update = next(&mut updates).await;
+    assert_eq!(short(&update), ["+d 10.96.0.4", "-d", "-a"]);
+    // What was wrong with an object is told all the same.
+    assert_eq!(update.problems.len(), 1, "{:?}", update.problems);
 }
 
 #[tokio::test]
@@ -440,12 +441,11 @@ async fn a_kubeconfig_that_is_replaced_is_read_again() {
     let address = server.address;
     let write = |token: &str| {
         let text = format!(
-            "clusters: [{{name: c, cluster: {{server: 'http://{}'}}}}]
+            "clusters: [{{name: c, cluster: {{server: 'http://{address}'}}}}]
 contexts: [{{name: c, context: {{cluster: c, user: u}}}}]
 users: [{{name: u, user: {{token: {token}}}}}]
 current-context: c
-",
-            address
+"
         );
         std::fs::write(&path, text).unwrap();
     };

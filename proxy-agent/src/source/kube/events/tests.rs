@@ -6,6 +6,7 @@ use super::{super::tests::server::Server, *};
 use crate::source::kube::tests::cluster;
 
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
+const NAME: u64 = 5_965_275_750_310_141_481;
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
 fn problem(name: &str, message: &str) -> Problem {
@@ -85,16 +86,21 @@ fn a_burst_passes_and_then_the_rate_holds() {
         each: Duration::from_secs(10),
         spread: Duration::ZERO,
     });
-    let waits: Vec<u64> = (0..5)
-        .map(|_| bucket.wait().as_secs_f64().round() as u64)
-        .collect();
-    assert_eq!(waits, [0, 0, 0, 10, 20]);
+    for seconds in [0, 0, 0, 10, 20] {
+        let wait = bucket.wait();
+        let due = Duration::from_secs(seconds);
+        assert!(
+            wait <= due && wait + Duration::from_secs(1) >= due,
+            "{wait:?}"
+        );
+    }
 }
 
 #[test]
 fn all_nodes_give_an_event_one_name() {
     let wrong = problem("web", "wrong");
-    assert_eq!(fingerprint(&wrong, "u"), fingerprint(&wrong.clone(), "u"));
+    // Of one version at least; another number here costs an Event twice while nodes are updated.
+    assert_eq!(fingerprint(&wrong, "u"), NAME);
     assert_ne!(fingerprint(&wrong, "u"), fingerprint(&wrong, "v"));
     assert_ne!(
         fingerprint(&wrong, "u"),

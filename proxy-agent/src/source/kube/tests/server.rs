@@ -245,7 +245,9 @@ impl Stream {
     }
 
     /// Ends in order.
-    pub fn end(self) {}
+    pub fn end(self) {
+        drop(self);
+    }
 
     /// Ends in the middle; what was said before has been sent.
     pub async fn cut(self) {
