@@ -13,7 +13,7 @@ use super::{
 use crate::{dataplane::settings::ForwardMark, telemetry::chain};
 
 /// How long after a change it is looked again, so that a burst of changes is one.
-const BURST: Duration = Duration::from_millis(500);
+const BURST: Duration = Duration::from_secs(1);
 /// How often it is looked without an event.
 const REVIEW: Duration = Duration::from_mins(1);
 /// The same, where the kernel tells nothing: chains of iptables-legacy.
@@ -41,7 +41,11 @@ impl Keeper {
             .name("forward".to_owned())
             .spawn(move || match manage {
                 ManageForward::Auto => keep(mark, stopped),
-                ManageForward::Off => Reporter::default().report(review(&Installed, None)),
+                ManageForward::Off => {
+                    let mut left = review(&Installed, None);
+                    left.errors.retain(|error| !error.is_missing());
+                    Reporter::new(mark).report(left);
+                }
             })
             .map_err(KeeperError::Thread)?;
         Ok(Self { _stop: stop })
@@ -58,7 +62,7 @@ fn keep(mark: ForwardMark, mut stopped: oneshot::Receiver<()>) {
         }
     };
     runtime.block_on(async {
-        let mut reporter = Reporter::default();
+        let mut reporter = Reporter::new(mark);
         // Without nftables in the kernel there is nothing to hear of.
         let events = Events::open().ok();
         loop {
@@ -86,12 +90,19 @@ async fn until_it_may_differ(events: Option<&Events>, most: Duration) {
 }
 
 /// Says everything once.
-#[derive(Default)]
 struct Reporter {
+    mark: ForwardMark,
     told: BTreeSet<ForwardError>,
 }
 
 impl Reporter {
+    const fn new(mark: ForwardMark) -> Self {
+        Self {
+            mark,
+            told: BTreeSet::new(),
+        }
+    }
+
     fn report(&mut self, review: Review) {
         for changed in review.changed {
             tracing::info!("FORWARD chain of {changed}");
@@ -100,7 +111,9 @@ impl Reporter {
         for error in errors.difference(&self.told) {
             tracing::warn!(
                 error = chain(error),
-                "where a FORWARD chain drops, packets to pods are lost; accept them yourself, or set --manage-forward=off"
+                "where a FORWARD chain drops, accept packets with the bit {:#x} of the mark and RELATED,ESTABLISHED there \
+                 yourself (and set --manage-forward=off)",
+                self.mark.value()
             );
         }
         self.told = errors;

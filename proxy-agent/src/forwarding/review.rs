@@ -31,6 +31,20 @@ pub enum ForwardError {
     },
 }
 
+impl ForwardError {
+    /// A program is not there; so nothing has ever been done with it from here.
+    pub const fn is_missing(&self) -> bool {
+        matches!(
+            self,
+            Self::List(ToolError::Missing(_))
+                | Self::Chain {
+                    source: ToolError::Missing(_),
+                    ..
+                }
+        )
+    }
+}
+
 /// What was found and done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Review {

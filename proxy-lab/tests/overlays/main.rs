@@ -1,4 +1,4 @@
-//! Clients reach pods here and elsewhere over every form of network that CNIs make (semantics S1, S4, A1, A2, P1): pods on
+//! Clients reach pods here and elsewhere over every form of network that CNIs make (semantics S1, S4, L5, A1, A2, P1): pods on
 //! a bridge or behind a veth each, other nodes by routes, by a vxlan or by a device without Ethernet headers. And what
 //! changes in such a network while traffic runs is followed.
 
@@ -21,6 +21,8 @@ const PORT: u16 = 80;
 const TARGET_PORT: u16 = 8080;
 /// The Service of the pod on `worker-1`, and that of the pod on `worker-2`.
 const BACKENDS: [(&str, u16); 2] = [("here", 1), ("elsewhere", 2)];
+/// The Service of a pod that reaches itself by it.
+const ITSELF: (&str, u16) = ("packets", 3);
 
 const fn node_port(number: u16) -> u16 {
     30_400 + number
@@ -36,7 +38,7 @@ fn lab(label: &str, cni: Cni, overlay: Overlay) -> Result<Lab> {
         .pod(PodSpec::new("packets", "worker-1").not_covered_by_sockets())
         .pods("worker-2", ["elsewhere"])
         .up()?;
-    for (name, _) in BACKENDS {
+    for (name, _) in BACKENDS.into_iter().chain([ITSELF]) {
         lab.pod(name).serve(TARGET_PORT)?;
     }
     Ok(lab)
@@ -44,7 +46,7 @@ fn lab(label: &str, cni: Cni, overlay: Overlay) -> Result<Lab> {
 
 fn start(lab: &Lab) -> Result<Vec<Agent>> {
     let source = lab.source()?;
-    for (name, number) in BACKENDS {
+    for (name, number) in BACKENDS.into_iter().chain([ITSELF]) {
         let lb = address::load_balancer(number as u8);
         let service = Service::new(name)
             .cluster_ips(address::cluster_ip(number))
@@ -134,6 +136,20 @@ fn ways(lab: &Lab, overlay: Overlay) -> usize {
             }
             ways += 4 * SIZES.len();
         }
+        // L5, A1: translated per packet, it sees the Service.
+        let (name, number) = ITSELF;
+        let cluster_ip = address::cluster_ip(number).of(family);
+        wrong.extend(ask(
+            lab.pod(name),
+            (cluster_ip, PORT).into(),
+            name,
+            cluster_ip,
+        ));
+        // A process of the node has the address that its kernel chooses for the way.
+        let elsewhere = (address::cluster_ip(2).of(family), PORT).into();
+        let seen = masqueraded(lab, overlay, family);
+        wrong.extend(ask(lab.node("worker-1"), elsewhere, "elsewhere", seen));
+        ways += 2 * SIZES.len();
     }
     assert!(wrong.is_empty(), "{ways} ways:\n{}", wrong.join("\n"));
     ways
