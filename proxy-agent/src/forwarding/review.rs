@@ -95,10 +95,11 @@ impl<T: Tools> Work<'_, T> {
             let there = bases
                 .as_ref()
                 .is_none_or(|bases| bases.iter().any(|base| is_of_iptables(base, v6)));
-            if there && self.iptables(Variant::Nft, v6, bases.is_some()) {
-                if let Some(bases) = &mut bases {
-                    bases.retain(|base| !is_of_iptables(base, v6));
-                }
+            if there
+                && self.iptables(Variant::Nft, v6, bases.is_some())
+                && let Some(bases) = &mut bases
+            {
+                bases.retain(|base| !is_of_iptables(base, v6));
             }
             let tables = self.tools.legacy_tables(v6);
             if tables.lines().any(|table| table == "filter") {
