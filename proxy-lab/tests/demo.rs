@@ -6,7 +6,11 @@ use proxy_lab::agent_binary;
 use proxy_lab::sweep::{kept, take_down};
 
 fn demo(argument: Option<&str>) -> Option<String> {
-    if proxy_lab::skipped() {
+    let skipped = match argument {
+        Some("--cluster") => proxy_lab::control_plane::skipped(),
+        _ => proxy_lab::skipped(),
+    };
+    if skipped {
         return None;
     }
     let agent = match agent_binary() {
@@ -34,6 +38,18 @@ fn demo(argument: Option<&str>) -> Option<String> {
 #[test]
 fn all_outcomes_are_observed() {
     let Some(said) = demo(None) else { return };
+    is_whole(&said);
+}
+
+#[test]
+fn the_same_story_is_told_on_a_real_control_plane() {
+    let Some(said) = demo(Some("--cluster")) else {
+        return;
+    };
+    is_whole(&said);
+}
+
+fn is_whole(said: &str) {
     for part in [
         "01  ClusterIP",
         "02  NodePort",

@@ -56,18 +56,10 @@ pub fn static_agent(ui: &Ui, workspace: &Workspace) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// With the C library inside, and the same on every machine: panics name source files by their paths.
+/// With the C library inside; panics name source files by their paths.
 fn static_rustflags(workspace: &Workspace) -> Vec<String> {
-    let mut flags = vec![
-        "-Ctarget-feature=+crt-static".to_owned(),
-        format!("--remap-path-prefix={}=.", workspace.root().display()),
-    ];
-    // Dependencies are below cargo's home.
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
-    if let Some(home) = home {
-        flags.push(format!("--remap-path-prefix={}=cargo", home.display()));
-    }
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    flags.extend(workspace.path_remaps());
     flags
 }
 

@@ -80,7 +80,7 @@ pub fn is_noise(line: &str) -> bool {
 }
 
 fn rustflags(workspace: &Workspace, toolchain: &Toolchain) -> Vec<String> {
-    vec![
+    let mut flags = vec![
         // aya-ebpf picks its bindings (registers of `pt_regs`) by the architecture of the host.
         format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
         // BTF is made from debug information.
@@ -89,7 +89,8 @@ fn rustflags(workspace: &Workspace, toolchain: &Toolchain) -> Vec<String> {
         "-Ctarget-cpu=v3".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         format!("-Clinker={}", toolchain.linker().display()),
-        // The verifier's log quotes source paths: relative ones, the same on every machine.
-        format!("--remap-path-prefix={}=.", workspace.root().display()),
-    ]
+    ];
+    // The verifier's log quotes source paths.
+    flags.extend(workspace.path_remaps());
+    flags
 }

@@ -75,3 +75,22 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_the_demo_are_its_own_with_and_without_dashes_before_them() {
+        for words in [
+            ["xtask", "demo", "--cluster", "--keep"].as_slice(),
+            &["xtask", "demo", "--", "--cluster", "--keep"],
+        ] {
+            let cli = Cli::try_parse_from(words).expect("is understood");
+            let Command::Demo { arguments } = cli.command else {
+                panic!("{words:?} is no demo");
+            };
+            assert_eq!(arguments, ["--cluster", "--keep"]);
+        }
+    }
+}

@@ -55,6 +55,15 @@ impl Workspace {
             .join("release/proxy-ebpf")
     }
 
+    /// Arguments for rustc that make the paths of sources, ours and those of dependencies, the same on every machine.
+    pub fn path_remaps(&self) -> Vec<String> {
+        let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+        let home = home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
+        let home = home.map(|home| format!("--remap-path-prefix={}=cargo", home.display()));
+        let root = format!("--remap-path-prefix={}=.", self.root.display());
+        home.into_iter().chain([root]).collect()
+    }
+
     /// A binary that cargo built: `profile` is the name of its folder.
     pub fn binary(&self, profile: &str, name: &str) -> PathBuf {
         self.target.join(profile).join(name)

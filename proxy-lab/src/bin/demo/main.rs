@@ -12,18 +12,20 @@ use proxy_lab::sweep::{kept, take_down};
 use proxy_lab::{LabError, Result};
 use terminal::{Terminal, say, seconds};
 use world::Stage;
+use world::cluster::Cluster;
 use world::files::Files;
 
 const USAGE: &str = "\
 Shows Services at work in a cluster of network namespaces (needs root).
 
-usage: demo [--keep]
+usage: demo [--cluster] [--keep]           with --cluster, on a real control plane in place of files
        demo --enter HOST [COMMAND ARGS…]   a shell, or a command, in a pod or node of the cluster that was kept
        demo --down                         takes kept clusters down
 ";
 
 enum Task {
     Show {
+        cluster: bool,
         keep: bool,
     },
     Enter {
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let result = match task {
-        Task::Show { keep } => show(keep),
+        Task::Show { cluster, keep } => show(cluster, keep),
         Task::Enter { host, command } => enter(&host, &command),
         Task::Down => down(),
         Task::Help => {
@@ -63,28 +65,32 @@ fn main() -> ExitCode {
 }
 
 fn task() -> Option<Task> {
-    let mut words = std::env::args_os().skip(1);
-    let Some(first) = words.next() else {
-        return Some(Task::Show { keep: false });
-    };
-    let task = match first.to_str()? {
-        "--keep" => Task::Show { keep: true },
-        "--down" => Task::Down,
-        "--help" | "-h" => Task::Help,
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let first = words.first().map_or(Some(""), |word| word.to_str())?;
+    match first {
         "--enter" => {
-            let host = words.next()?.into_string().ok()?;
             return Some(Task::Enter {
-                host,
-                command: words.collect(),
+                host: words.get(1)?.to_str()?.to_owned(),
+                command: words[2..].to_vec(),
             });
         }
-        _ => return None,
-    };
-    words.next().is_none().then_some(task)
+        "--down" if words.len() == 1 => return Some(Task::Down),
+        "--help" | "-h" => return Some(Task::Help),
+        _ => {}
+    }
+    let (mut cluster, mut keep) = (false, false);
+    for word in &words {
+        match word.to_str()? {
+            "--cluster" => cluster = true,
+            "--keep" => keep = true,
+            _ => return None,
+        }
+    }
+    Some(Task::Show { cluster, keep })
 }
 
 /// Whether all outcomes were observed.
-fn show(keep: bool) -> Result<bool> {
+fn show(cluster: bool, keep: bool) -> Result<bool> {
     proxy_lab::take_down_on_signals()?;
     let mut terminal = Terminal::new();
     terminal.title(
@@ -92,10 +98,14 @@ fn show(keep: bool) -> Result<bool> {
         "a control plane, two workers and a workstation outside, as network namespaces of this machine",
     );
     let start = Instant::now();
-    let stage = Stage::new(Files::build()?)?;
-    let pods = stage.lab().pods().len();
+    let stage = if cluster {
+        Stage::new(Cluster::build()?)?
+    } else {
+        Stage::new(Files::build()?)?
+    };
     say(&format!(
-        "3 nodes, {pods} pods and the workstation are up in {}",
+        "{} are up in {}",
+        stage.world.describe(),
         seconds(start.elapsed())
     ));
     let told = story::tell(&stage, &mut terminal);
@@ -123,7 +133,7 @@ fn explain_entering(stage: &Stage) {
     println!("  {program} --enter notebook curl http://mlflow:5000      a Service from there");
     println!("  {program} --enter workstation curl http://203.0.113.10");
     println!("  {program} --enter worker-1 tc filter show dev eth0      a node");
-    println!("  {}", stage.world.hint());
+    println!("  {}", stage.world.hint(&program));
     println!("  {program} --down                                        takes it down");
 }
 

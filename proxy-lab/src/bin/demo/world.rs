@@ -1,5 +1,6 @@
 //! What the story is told in: nodes and clients are a lab's; where objects live, and who runs pods, differs.
 
+pub mod cluster;
 pub mod files;
 
 use std::cell::RefCell;
@@ -24,6 +25,9 @@ pub trait World {
     /// The nodes, the workstation, and [`CLIENTS`].
     fn lab(&self) -> &Lab;
 
+    /// What there is before agents are, in half a sentence.
+    fn describe(&self) -> String;
+
     /// How agents are started.
     fn agent_options(&self) -> AgentOptions;
 
@@ -36,8 +40,8 @@ pub trait World {
     /// Kills a pod's processes; it does not come back.
     fn crash(&self, pod: &str) -> Result<()>;
 
-    /// The name of the pod that has taken the place of one that crashed.
-    fn replacement(&self, crashed: &str) -> Result<String>;
+    /// The name of the pod with these labels that has taken the place of one that crashed: none of those before.
+    fn replacement(&self, labels: &[(&str, &str)], before: &[String]) -> Result<String>;
 
     /// The pods that serve now and have all these labels, sorted.
     fn pods(&self, labels: &[(&str, &str)]) -> Result<Vec<String>>;
@@ -48,8 +52,8 @@ pub trait World {
     /// Leaves all up.
     fn keep(self: Box<Self>) -> Result<()>;
 
-    /// How objects can be looked at and changed by hand, in one line.
-    fn hint(&self) -> String;
+    /// How objects can be looked at and changed by hand, in one line; `program` is this one.
+    fn hint(&self, program: &str) -> String;
 }
 
 /// Where a pod is.

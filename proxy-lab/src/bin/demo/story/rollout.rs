@@ -81,13 +81,13 @@ pub fn tell(stage: &Stage, terminal: &mut Terminal) -> Result<()> {
             why.unwrap_or_default()
         ),
     );
-    let held = hold.check(ANSWERS)?;
-    let still_v1 = servers(&held).keys().all(|server| v1.contains(server));
+    let checked = hold.check(ANSWERS)?;
+    let still_v1 = servers(&checked).keys().all(|server| v1.contains(server));
     terminal.observe(
-        held.len() == HELD && all_answered(&held) && still_v1,
+        checked.len() == HELD && all_answered(&checked) && still_v1,
         &format!(
             "what was connected to v1 before goes on with it: {HELD} connections{}",
-            failures(&held)
+            failures(&checked)
         ),
     );
     hold.close()

@@ -236,6 +236,11 @@ impl World for Files {
         &self.lab
     }
 
+    fn describe(&self) -> String {
+        let pods = self.lab.pods().len();
+        format!("3 nodes, {pods} pods and the workstation")
+    }
+
     fn agent_options(&self) -> AgentOptions {
         AgentOptions::files(self.folder.path())
     }
@@ -266,7 +271,7 @@ impl World for Files {
         self.reconcile()
     }
 
-    fn replacement(&self, _crashed: &str) -> Result<String> {
+    fn replacement(&self, _labels: &[(&str, &str)], _before: &[String]) -> Result<String> {
         self.start(SPARE, MLFLOW)?;
         self.reconcile()?;
         Ok(SPARE.to_owned())
@@ -294,7 +299,7 @@ impl World for Files {
         self.lab.keep().map(drop)
     }
 
-    fn hint(&self) -> String {
+    fn hint(&self, _program: &str) -> String {
         format!(
             "the agents follow {}: change an object and see",
             self.folder.path().display()
