@@ -1,10 +1,17 @@
 //! The command line. Each command has a module of its own under `commands`.
 
-use std::process::ExitCode;
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{
+    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource,
+};
 
-use crate::{commands, forwarding::host, telemetry::LogArgs};
+use crate::{
+    commands,
+    config::file::{ConfigFile, ConfigFileError},
+    forwarding::host,
+    telemetry::LogArgs,
+};
 
 /// Service proxy in eBPF, in place of kube-proxy.
 #[derive(Debug, Parser)]
@@ -37,7 +44,35 @@ enum Command {
     Version,
 }
 
+/// What was given can't be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// On the command line, or by environment.
+    #[error(transparent)]
+    Arguments(#[from] clap::Error),
+    /// In the file of `--config`.
+    #[error(transparent)]
+    File(#[from] ConfigFileError),
+}
+
 impl Cli {
+    /// Reads the command line, and the file of `run --config`, whose fields stand for flags that were not given; returns
+    /// what of the file is not followed, too.
+    pub fn load(mut arguments: Vec<OsString>) -> Result<(Self, Vec<String>), CliError> {
+        let matches = Self::command().try_get_matches_from(&arguments)?;
+        let Some((run, path)) = config_of(&matches) else {
+            return Ok((Self::from_arg_matches(&matches)?, Vec::new()));
+        };
+        let file = ConfigFile::read(path)?;
+        let news = file
+            .settings
+            .iter()
+            .filter(|setting| !is_given(run, setting.flag));
+        arguments.extend(news.map(|setting| setting.argument()));
+        let matches = Self::command().try_get_matches_from(&arguments)?;
+        Ok((Self::from_arg_matches(&matches)?, file.notices))
+    }
+
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
@@ -56,11 +91,71 @@ impl Cli {
     }
 }
 
+/// `run`, and its file.
+fn config_of(matches: &ArgMatches) -> Option<(&ArgMatches, &PathBuf)> {
+    let run = matches.subcommand_matches("run")?;
+    Some((run, run.get_one("config")?))
+}
+
+/// Whether a flag is on the command line or in the environment.
+fn is_given(run: &ArgMatches, flag: &str) -> bool {
+    let source = run.value_source(&flag.replace('-', "_"));
+    matches!(
+        source,
+        Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
+
+    /// What a flag of `run` is when a file has this field, as it is shown, and more behind it; and the notices.
+    fn merged(field: &str, arguments: &[&str], id: &str) -> (String, Vec<String>) {
+        let folder = std::env::temp_dir().join(format!("proxy-config-{}-{id}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("config.conf");
+        let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+        std::fs::write(&path, format!("{head}{field}\nmode: ipvs\n")).unwrap();
+        let config = format!("--config={}", path.display());
+        let mut all = vec!["proxy-agent", "run", "--source=file:x", &config];
+        all.extend(arguments);
+        let loaded = Cli::load(all.into_iter().map(OsString::from).collect());
+        std::fs::remove_dir_all(&folder).unwrap();
+        let (cli, notices) = loaded.unwrap();
+        let Command::Run(run) = cli.command else {
+            panic!("it is run");
+        };
+        let text = format!("{run:?}");
+        let (_, value) = text.split_once(&format!("{id}: ")).unwrap();
+        (value.to_owned(), notices)
+    }
+
+    #[test]
+    fn a_file_stands_for_flags_that_are_not_given() {
+        let field = "healthzBindAddress: 192.0.2.1:1";
+        let (value, notices) = merged(field, &[], "healthz_bind_address");
+        assert!(value.contains("192.0.2.1:1"), "{value:?}");
+        assert_eq!(notices, ["mode is not followed: there is one"]);
+        let given = ["--healthz-bind-address=192.0.2.2"];
+        let (value, _) = merged(field, &given, "healthz_bind_address");
+        assert!(
+            value.starts_with("BindAddress(Some(192.0.2.2:10256))"),
+            "{value:?}"
+        );
+        let field = "bindAddressHardFail: true";
+        let (value, _) = merged(field, &[], "bind_address_hard_fail");
+        assert!(value.starts_with("true"));
+        let field = "nodePortAddresses: [10.0.0.0/8, 'fd00::/8']";
+        let (value, _) = merged(field, &[], "nodeport_addresses");
+        assert!(
+            value.starts_with("[\"10.0.0.0/8\", \"fd00::/8\"]"),
+            "{value:?}"
+        );
+        let field = "clientConnection: {kubeconfig: /k}";
+        let (value, _) = merged(field, &[], "kubeconfig");
+        assert!(value.starts_with("Some(\"/k\")"), "{value:?}");
+    }
 
     #[test]
     fn flags_are_consistent() {

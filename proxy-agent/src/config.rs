@@ -1,6 +1,7 @@
 //! Flags that `run` and `plan` share. They have kube-proxy's names where the meaning is the same, and each can be given
 //! by environment too.
 
+pub mod file;
 mod node_port_addresses;
 mod serve;
 

@@ -2,12 +2,24 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use proxy_agent::{cli::Cli, telemetry};
+use proxy_agent::{
+    cli::{Cli, CliError},
+    telemetry,
+};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let (cli, notices) = match Cli::load(std::env::args_os().collect()) {
+        Ok(loaded) => loaded,
+        Err(CliError::Arguments(error)) => error.exit(),
+        Err(error) => {
+            eprintln!("proxy-agent: {}", telemetry::chain(&error));
+            return ExitCode::FAILURE;
+        }
+    };
     telemetry::init(&cli.log);
+    for notice in notices {
+        tracing::warn!("--config: {notice}");
+    }
     match cli.run() {
         Ok(code) => code,
         Err(error) => {

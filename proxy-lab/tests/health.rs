@@ -1,7 +1,7 @@
 //! Health, health checks and metrics as probes, load balancers and scrapers meet them (semantics H1–H3, B5).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proxy_lab::objects::{Endpoint, NodeObject, Service, Slice};
 use proxy_lab::{
@@ -327,4 +327,77 @@ fn h3_metrics_say_what_was_programmed_and_what_was_dropped() -> Result<()> {
         Ok(metrics()?.sample("proxy_problems_total{kind=\"file\"}") >= Some(1.0))
     })
     .map(drop)
+}
+
+#[test]
+fn h2_a_busy_agent_answers_and_its_numbers_add_up() -> Result<()> {
+    const SERVICES: u16 = 1_000;
+    if skipped() {
+        return Ok(());
+    }
+    let (lab, source, _agent) = lab("hbusy", |options| options)?;
+    let node = lab.node("worker-1");
+    let services = (0..SERVICES).flat_map(|number| {
+        let [high, low] = number.to_be_bytes();
+        let service = Service::new(&format!("s{number}"))
+            .cluster_ip(IpAddr::from([10, 97, high, low]))
+            .port("http", Protocol::Tcp, 80);
+        let slice = service.slice_of(Family::V4, TARGET_PORT, lab.pods());
+        [serde_json::Value::from(service), slice.into()]
+    });
+    source.put_together("many.yaml", services)?;
+    let (mut longest, mut scrapes, mut services_seen) = (Duration::ZERO, 0, 0.0);
+    eventually("all are programmed", Duration::from_secs(60), || {
+        let start = Instant::now();
+        let metrics = ask(node, loopback(METRICS), "/metrics")?;
+        assert_eq!(ask(node, loopback(HEALTHZ), "/livez")?.status, 200);
+        longest = longest.max(start.elapsed());
+        scrapes += 1;
+        let now = metrics.sample("proxy_services").expect("a sample");
+        assert!(now >= services_seen, "none goes");
+        services_seen = now;
+        Ok(now >= f64::from(SERVICES))
+    })?;
+    let metrics = ask(node, loopback(METRICS), "/metrics")?;
+    assert_eq!(
+        metrics.sample("proxy_services"),
+        Some(f64::from(SERVICES) + 1.0)
+    );
+    assert_eq!(metrics.sample("proxy_services_pending"), Some(0.0));
+    println!(
+        "{scrapes} scrapes and probes while {SERVICES} Services came: the slowest pair took {longest:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn kube_proxys_configuration_file_stands_for_flags_that_are_not_given() -> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let lab = Lab::builder("hconfig").node("worker-1").up()?;
+    let source = lab.source()?;
+    let node = lab.node("worker-1");
+    // Not among the objects: no YAML file of theirs.
+    source.write(
+        "config.conf",
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\nhealthzBindAddress: 127.0.0.1:20256\nmetricsBindAddress: 127.0.0.1:20249\n",
+    )?;
+    let options = AgentOptions::files(source.path())
+        .arg("--config")
+        .arg(source.path().join("config.conf"))
+        .arg("--metrics-bind-address")
+        .arg("127.0.0.1:30249");
+    let agent = node.spawn_agent(&options)?;
+    assert_eq!(ask(node, loopback(20_256), "/livez")?.status, 200);
+    let outside = node.at(Family::V4, 20_256);
+    assert!(lab.workstation().http(outside, "/livez")?.is_err());
+    assert_eq!(ask(node, loopback(30_249), "/proxyMode")?.body, "ebpf");
+    assert!(
+        node.http(loopback(20_249), "/proxyMode")?.is_err(),
+        "the flag wins"
+    );
+    let log = std::fs::read_to_string(agent.log()).expect("the agent's log");
+    assert!(log.contains("mode is not followed"), "{log}");
+    Ok(())
 }

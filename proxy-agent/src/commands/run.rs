@@ -30,6 +30,10 @@ pub struct RunArgs {
     #[command(flatten)]
     serve: ServeArgs,
 
+    /// kube-proxy's configuration file (KubeProxyConfiguration): what applies here is taken for flags that are not given.
+    #[arg(long, env = "PROXY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
     /// Cgroup v2 folder whose sockets are translated: the root, if not given.
     #[arg(long, env = "PROXY_CGROUP", value_name = "PATH")]
     cgroup: Option<PathBuf>,
@@ -166,6 +170,8 @@ impl RunArgs {
             rules,
             bpffs,
             serve,
+            // Its fields are among the flags already.
+            config: _,
             cgroup,
             devices,
             socket_lb,
