@@ -8,7 +8,7 @@ use clap::{
 
 use crate::{
     commands,
-    config::file::{ConfigFile, ConfigFileError},
+    config::file::{ConfigFile, ConfigFileError, Setting},
     forwarding::host,
     telemetry::LogArgs,
 };
@@ -68,7 +68,7 @@ impl Cli {
             .settings
             .iter()
             .filter(|setting| !is_given(run, setting.flag));
-        arguments.extend(news.map(|setting| setting.argument()));
+        arguments.extend(news.map(Setting::argument));
         let matches = Self::command().try_get_matches_from(&arguments)?;
         Ok((Self::from_arg_matches(&matches)?, file.notices))
     }
