@@ -34,6 +34,11 @@ impl AgentOptions {
         Self::source(format!("file:{}", source.display()))
     }
 
+    /// An agent that follows the API server of a kubeconfig.
+    pub fn kube(kubeconfig: &Path) -> Self {
+        Self::source("kube").arg("--kubeconfig").arg(kubeconfig)
+    }
+
     /// An agent with any source, as `--source` takes it.
     pub fn source(source: impl Into<String>) -> Self {
         Self {

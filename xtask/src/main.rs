@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask --help`.
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod demo;
@@ -46,6 +47,12 @@ enum Command {
     },
     /// Load every eBPF program and print what it costs: instructions verified, time (root)
     Verify,
+    /// Measure the product in the lab on the real control plane (root)
+    Bench {
+        /// Which measurement: `api-latency` or `api-start`, and its numbers
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Build all, then show Services at work in a lab of network namespaces (root)
     Demo {
         /// Arguments for the demo itself, see `cargo xtask demo -- --help`
@@ -65,6 +72,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::run(&ui, &workspace),
         Command::Test { part } => test::run(&ui, &workspace, part),
         Command::Verify => verify::run(&ui, &workspace),
+        Command::Bench { arguments } => bench::run(&ui, &workspace, &arguments),
         Command::Demo { arguments } => demo::run(&ui, &workspace, &arguments),
     });
     match result {

@@ -1,0 +1,52 @@
+//! Measurements that need the lab and the real control plane. `cargo xtask bench …` builds what they need and runs them;
+//! what they print is Markdown for `docs/benchmarks.md`.
+
+mod api_latency;
+mod api_start;
+mod cluster;
+mod figures;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Measures the agent on the real control plane, in a lab (needs root; a quiet machine).
+
+usage: bench api-latency [CHANGES [SERVICES…]]   from an API write to traffic, beside kube-proxy (200 changes at 100 and 5000)
+       bench api-start [SERVICES]                start with Services of four endpoints each (10000)
+";
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let name = words.next();
+    let numbers: Option<Vec<usize>> = words.map(|word| word.parse().ok()).collect();
+    let (Some(name), Some(numbers)) = (name, numbers) else {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let result = proxy_lab::take_down_on_signals().and_then(|()| match name.as_str() {
+        "api-latency" => {
+            let (changes, services) = numbers
+                .split_first()
+                .map_or((200, &[][..]), |(first, rest)| (*first, rest));
+            let services = if services.is_empty() {
+                &[100, 5000]
+            } else {
+                services
+            };
+            api_latency::run(changes, services).map(|()| true)
+        }
+        "api-start" => api_start::run(numbers.first().copied().unwrap_or(10_000)).map(|()| true),
+        _ => Ok(false),
+    });
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            eprint!("{USAGE}");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("cannot go on: {}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
