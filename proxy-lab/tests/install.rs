@@ -1,0 +1,101 @@
+//! In place of kube-proxy and back, step by step as docs/install.md has it, with connections that are held all the while.
+
+use std::time::Duration;
+
+use proxy_lab::objects::Service;
+use proxy_lab::{
+    AgentOptions, ControlPlaneOptions, Exchange, Family, Hold, Identity, KubeProxy, KubeProxyMode,
+    Lab, Protocol, TcpRequest, address, agent_command,
+};
+
+const HELD: usize = 10;
+const NODE_PORT: u16 = 30080;
+
+fn lost(exchanges: &[Exchange]) -> usize {
+    let failed = exchanges
+        .iter()
+        .filter(|exchange| exchange.outcome.is_err());
+    failed.count()
+}
+
+/// A pod by ClusterIP, and a client from outside by the node port.
+fn hold(lab: &Lab) -> [Hold<'_>; 2] {
+    let vip = (address::cluster_ip(1000).v4, 80).into();
+    let port = lab.node("worker-1").at(Family::V4, NODE_PORT);
+    let holds = [
+        lab.pod("a1").hold(TcpRequest::to(vip).times(HELD)),
+        lab.workstation().hold(TcpRequest::to(port).times(HELD)),
+    ]
+    .map(|hold| hold.expect("connects"));
+    for hold in &holds {
+        // New connections are served at this step.
+        assert_eq!((hold.opened.len(), lost(&hold.opened)), (HELD, 0));
+    }
+    holds
+}
+
+/// How many of each were lost.
+fn check(holds: &[Hold<'_>; 2]) -> [usize; 2] {
+    holds.each_ref().map(|hold| {
+        let checked = hold.check(Duration::from_secs(3)).expect("asks");
+        HELD - checked.len() + lost(&checked)
+    })
+}
+
+#[test]
+fn in_place_of_kube_proxy_and_back() {
+    if proxy_lab::control_plane::skipped() {
+        return;
+    }
+    let lab = Lab::builder("install")
+        .node("worker-1")
+        .node("worker-2")
+        .pods("worker-1", ["a1"])
+        .pods("worker-2", ["b1", "b2"])
+        .up()
+        .expect("comes up");
+    let cluster = lab
+        .start_control_plane(&ControlPlaneOptions::default().without_controllers())
+        .expect("starts");
+    for pod in lab.pods() {
+        pod.serve(8080).expect("serves");
+    }
+    let web = Service::new("web")
+        .cluster_ips(address::cluster_ip(1000))
+        .port("http", Protocol::Tcp, 80)
+        .node_port(NODE_PORT);
+    for family in Family::ALL {
+        let slice = web.slice_of(family, 8080, &lab.pods()[1..]);
+        cluster.api().put(slice).expect("is written");
+    }
+    cluster.api().put(web).expect("is written");
+    let node = lab.node("worker-1");
+
+    let kube_proxy = KubeProxy::start(cluster, node, KubeProxyMode::Iptables).expect("starts");
+    let by_kube_proxy = hold(&lab);
+    let kubeconfig = cluster
+        .kubeconfig(&Identity::KubeProxy)
+        .expect("is written");
+    let options = AgentOptions::source("kube")
+        .arg("--kubeconfig")
+        .arg(kubeconfig);
+    let agent = node.spawn_agent(&options).expect("becomes ready");
+    let beside = hold(&lab);
+    assert_eq!(check(&by_kube_proxy), [0, 0], "the agent has come");
+    kube_proxy.stop().expect("ends, with its rules");
+    let alone = hold(&lab);
+    assert_eq!(check(&by_kube_proxy), [0, 0], "kube-proxy has gone");
+    assert_eq!(check(&beside), [0, 0], "kube-proxy has gone");
+
+    // And back.
+    let _kube_proxy = KubeProxy::start(cluster, node, KubeProxyMode::Iptables).expect("starts");
+    assert_eq!(check(&alone), [0, 0], "kube-proxy is back");
+    agent.terminate().expect("ends");
+    let bpffs = node.bpffs().display().to_string();
+    agent_command(node, ["cleanup", "--bpffs", &bpffs]).expect("cleans up");
+    let by_kube_proxy_again = hold(&lab);
+    assert_eq!(check(&by_kube_proxy_again), [0, 0]);
+    let [by_sockets, by_packets] = check(&alone);
+    assert_eq!(by_sockets, 0, "sockets are connected to their backends");
+    eprintln!("of {HELD} connections from outside, {by_packets} were lost by cleanup");
+}
