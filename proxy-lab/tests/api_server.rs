@@ -12,7 +12,7 @@ use proxy_lab::{
 const PORT: u16 = 80;
 const TARGET_PORT: u16 = 8080;
 /// Until a change is in use, on a busy machine.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(40);
 
 /// Two nodes; a client on the first, servers on the second.
 fn lab(label: &str) -> Result<Lab> {
@@ -77,7 +77,7 @@ fn servers(lab: &Lab, number: u16) -> Result<BTreeSet<String>> {
     let mut servers = BTreeSet::new();
     for family in Family::ALL {
         let to = (vip(number).of(family), PORT).into();
-        let request = TcpRequest::to(to).times(4).timeout(Duration::from_secs(2));
+        let request = TcpRequest::to(to).times(2).timeout(Duration::from_secs(1));
         for exchange in lab.pod("client").tcp_all(request)? {
             servers.extend(exchange.server().map(str::to_owned));
         }
@@ -130,8 +130,8 @@ fn changes_arrive_also_after_the_api_server_died_or_hung() -> Result<()> {
     put(&lab, cluster, 1, "b2")?;
     let changed = until_served_by(&lab, 1, &["b2"])?;
     delete(cluster, 1)?;
-    let deleted = until_served_by(&lab, 1, &[])?;
-    eprintln!("in use after: created {created:?}, changed {changed:?}, deleted {deleted:?}");
+    until_served_by(&lab, 1, &[])?;
+    eprintln!("in use after: created {created:?}, changed {changed:?}");
 
     // The API server dies.
     let probe = lab.pod("client").probe(ProbeRequest {

@@ -1,13 +1,23 @@
 //! Whether the API server is reached: told once for each turn, not for each attempt.
 
-use std::{cell::RefCell, collections::BTreeSet, time::Instant};
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::Notify, time::timeout};
 
 /// Reasons that are told of one outage.
 const MOST_REASONS: usize = 16;
 
 /// What is known of the conversation.
 #[derive(Debug, Default)]
-pub(super) struct Contact(RefCell<State>);
+pub(super) struct Contact {
+    state: RefCell<State>,
+    /// Wakes those that wait for their next attempt, when another has come through.
+    through: Notify,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -30,16 +40,25 @@ pub(super) enum News {
 impl Contact {
     /// A list or watch of a kind has begun to answer.
     pub(super) fn works(&self, kind: &'static str) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
+        if state.failing.contains(kind) {
+            self.through.notify_waiters();
+        }
         if state.works(kind) == News::Back {
             let after = state.since.take().map(|since| since.elapsed());
             tracing::info!(?after, "the API server answers again");
         }
     }
 
+    /// Waits, until another kind's request has come through at most.
+    pub(super) async fn wait(&self, at_most: Duration) {
+        // That the time is over is the other way to end.
+        let _ = timeout(at_most, self.through.notified()).await;
+    }
+
     /// A request for a kind has failed.
     pub(super) fn fails(&self, kind: &'static str, server: &str, reason: &str) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
         if state.fails(kind, reason) == News::Lost {
             tracing::warn!(
                 server,
@@ -89,5 +108,21 @@ mod tests {
         assert_eq!(state.works("Node"), News::Back);
         assert_eq!(state.works("Node"), News::None);
         assert_eq!(state.fails("Node", "refused"), News::Lost);
+    }
+
+    #[tokio::test]
+    async fn who_comes_through_wakes_the_others() {
+        let contact = Contact::default();
+        let waits = async |at_most| {
+            let began = Instant::now();
+            tokio::join!(contact.wait(at_most), async { contact.works("Node") });
+            began.elapsed()
+        };
+        let shortly = Duration::from_millis(50);
+        assert!(waits(shortly).await >= shortly, "it was not away");
+        contact.fails("Service", "", "refused");
+        contact.fails("Node", "", "refused");
+        let long = Duration::from_mins(1);
+        assert!(waits(long).await < long);
     }
 }

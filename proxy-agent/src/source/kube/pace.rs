@@ -27,7 +27,7 @@ impl Default for Pace {
             listing: Duration::from_secs(30),
             silence: Duration::from_secs(90),
             watch: Duration::from_mins(5),
-            retry: (Duration::from_millis(400), Duration::from_secs(30)),
+            retry: (Duration::from_millis(400), Duration::from_secs(15)),
         }
     }
 }

@@ -102,14 +102,13 @@ impl<'a, T: Manifest> Watch<'a, T> {
             if self.answered && lasted {
                 backoff.reset();
             }
-            let mut wait = backoff.wait();
             match result {
                 Ok(()) if lasted => continue,
                 Ok(()) => {}
                 Err(Failure::Closed) => return,
-                Err(failure) => wait = wait.max(failure.retry_after()),
+                Err(failure) => sleep(failure.retry_after()).await,
             }
-            sleep(wait).await;
+            self.contact.wait(backoff.wait()).await;
         }
     }
 
