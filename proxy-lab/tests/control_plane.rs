@@ -1,5 +1,7 @@
 //! The real control plane, in the lab.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use proxy_lab::sweep::Leftovers;
@@ -109,4 +111,52 @@ fn objects_are_written_in_bulk() {
         .expect("are listed");
     assert_eq!(listed.lines().count(), 501, "with that of the API server");
     assert!(took < Duration::from_mins(1));
+}
+
+/// Set for the process that is to be killed.
+const CHILD: &str = "PROXY_LAB_TEST_CHILD";
+
+#[test]
+fn what_a_killed_owner_left_is_swept() {
+    if proxy_lab::control_plane::skipped() {
+        return;
+    }
+    let program = std::env::current_exe().expect("is a file");
+    let mut child = Command::new(program)
+        .args(["--exact", "the_owner_in_another_process", "--nocapture"])
+        .env(CHILD, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
+    let mut lines = lines.map_while(Result::ok);
+    let prefix = lines.find_map(|line| line.strip_prefix("prefix ").map(str::to_owned));
+    let prefix = prefix.expect("says its prefix");
+    child.kill().expect("is running");
+    child.wait().expect("is ours");
+    let left = Leftovers::of(&prefix);
+    assert!(
+        left.processes.len() >= 3,
+        "the control plane lives on: {left:?}"
+    );
+    // (A start of another test may have been faster than this one.)
+    drop(Lab::builder("next").up().expect("comes up"));
+    let left = Leftovers::of(&prefix);
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Not a test of its own: the body of the child.
+#[test]
+fn the_owner_in_another_process() {
+    if std::env::var(CHILD).is_err() {
+        return;
+    }
+    let lab = Lab::builder("orphan")
+        .node("worker-1")
+        .up()
+        .expect("comes up");
+    lab.start_control_plane(&ControlPlaneOptions::default())
+        .expect("starts");
+    println!("\nprefix {}", lab.prefix());
+    std::thread::sleep(Duration::from_mins(1));
 }
