@@ -1,4 +1,5 @@
-//! The packet path, readable from top to bottom: ingress of a pod's device, ingress of an uplink, egress.
+//! The packet path, readable from top to bottom: ingress of a pod's device, ingress of an uplink, egress; and before
+//! them, on uplinks, XDP, which finishes what it can and leaves the rest as it is.
 //!
 //! Both translations sit on the device that the client is behind: DNAT at its ingress, the way back at its
 //! egress. Conntrack, masquerading, `rp_filter` and netfilter's policies then see one tuple, client ↔ backend.
@@ -10,6 +11,9 @@ mod claim;
 mod flow;
 mod forward;
 mod rewrite;
+mod xdp;
+
+pub use xdp::xdp_ingress;
 
 use crate::{
     abi::{
@@ -38,6 +42,11 @@ pub enum Verdict {
     },
     /// Goes back out of the device that it came in by; MACs are swapped already.
     Bounce,
+    /// Translated; leaves by this device as it is: its MACs are those of the way. XDP's alone.
+    Send {
+        /// ifindex.
+        ifindex: u32,
+    },
     /// Dropped, counted under this reason.
     Drop(Counter),
 }
@@ -159,7 +168,10 @@ fn known<T: PacketTables>(t: &mut T, w: &mut Work, scope: Scope) -> Known {
             flow::Step::Begin => {}
         }
     }
-    if may_be_snat_reply(&t.settings(), w.h.tuple.dst_port.get(), scope) && flow::snat_reply(t, w) {
+    if may_be_snat_reply(&t.settings(), w.h.tuple.dst_port.get(), scope)
+        && let Some(entry) = flow::snat_reply(t, w)
+    {
+        flow::accept_reply(t, w, entry);
         return Known::Back;
     }
     Known::No

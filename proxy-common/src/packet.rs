@@ -1,7 +1,7 @@
 //! A packet, as the datapath may touch it.
 
 use crate::{
-    checksum::Sum,
+    checksum::{Sum, update},
     datapath::{Work, answer::refuse},
 };
 
@@ -17,6 +17,20 @@ pub struct ChecksumChange {
     pub zero_means_none: bool,
     /// The pseudo-header is an IPv6 one.
     pub v6: bool,
+}
+
+impl ChecksumChange {
+    /// What a transport checksum that is all there becomes (RFC 1624).
+    #[inline(always)]
+    pub const fn applied_to(&self, field: u16) -> u16 {
+        if self.zero_means_none && field == 0 {
+            return 0;
+        }
+        match update(field, self.pseudo.add(self.data.0)) {
+            0 if self.zero_means_none => 0xffff,
+            field => field,
+        }
+    }
 }
 
 /// A packet in a buffer: XDP frame, skb, or bytes on the host.

@@ -12,7 +12,10 @@ use crate::{
         target::{Backend, RangeKey, Slot, Target},
     },
     addr::Addr,
-    datapath::{Work, begin::begin},
+    datapath::{
+        Work,
+        begin::{begin, begin_early},
+    },
 };
 
 /// What every hook needs: finding a frontend and a backend for it.
@@ -139,6 +142,13 @@ pub trait PacketTables: Tables {
         Self: Sized,
     {
         begin(self, work, ifindex, scope)
+    }
+    /// [`begin_early`], likewise.
+    fn begin_early(&mut self, work: &mut Work, ifindex: u32) -> u32
+    where
+        Self: Sized,
+    {
+        begin_early(self, work, ifindex)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Parts of the datapath as global functions: the verifier takes each by itself, whatever its callers know, and
 //! each has a stack frame of its own. What they share with their callers is in `WORK`.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
     abi::{counter::Counter, frontend::Scope},
     datapath::{answer, begin},
@@ -23,6 +23,17 @@ pub extern "C" fn begin_flow(skb: *mut __sk_buff, ifindex: u32, scope: u32) -> u
     };
     // SAFETY: this CPU's element; the caller, which lent it, does not touch it before this function returns.
     begin::begin(&mut Kernel(skb), unsafe { &mut *work }, ifindex, scope)
+}
+
+/// `datapath::begin::begin_early` on the packet in `WORK`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn begin_flow_early(xdp: *mut xdp_md, ifindex: u32) -> u32 {
+    let Some(work) = WORK.get_ptr_mut(0) else {
+        return Counter::DropRewrite as u32;
+    };
+    // SAFETY: as above.
+    begin::begin_early(&mut Kernel(xdp), unsafe { &mut *work }, ifindex)
 }
 
 /// `datapath::answer::refuse` on the packet in `WORK`: 1 if it was answered.

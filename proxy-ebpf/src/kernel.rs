@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_CURRENT_NETNS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
         BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup, bpf_sock_addr,
-        bpf_sock_tuple,
+        bpf_sock_tuple, xdp_md,
     },
     helpers::generated::{
         bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release,
@@ -184,7 +184,36 @@ impl FlowRef for FlowElement {
     }
 }
 
-impl PacketTables for Kernel<__sk_buff> {
+/// The context of a packet program.
+pub trait PacketContext: Sized {
+    /// `datapath::begin::begin` (XDP: `begin_early`), as a function that takes this context.
+    fn begin(this: *mut Self, ifindex: u32, scope: Scope) -> u32;
+}
+
+impl PacketContext for __sk_buff {
+    #[inline(always)]
+    fn begin(this: *mut Self, ifindex: u32, scope: Scope) -> u32 {
+        crate::calls::begin_flow(this, ifindex, scope as u32)
+    }
+}
+
+impl PacketContext for xdp_md {
+    #[inline(always)]
+    fn begin(this: *mut Self, ifindex: u32, _scope: Scope) -> u32 {
+        crate::calls::begin_flow_early(this, ifindex)
+    }
+}
+
+/// What [`begin`](PacketTables::begin) said, told of if that was asked for.
+#[inline(always)]
+fn told(step: u32) -> u32 {
+    if log::flows() && translates(step) {
+        log::log_flow();
+    }
+    step
+}
+
+impl<C: PacketContext> PacketTables for Kernel<C> {
     type Flow = FlowElement;
 
     #[inline(always)]
@@ -311,11 +340,12 @@ impl PacketTables for Kernel<__sk_buff> {
 
     #[inline(always)]
     fn begin(&mut self, _work: &mut Work, ifindex: u32, scope: Scope) -> u32 {
-        let step = crate::calls::begin_flow(self.0, ifindex, scope as u32);
-        if log::flows() && translates(step) {
-            log::log_flow();
-        }
-        step
+        told(C::begin(self.0, ifindex, scope))
+    }
+
+    #[inline(always)]
+    fn begin_early(&mut self, _work: &mut Work, ifindex: u32) -> u32 {
+        told(C::begin(self.0, ifindex, Scope::External))
     }
 }
 

@@ -1,5 +1,5 @@
 //! The eBPF programs: entry points, and nothing else. All decisions are in `proxy-common`; all `unsafe` is in
-//! the shells `calls`, `frame`, `kernel`, `log`, `cgroup` and `tc`.
+//! the shells `calls`, `frame`, `kernel`, `log`, `cgroup`, `tc` and `xdp`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
@@ -23,6 +23,8 @@ mod log;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod tc;
+#[cfg(target_arch = "bpf")]
+mod xdp;
 
 /// The helpers that the programs need are for GPL-compatible programs only.
 #[cfg(target_arch = "bpf")]

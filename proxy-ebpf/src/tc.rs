@@ -122,6 +122,8 @@ fn run(ctx: &TcContext, hook: Hook, link: LinkType) -> i32 {
         }
         // SAFETY: the helper takes any ifindex.
         Verdict::Bounce => unsafe { bpf_redirect(ifindex, 0) as i32 },
+        // SAFETY: as above.
+        Verdict::Send { ifindex } => unsafe { bpf_redirect(ifindex, 0) as i32 },
         Verdict::Forward { ifindex } => forward(skb, link, ifindex),
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    programs::{CgroupSock, CgroupSockAddr, ProgramError, ProgramFd, SchedClassifier},
+    programs::{CgroupSock, CgroupSockAddr, ProgramError, ProgramFd, SchedClassifier, Xdp},
 };
 use proxy_common::abi::{MAPS, MapKind, MapSpec};
 
@@ -80,6 +80,8 @@ pub enum ProgramName {
     Socket(SocketHook),
     /// A program on devices.
     Packet(PacketProgram),
+    /// The XDP program on uplinks.
+    Xdp,
     /// Gives jiffies to a test run.
     Clock,
 }
@@ -130,6 +132,9 @@ impl PacketProgram {
     }
 }
 
+/// Name of the XDP program in the object.
+pub const XDP_PROGRAM: &str = "xdp_uplink_ingress";
+
 const fn hook(name: &'static str, attach_type: AttachType) -> SocketHook {
     SocketHook { name, attach_type }
 }
@@ -154,7 +159,7 @@ impl ProgramName {
             .into_iter()
             .map(Self::Socket)
             .chain(PacketProgram::ALL.into_iter().map(Self::Packet))
-            .chain([Self::Clock])
+            .chain([Self::Xdp, Self::Clock])
     }
 
     /// Name in the object.
@@ -162,6 +167,7 @@ impl ProgramName {
         match self {
             Self::Socket(hook) => hook.name,
             Self::Packet(program) => program.name(),
+            Self::Xdp => XDP_PROGRAM,
             Self::Clock => "clock",
         }
     }
@@ -238,6 +244,10 @@ fn load_one(ebpf: &mut Ebpf, program: ProgramName) -> Result<OwnedFd, LoadError>
         }
         ProgramName::Socket(_) => {
             let found: &mut CgroupSockAddr = found.try_into().map_err(|_| missing())?;
+            found.load().and_then(|()| found.fd())
+        }
+        ProgramName::Xdp => {
+            let found: &mut Xdp = found.try_into().map_err(|_| missing())?;
             found.load().and_then(|()| found.fd())
         }
         ProgramName::Packet(_) | ProgramName::Clock => {

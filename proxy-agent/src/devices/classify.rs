@@ -85,6 +85,7 @@ pub fn classify(observed: &Observed, config: &DeviceConfig) -> Classes {
             mac: link.mac.unwrap_or_default(),
             mtu: link.mtu,
             bridge: role.bridge.unwrap_or_default(),
+            flags: 0,
             snat_v4,
             snat_v6,
         };

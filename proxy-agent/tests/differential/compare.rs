@@ -7,7 +7,10 @@ use std::{
     net::{TcpListener, UdpSocket},
 };
 
-use proxy_agent::dataplane::{load::PacketProgram, sys::program::TestSkb};
+use proxy_agent::dataplane::{
+    load::{PacketProgram, XDP_PROGRAM},
+    sys::program::TestSkb,
+};
 use proxy_common::{
     abi::{
         counter::Counter,
@@ -17,7 +20,7 @@ use proxy_common::{
     },
     datapath::{self, Ingress, Verdict, Work},
     host::{Frame, World},
-    parse::{Headers, parse},
+    parse::{Headers, parse, tcp_flags},
     tables::FlowTable,
 };
 
@@ -36,6 +39,8 @@ pub enum Hook {
     Pod(u32),
     /// In by an uplink or overlay.
     In(u32),
+    /// In by an uplink, before tc.
+    Xdp(u32),
     /// Out by a device.
     Out(u32),
 }
@@ -43,18 +48,22 @@ pub enum Hook {
 impl Hook {
     pub const fn ifindex(self) -> u32 {
         match self {
-            Self::Pod(ifindex) | Self::In(ifindex) | Self::Out(ifindex) => ifindex,
+            Self::Pod(ifindex) | Self::In(ifindex) | Self::Xdp(ifindex) | Self::Out(ifindex) => {
+                ifindex
+            }
         }
     }
 
-    pub const fn program(self) -> PacketProgram {
-        match self {
+    /// The program of tc; none at XDP.
+    pub const fn program(self) -> Option<PacketProgram> {
+        Some(match self {
             Self::Pod(_) => PacketProgram::PodIngress,
             Self::In(OVERLAY) => PacketProgram::UplinkIngressL3,
             Self::In(_) => PacketProgram::UplinkIngress,
+            Self::Xdp(_) => return None,
             Self::Out(OVERLAY) => PacketProgram::EgressL3,
             Self::Out(_) => PacketProgram::Egress,
-        }
+        })
     }
 }
 
@@ -97,6 +106,10 @@ const MARK_OF_OTHERS: u32 = 0x4000;
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
 
 impl Pair {
     pub fn new(object: Object, crowding: Crowding) -> Self {
@@ -138,8 +151,35 @@ impl Pair {
         self.outcome.with(self.world.counters())
     }
 
-    /// A packet through both; panics where they differ.
+    /// A packet through both; panics where they differ. What XDP sends out is sent by tc as well, and must leave with the
+    /// same bytes.
     pub fn send(&mut self, sent: &Sent, which: &str) -> Became {
+        let (became, packet) = self.run(sent, which);
+        let (Hook::Xdp(ifindex), Verdict::Send { ifindex: out }) = (sent.hook, became.verdict)
+        else {
+            return became;
+        };
+        if ends_what_it_begins(sent) {
+            return became;
+        }
+        let plain = Sent {
+            hook: Hook::In(ifindex),
+            segment: 0,
+            linear: 0,
+            ..sent.clone()
+        };
+        let (by_tc, other) = self.run(&plain, which);
+        assert_eq!(by_tc.verdict, Verdict::Forward { ifindex: out }, "{which}");
+        // Its MAC addresses are written by the neighbour code, after the program.
+        assert_eq!(
+            Dump(&packet[12..]),
+            Dump(&other[12..]),
+            "{which}: by XDP (left) and by tc (right)"
+        );
+        became
+    }
+
+    fn run(&mut self, sent: &Sent, which: &str) -> (Became, Vec<u8>) {
         let skb = TestSkb {
             ifindex: sent.hook.ifindex(),
             mark: MARK_OF_OTHERS,
@@ -147,7 +187,10 @@ impl Pair {
             summed: sent.summed && self.can_sum && sums_can_hold(sent),
             linear: if self.can_cut { sent.linear } else { 0 },
         };
-        let program = sent.hook.program();
+        let run = || match sent.hook.program() {
+            Some(program) => self.object.run(program, &sent.bytes, &skb, 1),
+            None => self.object.run_xdp(sent.hook.ifindex(), &sent.bytes, 1),
+        };
         let describe = || {
             format!(
                 "{which}: {:?}, {skb:?}\nsent{:?}",
@@ -156,11 +199,7 @@ impl Pair {
             )
         };
 
-        let (before, run, after) = (
-            self.object.now(),
-            self.object.run(program, &sent.bytes, &skb, 1),
-            self.object.now(),
-        );
+        let (before, run, after) = (self.object.now(), run(), self.object.now());
         self.world.clock.set(before);
         self.ticks = self.ticks.max(after.wrapping_sub(before));
         // Between two ticks it is not known which of them the program saw.
@@ -171,7 +210,7 @@ impl Pair {
             Err(error) if error.kind() == ErrorKind::InvalidInput && sent.bytes.len() < 54 => {
                 assert_eq!(became.verdict, Verdict::Pass, "{}", describe());
                 self.outcome.saw_refused();
-                return became;
+                return (became, packet);
             }
             run => run.unwrap_or_else(|error| panic!("{}\nthe run failed: {error}", describe())),
         };
@@ -216,8 +255,9 @@ impl Pair {
                 describe()
             );
         }
+        let program = sent.hook.program().map_or(XDP_PROGRAM, PacketProgram::name);
         self.outcome.saw(said, program, skb.summed);
-        became
+        (became, packet)
     }
 
     /// What the host's build makes of a packet: with the verdict and the bytes that the program must give.
@@ -227,13 +267,17 @@ impl Pair {
             ifindex: sent.hook.ifindex(),
             link: link(sent.hook.ifindex()),
         };
-        let mut frame = Frame::new(sent.bytes.clone()).segmented(sent.segment);
+        let mut frame = Frame::new(sent.bytes.clone());
+        if !matches!(sent.hook, Hook::Xdp(_)) {
+            frame = frame.segmented(sent.segment);
+        }
         let before = tuple(&frame, at.link);
         let verdict = match sent.hook {
             Hook::Pod(_) => datapath::pod_ingress(&mut frame, &mut tables, &mut work, at),
             // Left alone by the shell before the datapath sees it.
             Hook::In(ifindex) if is_for_another_host(&sent.bytes, ifindex) => Verdict::Pass,
             Hook::In(_) => datapath::uplink_ingress(&mut frame, &mut tables, &mut work, at),
+            Hook::Xdp(_) => datapath::xdp_ingress(&mut frame, &mut tables, &mut work, at),
             Hook::Out(_) => datapath::egress(&mut frame, &mut tables, &mut work, at.link),
         };
         let after = tuple(&frame, at.link);
@@ -241,10 +285,26 @@ impl Pair {
         if matches!(verdict, Verdict::Pass) {
             assert_eq!(Dump(&packet), Dump(&sent.bytes), "passed, and yet changed");
         }
+        if matches!(sent.hook, Hook::Xdp(_)) {
+            let code = match verdict {
+                Verdict::Pass => XDP_PASS,
+                Verdict::Drop(_) => XDP_DROP,
+                Verdict::Send { ifindex } if ifindex == at.ifindex => XDP_TX,
+                Verdict::Send { .. } => XDP_REDIRECT,
+                other => panic!("XDP has no way to {other:?}"),
+            };
+            let became = Became {
+                verdict,
+                before,
+                after,
+            };
+            return (became, code, packet);
+        }
         let code = match verdict {
             Verdict::Pass | Verdict::Continue => TC_ACT_UNSPEC,
             Verdict::Drop(_) => TC_ACT_SHOT,
             Verdict::Bounce => TC_ACT_REDIRECT,
+            Verdict::Send { .. } => panic!("only XDP sends"),
             Verdict::Forward { .. } => {
                 if matches!(at.link, LinkType::RawIp) {
                     // The shell's room for an Ethernet header.
@@ -365,6 +425,13 @@ fn grow_old(value: &mut FlowValue) {
 fn headers(frame: &Frame, link: LinkType) -> Option<Headers> {
     let mut h = Headers::default();
     parse(&mut frame.clone(), link, &mut h).then_some(h)
+}
+
+/// A SYN that closes its flow as well: another of the same begins another flow.
+fn ends_what_it_begins(sent: &Sent) -> bool {
+    let frame = Frame::new(sent.bytes.clone());
+    headers(&frame, LinkType::Ethernet)
+        .is_some_and(|h| h.is_syn() && h.tcp_flags & (tcp_flags::FIN | tcp_flags::RST) != 0)
 }
 
 fn tuple(frame: &Frame, link: LinkType) -> Option<FlowKey> {

@@ -64,7 +64,11 @@ impl Generator {
         };
         let segment = self.segment(&talk);
         let mut sent = Sent {
-            hook: talk.hook,
+            hook: match talk.hook {
+                // XDP is before tc, where there is any.
+                Hook::In(ifindex) if ifindex != OVERLAY && self.one_in(2) => Hook::Xdp(ifindex),
+                hook => hook,
+            },
             bytes: segment.bytes(),
             segment: 0,
             linear: 0,
@@ -91,7 +95,15 @@ impl Generator {
         let back = match (sent.hook, became.verdict) {
             (Hook::Pod(ifindex) | Hook::In(ifindex), Verdict::Continue) => Hook::Out(ifindex),
             (hook, Verdict::Bounce) if self.one_in(3) => hook,
-            (Hook::In(_), Verdict::Forward { ifindex }) => Hook::In(ifindex),
+            (Hook::In(_), Verdict::Forward { ifindex })
+            | (Hook::Xdp(_), Verdict::Send { ifindex }) => Hook::In(ifindex),
+            (Hook::Xdp(ifindex), Verdict::Pass) => {
+                // What XDP leaves alone is tc's next.
+                if self.one_in(2) {
+                    self.remember(Talk::of(Hook::In(ifindex), &before));
+                }
+                return;
+            }
             _ => return,
         };
         self.remember(Talk::of(sent.hook, &before));
@@ -110,7 +122,10 @@ impl Generator {
         }
     }
 
-    fn remember(&mut self, talk: Talk) {
+    fn remember(&mut self, mut talk: Talk) {
+        if let Hook::Xdp(ifindex) = talk.hook {
+            talk.hook = Hook::In(ifindex);
+        }
         if self.known.len() < MEMORY {
             self.known.push(talk);
         } else {

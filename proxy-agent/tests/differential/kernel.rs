@@ -12,9 +12,9 @@ use aya::{
     programs::{Program, ProgramError},
 };
 use proxy_agent::dataplane::{
-    load::{OBJECT, PacketProgram, SOCKET_HOOKS},
+    load::{OBJECT, PacketProgram, SOCKET_HOOKS, XDP_PROGRAM},
     log::DatapathLog,
-    sys::program::{TestRun, TestSkb, test_run, test_run_on},
+    sys::program::{TestRun, TestSkb, TestXdp, test_run, test_run_on, test_run_xdp},
 };
 
 use crate::{maps::KernelMaps, services::Crowding};
@@ -22,6 +22,7 @@ use crate::{maps::KernelMaps, services::Crowding};
 /// The programs, and the maps they work on.
 pub struct Object {
     programs: BTreeMap<PacketProgram, OwnedFd>,
+    xdp: OwnedFd,
     clock: OwnedFd,
     /// What the verifier said of them.
     pub verified: Vec<Verified>,
@@ -49,8 +50,11 @@ impl Object {
             programs.insert(program, fd);
             verified.push(said);
         }
+        let (xdp, said) = load_one(&mut ebpf, XDP_PROGRAM)?;
+        verified.push(said);
         Ok(Self {
             programs,
+            xdp,
             clock: load_one(&mut ebpf, "clock")?.0,
             verified,
             maps: KernelMaps::open(pins),
@@ -72,6 +76,11 @@ impl Object {
         repeat: u32,
     ) -> std::io::Result<TestRun> {
         test_run_on(&self.programs[&program], frame, skb, repeat)
+    }
+
+    /// Runs the XDP program on a frame that came in by a device.
+    pub fn run_xdp(&self, ifindex: u32, frame: &[u8], repeat: u32) -> std::io::Result<TestRun> {
+        test_run_xdp(&self.xdp, frame, &TestXdp { ifindex }, repeat)
     }
 }
 
@@ -101,6 +110,7 @@ fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(OwnedFd, Verified), 
     let began = Instant::now();
     match program {
         Program::SchedClassifier(program) => program.load()?,
+        Program::Xdp(program) => program.load()?,
         Program::CgroupSockAddr(program) => program.load()?,
         Program::CgroupSock(program) => program.load()?,
         _ => return Err(ProgramError::UnexpectedProgramType),

@@ -17,6 +17,8 @@ use nix::{
 
 /// The outside.
 pub const UPLINK: u32 = 102;
+/// Another way to the outside.
+pub const SECOND: u32 = 104;
 /// Stands for a tunnel: its programs are those for packets without an Ethernet header.
 pub const OVERLAY: u32 = 103;
 /// Pods A and B, by devices of their own.
@@ -28,6 +30,10 @@ pub const POD_C: u32 = 123;
 pub const POD_D: u32 = 124;
 
 pub const MAC_D: [u8; 6] = [2, 0xd, 0, 0, 0, 4];
+/// The routers that clients and pods of other nodes are behind. The one to far pods by IPv6 is not known as a neighbour.
+pub const MAC_ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+pub const MAC_FAR: [u8; 6] = [2, 0, 0, 0, 0, 0xfc];
+pub const MAC_SECOND: [u8; 6] = [2, 0, 0, 0, 0, 0xfd];
 /// The kernel's test run takes a packet's first six bytes for a destination MAC address: those of a plain IPv6 header with
 /// a payload of 20 bytes, so that such a packet is for this node. Any IPv4 packet begins like a multicast address.
 pub const MAC_OVERLAY: [u8; 6] = [0x60, 0, 0, 0, 0, 20];
@@ -40,8 +46,9 @@ pub const fn mac(ifindex: u32) -> [u8; 6] {
     }
 }
 
-const PORTS: [(u32, &str); 6] = [
+const PORTS: [(u32, &str); 7] = [
     (UPLINK, "uplink"),
+    (SECOND, "second"),
     (OVERLAY, "overlay"),
     (POD_A, "pod-a"),
     (POD_B, "pod-b"),
@@ -54,6 +61,8 @@ const ADDRESSES: &str = "
     addr add 192.0.2.11/32 dev uplink
     addr add 2001:db8::10/64 dev uplink nodad
     addr add 2001:db8::11/128 dev uplink nodad
+    addr add 192.0.3.10/24 dev second
+    addr add 2001:db8:3::10/64 dev second nodad
     addr add 10.0.2.1/24 dev overlay
     addr add fd00:2::1/64 dev overlay nodad
     addr add 10.0.0.1/24 dev bridge
@@ -66,6 +75,11 @@ const ADDRESSES: &str = "
     route add fd00:1::/64 via 2001:db8::20
     route add 198.51.100.0/24 via 192.0.2.1
     route add 2001:db8:f::/64 via 2001:db8::1
+    route add 10.0.3.0/24 via 192.0.3.20
+    route add fd00:3::/64 via 2001:db8:3::20
+    neigh add 192.0.3.20 lladdr 02:00:00:00:00:fd dev second nud permanent
+    neigh add 2001:db8:3::20 lladdr 02:00:00:00:00:fd dev second nud permanent
+    neigh add 192.0.2.20 lladdr 02:00:00:00:00:fc dev uplink nud permanent
     neigh add 192.0.2.1 lladdr 02:00:00:00:00:fe dev uplink nud permanent
     neigh add 2001:db8::1 lladdr 02:00:00:00:00:fe dev uplink nud permanent
     neigh add 10.0.0.24 lladdr 02:0d:00:00:00:04 dev bridge nud permanent

@@ -4,7 +4,7 @@ use std::net::{IpAddr, TcpListener, UdpSocket};
 
 use proxy_common::{
     abi::{
-        device::{Device, DeviceClass, LinkType, node_addr},
+        device::{Device, DeviceClass, LinkType, device_flags, node_addr},
         frontend::FrontendKind,
         protocol,
         settings::PortRange,
@@ -15,7 +15,10 @@ use proxy_common::{
     tables::Route,
 };
 
-use crate::namespace::{BRIDGE, MAC_D, OVERLAY, POD_A, POD_B, POD_C, POD_D, UPLINK, mac};
+use crate::namespace::{
+    BRIDGE, MAC_D, MAC_FAR, MAC_ROUTER, MAC_SECOND, OVERLAY, POD_A, POD_B, POD_C, POD_D, SECOND,
+    UPLINK, mac,
+};
 
 /// How much room the flow tables have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Names {
     pub family: Family,
     pub pods: [(u32, &'static str); 4],
     pub far_pod: &'static str,
+    /// A pod behind the second uplink.
+    pub second_pod: &'static str,
     pub overlay_pod: &'static str,
     pub far_node: &'static str,
     pub node: &'static str,
@@ -62,6 +67,7 @@ pub static BOTH: [Names; 2] = [
             (POD_D, "10.0.0.24"),
         ],
         far_pod: "10.0.1.7",
+        second_pod: "10.0.3.7",
         overlay_pod: "10.0.2.7",
         far_node: "192.0.2.20",
         node: "192.0.2.10",
@@ -80,6 +86,7 @@ pub static BOTH: [Names; 2] = [
             (POD_D, "fd00::24"),
         ],
         far_pod: "fd00:1::7",
+        second_pod: "fd00:3::7",
         overlay_pod: "fd00:2::7",
         far_node: "2001:db8::20",
         node: "2001:db8::10",
@@ -193,7 +200,11 @@ fn add_services(world: &World, names: &Names, protocol: u8) {
     use FrontendKind::{ClusterIp, ExternalIp, LoadBalancer};
     let service = || Service::new(protocol);
     let [a, b, c, d] = names.pods.map(|(_, pod)| at(pod, 8080));
-    let (far, overlay) = (at(names.far_pod, 8080), at(names.overlay_pod, 8080));
+    let (far, second, overlay) = (
+        at(names.far_pod, 8080),
+        at(names.second_pod, 8080),
+        at(names.overlay_pod, 8080),
+    );
     let [one, two, three, four] = names.vips;
     let [lb, other_lb] = names.load_balancers;
     // The same backends behind two, one backend behind two, and pods behind themselves.
@@ -225,6 +236,7 @@ fn add_services(world: &World, names: &Names, protocol: u8) {
             .frontend(ExternalIp, &at(names.node, TAKEN_PORT))
             .node_port(names.family, NODE_PORTS[0])
             .backend(&far)
+            .backend(&second)
             .backend(&at(names.far_node, 9090))
             .local_backend(&b),
     );
@@ -293,6 +305,11 @@ fn add_devices(world: &World) {
             mac: mac(ifindex),
             mtu,
             bridge,
+            flags: if ifindex == UPLINK || ifindex == SECOND {
+                device_flags::XDP_OUT
+            } else {
+                0
+            },
             snat_v4,
             snat_v6,
         };
@@ -300,6 +317,8 @@ fn add_devices(world: &World) {
     };
     let [v4, v6] = BOTH.each_ref().map(|names| names.node);
     device(UPLINK, DeviceClass::Uplink, 1500, 0, Some([v4, v6]));
+    let second = Some(["192.0.3.10", "2001:db8:3::10"]);
+    device(SECOND, DeviceClass::Uplink, 1500, 0, second);
     let overlay = Some(["10.0.2.1", "fd00:2::1"]);
     device(OVERLAY, DeviceClass::Overlay, 1450, 0, overlay);
     let bridge = Some(["10.0.0.1", "fd00::1"]);
@@ -312,10 +331,8 @@ fn add_devices(world: &World) {
 /// What `namespace` has told the kernel.
 fn routes() -> RouteTable {
     let by = |ifindex| Route::Device { ifindex };
-    let known = Route::Neighbour {
-        ifindex: BRIDGE,
-        mac: MAC_D,
-    };
+    let to = |ifindex, mac| Route::Neighbour { ifindex, mac };
+    let known = to(BRIDGE, MAC_D);
     let mut table = RouteTable::default();
     let nets = [
         ("192.0.2.0", 24, by(UPLINK)),
@@ -326,10 +343,16 @@ fn routes() -> RouteTable {
         ("10.0.0.11", 32, by(POD_A)),
         ("10.0.0.12", 32, by(POD_B)),
         ("10.0.0.24", 32, known),
-        ("10.0.1.0", 24, by(UPLINK)),
+        ("10.0.1.0", 24, to(UPLINK, MAC_FAR)),
+        ("192.0.2.1", 32, to(UPLINK, MAC_ROUTER)),
+        ("192.0.2.20", 32, to(UPLINK, MAC_FAR)),
+        ("192.0.3.0", 24, by(SECOND)),
+        ("192.0.3.10", 32, Route::None),
+        ("192.0.3.20", 32, to(SECOND, MAC_SECOND)),
+        ("10.0.3.0", 24, to(SECOND, MAC_SECOND)),
         ("10.0.2.0", 24, by(OVERLAY)),
         ("10.0.2.1", 32, Route::None),
-        ("198.51.100.0", 24, by(UPLINK)),
+        ("198.51.100.0", 24, to(UPLINK, MAC_ROUTER)),
         ("2001:db8::", 64, by(UPLINK)),
         ("2001:db8::10", 128, Route::None),
         ("2001:db8::11", 128, Route::None),
@@ -341,7 +364,12 @@ fn routes() -> RouteTable {
         ("fd00:1::", 64, by(UPLINK)),
         ("fd00:2::", 64, by(OVERLAY)),
         ("fd00:2::1", 128, Route::None),
-        ("2001:db8:f::", 64, by(UPLINK)),
+        ("2001:db8:f::", 64, to(UPLINK, MAC_ROUTER)),
+        ("2001:db8::1", 128, to(UPLINK, MAC_ROUTER)),
+        ("2001:db8:3::", 64, by(SECOND)),
+        ("2001:db8:3::10", 128, Route::None),
+        ("2001:db8:3::20", 128, to(SECOND, MAC_SECOND)),
+        ("fd00:3::", 64, to(SECOND, MAC_SECOND)),
     ];
     for (prefix, bits, route) in nets {
         table = table.with(addr(prefix), bits, route);

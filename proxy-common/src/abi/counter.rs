@@ -55,6 +55,8 @@ counters! {
     DropRewrite = "drop_rewrite", "Dropped: the packet could not be rewritten.";
     DropStaleBackend = "drop_stale_backend", "Dropped: the backend chosen was gone before it could be used.";
     DropAnswer = "drop_answer", "Dropped: a refusal could not be built from the packet (IP options or extension headers).";
+    XdpSent = "xdp_sent", "A translated packet was sent out by XDP.";
+    XdpPassed = "xdp_passed", "XDP left a packet of a Service to tc.";
     FragmentPassed = "fragment_passed", "A fragment to a frontend went on to the kernel untranslated.";
 }
 

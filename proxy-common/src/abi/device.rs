@@ -28,6 +28,12 @@ pub enum LinkType {
     RawIp = 2,
 }
 
+/// Bits of [`Device::flags`].
+pub mod device_flags {
+    /// XDP programs can send frames out by this device; frames have Ethernet headers.
+    pub const XDP_OUT: u32 = 1;
+}
+
 /// Value of `DEVICES`, by ifindex.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -44,12 +50,14 @@ pub struct Device {
     pub mtu: u32,
     /// ifindex of the bridge that this device is a port of; 0: none.
     pub bridge: u32,
+    /// [`device_flags`].
+    pub flags: u32,
     /// Source address for IPv4 packets masqueraded out of this device; unspecified: none.
     pub snat_v4: Addr,
     /// Source address for IPv6 packets masqueraded out of this device; unspecified: none.
     pub snat_v6: Addr,
 }
-const _: () = assert!(size_of::<Device>() == 48);
+const _: () = assert!(size_of::<Device>() == 52);
 
 /// Bits of the values of `NODE_ADDRS`.
 pub mod node_addr {

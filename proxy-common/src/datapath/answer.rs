@@ -34,7 +34,7 @@ pub fn refuse<P: Packet>(p: &mut P, h: &Headers) -> bool {
 
 /// The pseudo-header's sum without the length's high half, which is always zero here.
 #[inline(always)]
-fn pseudo_header(h: &Headers, protocol: u8, len: u16) -> Sum {
+pub(super) fn pseudo_header(h: &Headers, protocol: u8, len: u16) -> Sum {
     let (s, d) = (h.tuple.src.words(), h.tuple.dst.words());
     let sum = Sum::default()
         .add(s[3])

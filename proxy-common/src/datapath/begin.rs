@@ -45,9 +45,29 @@ pub(super) fn fragment<T: PacketTables>(t: &mut T, w: &Work, scope: Scope) -> Ve
 /// shell may make this a program of its own that returns one; see [`Step`] for what it means.
 #[inline(always)]
 pub fn begin<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32, scope: Scope) -> u32 {
-    let Some(found) = lookup(t, w, scope) else {
-        return untranslated(t, w);
-    };
+    match lookup(t, w, scope) {
+        Some(found) => begin_at(t, w, ifindex, scope, found),
+        None => untranslated(t, w),
+    }
+}
+
+/// [`begin`] for a packet from outside that comes by again where XDP does not finish it: what has no frontend is left alone.
+#[inline(always)]
+pub fn begin_early<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32) -> u32 {
+    match lookup(t, w, Scope::External) {
+        Some(found) => begin_at(t, w, ifindex, Scope::External, found),
+        None => Step::PASS,
+    }
+}
+
+#[inline(always)]
+fn begin_at<T: PacketTables>(
+    t: &mut T,
+    w: &mut Work,
+    ifindex: u32,
+    scope: Scope,
+    found: Found,
+) -> u32 {
     if !found.admits(t, &w.h.tuple.src) {
         return Counter::DropSourceRange as u32;
     }

@@ -94,27 +94,27 @@ fn retire<T: PacketTables>(t: &mut T, w: &mut Work) {
     t.remove_flow(other_table(&w.value, FlowTable::Confirmed), &w.key);
 }
 
-/// Finds the reverse half of a reply that arrives with a translated destination, confirmed if it is the first.
+/// Finds the reverse half of a reply that arrives with a translated destination, and loads it.
 #[inline(always)]
-pub(super) fn snat_reply<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
-    let Some(entry) = t.flow(FlowTable::Claims, &w.h.tuple) else {
-        return false;
-    };
-    if !entry.load(&w.h.tuple, &mut w.value) {
-        return false;
-    }
+pub(super) fn snat_reply<T: PacketTables>(t: &mut T, w: &mut Work) -> Option<T::Flow> {
+    let entry = t.flow(FlowTable::Claims, &w.h.tuple)?;
+    entry.load(&w.h.tuple, &mut w.value).then_some(entry)
+}
+
+/// Notes a reply that [`snat_reply`] found; the first confirms the flow.
+#[inline(always)]
+pub(super) fn accept_reply<T: PacketTables>(t: &mut T, w: &mut Work, entry: T::Flow) {
     let now = t.now();
     entry.touch(now, seen_flags(&w.h));
     if w.value.flags & flow_flags::CONFIRMED == 0 {
         if !confirm_forward(t, w, now) {
             t.count(Counter::DropFlowTableFull);
-            return true;
+            return;
         }
         entry.set_flags(w.value.flags | flow_flags::CONFIRMED);
         t.remove_flow(FlowTable::New, &w.key);
         t.count(Counter::FlowConfirmed);
     }
-    true
 }
 
 /// Finds the reverse half of a packet that leaves, confirmed if it is the first reply.

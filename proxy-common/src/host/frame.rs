@@ -1,9 +1,6 @@
 //! A packet in a `Vec`.
 
-use crate::{
-    checksum::update,
-    packet::{ChecksumChange, Packet},
-};
+use crate::packet::{ChecksumChange, Packet};
 
 /// A checksum that the sender left to its device (`CHECKSUM_PARTIAL`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,21 +97,15 @@ impl Packet for Frame {
     fn l4_checksum(&mut self, off: usize, change: ChecksumChange) -> Option<()> {
         let pending = self.pending.is_some();
         let field = self.window::<2>(off)?;
-        let mut value = u16::from_ne_bytes(*field);
-        for (sum, pseudo) in [(change.pseudo, true), (change.data, false)] {
-            if change.zero_means_none && value == 0 {
-                continue;
-            }
-            if !pending {
-                value = update(value, sum);
-            } else if pseudo {
-                value = sum.add16(value).fold();
-            }
-            if change.zero_means_none && value == 0 {
-                value = 0xffff;
-            }
-        }
-        *field = value.to_ne_bytes();
+        let before = u16::from_ne_bytes(*field);
+        let after = match (pending, before) {
+            // The pseudo-header's sum alone, and never zero: no change makes a sum of something nothing.
+            (true, 1..) => change.pseudo.add16(before).fold(),
+            (true, 0) if change.zero_means_none => 0,
+            (true, 0) => change.pseudo.fold(),
+            (false, _) => change.applied_to(before),
+        };
+        *field = after.to_ne_bytes();
         Some(())
     }
 

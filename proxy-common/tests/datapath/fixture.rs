@@ -6,7 +6,10 @@ use proxy_common::{
     host::{Frame, Segment, World},
 };
 
-use crate::node::{self, BOTH, Names};
+use crate::{
+    node::{self, BOTH, Names},
+    xdp,
+};
 
 /// Where a packet meets the datapath.
 #[derive(Clone, Copy, Debug)]
@@ -166,7 +169,7 @@ fn frame(segment: &Segment, pending: bool) -> Frame {
     }
 }
 
-/// Puts a packet through a hook.
+/// Puts a packet through a hook; on an uplink, by tc alone and by XDP first, which must come to the same.
 pub fn run(world: &World, hook: Hook, frame: &mut Frame) -> Verdict {
     let (mut tables, mut work) = (world, Work::default());
     let at = |ifindex| Ingress {
@@ -175,6 +178,9 @@ pub fn run(world: &World, hook: Hook, frame: &mut Frame) -> Verdict {
     };
     match hook {
         Hook::Pod(ifindex) => datapath::pod_ingress(frame, &mut tables, &mut work, at(ifindex)),
+        Hook::In(ifindex) if node::link(ifindex) == LinkType::Ethernet => {
+            xdp::with_and_without(world, frame, at(ifindex))
+        }
         Hook::In(ifindex) => datapath::uplink_ingress(frame, &mut tables, &mut work, at(ifindex)),
         Hook::Out(ifindex) => {
             let link: LinkType = node::link(ifindex);

@@ -16,3 +16,4 @@ mod properties;
 mod refusals;
 mod scene;
 mod straight;
+mod xdp;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use proxy_common::{
     abi::{
-        device::{Device, DeviceClass, LinkType, node_addr},
+        device::{Device, DeviceClass, LinkType, device_flags, node_addr},
         settings::PortRange,
     },
     addr::{Addr, Family},
@@ -25,6 +25,11 @@ pub const BRIDGE: u32 = 20;
 pub const POD_C: u32 = 23;
 pub const POD_D: u32 = 24;
 
+/// The MAC address of the uplink: that to which packets are sent here, if nothing else is said.
+pub const MAC_UPLINK: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The MAC address of the router on the uplink, which leads to clients and to pods of other nodes; other nodes themselves are
+/// neighbours that are not known.
+pub const MAC_ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 /// The MAC address of pod D.
 pub const MAC_D: [u8; 6] = [2, 0xd, 0, 0, 0, 4];
 
@@ -160,6 +165,10 @@ pub fn node(names: &Names) -> World {
         Family::V6 => (128, 32, 16),
     };
     let by = |ifindex| Route::Device { ifindex };
+    let routed = Route::Neighbour {
+        ifindex: UPLINK,
+        mac: MAC_ROUTER,
+    };
     let known = Route::Neighbour {
         ifindex: BRIDGE,
         mac: MAC_D,
@@ -169,10 +178,10 @@ pub fn node(names: &Names) -> World {
         .with(addr(names.pod_b), host, by(POD_B))
         .with(addr(names.pod_c), host, by(BRIDGE))
         .with(addr(names.pod_d), host, known)
-        .with(addr(names.far_pod), subnet, by(UPLINK))
+        .with(addr(names.far_pod), subnet, routed)
         .with(addr(names.overlay_pod), subnet, by(OVERLAY))
         .with(addr(names.far_node), subnet, by(UPLINK))
-        .with(addr(names.client), subnet, by(UPLINK))
+        .with(addr(names.client), subnet, routed)
         .with(addr(names.load_balancer), wide, by(UPLINK));
     world.set_route_table(routes);
     world
@@ -189,9 +198,18 @@ fn device(
     let mut device = Device {
         class: class as u8,
         link: link(ifindex) as u8,
-        mac: [2, 0, 0, 0, 1, ifindex as u8],
+        mac: if ifindex == UPLINK {
+            MAC_UPLINK
+        } else {
+            [2, 0, 0, 0, 1, ifindex as u8]
+        },
         mtu,
         bridge,
+        flags: if ifindex == UPLINK {
+            device_flags::XDP_OUT
+        } else {
+            0
+        },
         snat_v4: Addr::UNSPECIFIED_V4,
         snat_v6: Addr::UNSPECIFIED_V6,
     };

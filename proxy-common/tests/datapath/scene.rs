@@ -199,6 +199,9 @@ impl Scene {
             Verdict::Continue => Way::On,
             Verdict::Forward { ifindex } => Way::Out(ifindex),
             Verdict::Bounce => Way::Round,
+            Verdict::Send { .. } => {
+                panic!("only XDP sends, and `with_and_without` says so otherwise")
+            }
             Verdict::Pass => {
                 // Not for the outside (S6), or in the middle of something that nobody knows (P5).
                 let not_for_it = !client.is_pod && !frontend.for_outside;

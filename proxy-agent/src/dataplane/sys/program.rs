@@ -84,13 +84,55 @@ pub fn test_run_on(
     about: &TestSkb,
     repeat: u32,
 ) -> io::Result<TestRun> {
-    let mut packet = vec![0; frame.len() + HEADROOM];
     let mut context: SkBuff = [0; 48];
     let mut context_after: SkBuff = [0; 48];
     context[MARK] = about.mark;
     context[IFINDEX] = about.ifindex;
     context[DATA_END] = about.linear;
     context[GSO_SIZE] = about.segment;
+    let plain = *about == TestSkb::default();
+    let context = if plain { &[][..] } else { context.as_bytes() };
+    let flags = if about.summed {
+        SKB_CHECKSUM_COMPLETE
+    } else {
+        0
+    };
+    run(program, frame, context, repeat, flags)
+}
+
+/// What a test run says of an XDP frame beside its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TestXdp {
+    /// Device of the caller's network namespace that the frame came in by; 0: the loopback device.
+    pub ifindex: u32,
+}
+
+/// `struct xdp_md`, as words; offsets in words of the fields that a test run may be given. The queue is the first.
+type XdpMd = [u32; 6];
+const XDP_DATA_END: usize = 1;
+const XDP_IFINDEX: usize = 3;
+
+/// Runs an XDP program on a frame, `repeat` times.
+pub fn test_run_xdp(
+    program: impl AsFd,
+    frame: &[u8],
+    about: &TestXdp,
+    repeat: u32,
+) -> io::Result<TestRun> {
+    let mut context: XdpMd = [0; 6];
+    context[XDP_DATA_END] = u32::try_from(frame.len()).map_err(io::Error::other)?;
+    context[XDP_IFINDEX] = about.ifindex;
+    run(program, frame, context.as_bytes(), repeat, 0)
+}
+
+fn run(
+    program: impl AsFd,
+    frame: &[u8],
+    context: &[u8],
+    repeat: u32,
+    flags: u32,
+) -> io::Result<TestRun> {
+    let mut packet = vec![0; frame.len() + HEADROOM];
     let mut attr = TestRunAttr {
         prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
         data_size_in: u32::try_from(frame.len()).map_err(io::Error::other)?,
@@ -100,16 +142,12 @@ pub fn test_run_on(
         ctx_size_out: size_of::<SkBuff>() as u32,
         ctx_out: address_of_mut(context_after.as_mut_bytes()),
         repeat,
-        flags: if about.summed {
-            SKB_CHECKSUM_COMPLETE
-        } else {
-            0
-        },
+        flags,
         ..TestRunAttr::default()
     };
-    if *about != TestSkb::default() {
-        attr.ctx_size_in = size_of::<SkBuff>() as u32;
-        attr.ctx_in = address_of(context.as_bytes());
+    if !context.is_empty() {
+        attr.ctx_size_in = u32::try_from(context.len()).map_err(io::Error::other)?;
+        attr.ctx_in = address_of(context);
     }
     // SAFETY: all buffers have the sizes given and live until after the call.
     unsafe { bpf(Command::ProgTestRun, &mut attr) }?;

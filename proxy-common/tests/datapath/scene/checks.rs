@@ -16,6 +16,7 @@ use crate::{
     fixture::{Dump, Hook, run},
     model::Tuple,
     node::link,
+    xdp::of_both,
 };
 
 impl Scene {
@@ -113,7 +114,7 @@ impl Scene {
         );
         assert_eq!(confirmed, self.tally.confirmed);
         assert!(created >= confirmed);
-        let all: u64 = self.world.counters().iter().map(|(_, n)| n).sum();
+        let all: u64 = of_both(&self.world).iter().map(|(_, n)| n).sum();
         let drops: u64 = self.tally.drops.iter().map(|(_, n)| n).sum();
         assert_eq!(
             all,

@@ -1,0 +1,180 @@
+//! XDP on an uplink: finishes what it sends out itself, and leaves everything else to tc of the same device, unmodified.
+//!
+//! It sends out what tc would: packets of flows whose backend is elsewhere, and the replies to them. It decides before it
+//! writes. What it leaves to tc has its flow by then, so that tc comes to the same backend.
+
+use super::{
+    Ingress, Verdict, Work, answer, begin, drop, flow, may_be_snat_reply, rewrite::rewrite,
+};
+use crate::{
+    abi::{
+        counter::Counter,
+        device::{LinkType, device_flags},
+        flow::flow_flags,
+        frontend::Scope,
+    },
+    packet::Packet,
+    parse::{Headers, parse},
+    tables::{FlowTable, PacketTables, Route, RouteQuery},
+};
+
+const ETH_HLEN: u8 = 14;
+
+/// A packet that comes from elsewhere, by an uplink with Ethernet headers, before tc sees it.
+#[inline(always)]
+pub fn xdp_ingress<P: Packet, T: PacketTables>(
+    p: &mut P,
+    t: &mut T,
+    w: &mut Work,
+    at: Ingress,
+) -> Verdict {
+    if !parse(p, LinkType::Ethernet, &mut w.h) || w.h.fragment {
+        return Verdict::Pass;
+    }
+    let reply = match known(p, t, w, at) {
+        Known::Forward => None,
+        Known::Back(entry) => Some(entry),
+        Known::Pass => return Verdict::Pass,
+        Known::No => {
+            if !w.h.may_begin() || !is_for_us(p, t, at) {
+                return Verdict::Pass;
+            }
+            match begin::Step::from_u32(t.begin_early(w, at.ifindex)) {
+                begin::Step::Translate => None,
+                begin::Step::Drop(
+                    reason @ (Counter::DropSourceRange | Counter::DropNoLocalEndpoint),
+                ) => return drop(t, reason),
+                // tc comes to the same, and has the last word.
+                begin::Step::Pass | begin::Step::Refuse | begin::Step::Drop(_) => {
+                    return Verdict::Pass;
+                }
+            }
+        }
+    };
+    let Some(way) = way(p, t, at, w) else {
+        t.count(Counter::XdpPassed);
+        return Verdict::Pass;
+    };
+    if let Some(entry) = reply {
+        flow::accept_reply(t, w, entry);
+    }
+    if !rewrite(p, &w.h, &w.value.out, true) {
+        return Verdict::Pass;
+    }
+    if let Some(macs) = p.window::<12>(0) {
+        *macs = way.macs;
+    }
+    t.count(Counter::XdpSent);
+    Verdict::Send {
+        ifindex: way.ifindex,
+    }
+}
+
+/// What the flow tables say of a packet.
+enum Known<F> {
+    /// Of a client, to be translated as `Work::value` says.
+    Forward,
+    /// Of a backend that saw a translated source; not noted yet.
+    Back(F),
+    /// To be left alone.
+    Pass,
+    /// Nothing.
+    No,
+}
+
+#[inline(always)]
+fn known<P: Packet, T: PacketTables>(
+    p: &mut P,
+    t: &mut T,
+    w: &mut Work,
+    at: Ingress,
+) -> Known<T::Flow> {
+    if let Some(entry) = t.flow(FlowTable::Confirmed, &w.h.tuple) {
+        if !is_for_us(p, t, at) {
+            return Known::Pass;
+        }
+        match flow::established(t, w, entry) {
+            flow::Step::Translate => return Known::Forward,
+            flow::Step::Pass => return Known::Pass,
+            flow::Step::Begin => {}
+        }
+    }
+    if may_be_snat_reply(&t.settings(), w.h.tuple.dst_port.get(), Scope::External)
+        && let Some(entry) = flow::snat_reply(t, w)
+    {
+        return if is_for_us(p, t, at) {
+            Known::Back(entry)
+        } else {
+            Known::Pass
+        };
+    }
+    Known::No
+}
+
+/// Whether a frame is addressed to the device: XDP sees those for others, too (tc: `PACKET_OTHERHOST`).
+#[inline(always)]
+fn is_for_us<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress) -> bool {
+    match (t.device(at.ifindex), p.window::<6>(0)) {
+        (Some(device), Some(mac)) => *mac == device.mac,
+        _ => false,
+    }
+}
+
+/// How a packet leaves.
+struct Way {
+    ifindex: u32,
+    /// Destination and source.
+    macs: [u8; 12],
+}
+
+/// The way that a packet of the flow in `Work` leaves by, if XDP can take it.
+#[inline(always)]
+fn way<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Work) -> Option<Way> {
+    const OUT_OF_HERE: u8 = flow_flags::SNAT | flow_flags::HAIRPIN;
+    if w.value.flags & OUT_OF_HERE != flow_flags::SNAT
+        || w.h.ttl <= 1
+        // A tag, though it names no VLAN, is the kernel's to take off.
+        || w.h.l3 != ETH_HLEN
+        || may_be_pending(p, &w.h)
+    {
+        return None;
+    }
+    let query = RouteQuery {
+        src: &w.h.tuple.src,
+        dst: &w.value.out.dst,
+        protocol: w.h.tuple.protocol,
+        ifindex: at.ifindex,
+    };
+    let Route::Neighbour { ifindex, mac } = t.route(query) else {
+        return None;
+    };
+    let device = t.device(ifindex)?;
+    if device.flags & device_flags::XDP_OUT == 0 || p.wire_len(ETH_HLEN as usize) > device.mtu {
+        return None;
+    }
+    let ([d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]) = (mac, device.mac);
+    Some(Way {
+        ifindex,
+        macs: [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5],
+    })
+}
+
+/// Whether the transport checksum looks like one that the sender left to its device (`CHECKSUM_PARTIAL`), of which XDP
+/// is not told: from a veth, in a virtual machine from its neighbours, in generic mode. A frame sent on must have it all.
+/// One in 65,536 others looks the same, and goes by tc.
+#[inline(always)]
+fn may_be_pending<P: Packet>(p: &mut P, h: &Headers) -> bool {
+    let said = if h.v6 {
+        p.window::<40>(usize::from(h.l3))
+            .map(|w| u16::from_be_bytes([w[4], w[5]]).wrapping_add(40))
+    } else {
+        p.window::<20>(usize::from(h.l3))
+            .map(|w| u16::from_be_bytes([w[2], w[3]]))
+    };
+    let field = p.window::<2>(h.checksum_offset()).map(|w| *w);
+    let (Some(said), Some(field)) = (said, field) else {
+        return true;
+    };
+    let len = said.wrapping_sub(u16::from(h.l4 - h.l3));
+    answer::pseudo_header(h, h.tuple.protocol, len).fold() == u16::from_ne_bytes(field)
+}
