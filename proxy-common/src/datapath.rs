@@ -7,7 +7,7 @@
 
 pub mod answer;
 pub mod begin;
-mod claim;
+pub mod claim;
 mod flow;
 mod forward;
 mod rewrite;

@@ -15,6 +15,7 @@ use crate::{
     datapath::{
         Work,
         begin::{begin, begin_early},
+        claim::claim_tuple,
     },
 };
 
@@ -149,6 +150,13 @@ pub trait PacketTables: Tables {
         Self: Sized,
     {
         begin_early(self, work, ifindex)
+    }
+    /// [`claim_tuple`], likewise.
+    fn claim_tuple(&mut self, work: &mut Work) -> u32
+    where
+        Self: Sized,
+    {
+        claim_tuple(self, work)
     }
 }
 

@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
     abi::{counter::Counter, frontend::Scope},
-    datapath::{answer, begin},
+    datapath::{answer, begin, claim},
 };
 
 use crate::{frame::Frame, kernel::Kernel, maps::WORK};
@@ -34,6 +34,19 @@ pub extern "C" fn begin_flow_early(xdp: *mut xdp_md, ifindex: u32) -> u32 {
     };
     // SAFETY: as above.
     begin::begin_early(&mut Kernel(xdp), unsafe { &mut *work }, ifindex)
+}
+
+/// `datapath::claim::claim_tuple` on the flow in `WORK`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn claim_tuple() -> u32 {
+    let Some(work) = WORK.get_ptr_mut(0) else {
+        return u32::MAX;
+    };
+    // What asks no helper that needs a context serves programs of every kind.
+    let mut maps = Kernel(core::ptr::null_mut::<xdp_md>());
+    // SAFETY: as above.
+    claim::claim_tuple(&mut maps, unsafe { &mut *work })
 }
 
 /// `datapath::answer::refuse` on the packet in `WORK`: 1 if it was answered.

@@ -344,6 +344,11 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
     }
 
     #[inline(always)]
+    fn claim_tuple(&mut self, _work: &mut Work) -> u32 {
+        crate::calls::claim_tuple()
+    }
+
+    #[inline(always)]
     fn begin_early(&mut self, _work: &mut Work, ifindex: u32) -> u32 {
         told(C::begin(self.0, ifindex, Scope::External))
     }

@@ -289,7 +289,7 @@ fn has_reverse<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
             && theirs.dst_port == mine.src_port
             && theirs.src_port == mine.dst_port;
     }
-    matches!(claim::try_tuple(t, w), Ok(true))
+    matches!(claim::result(t.claim_tuple(w)), Ok(true))
 }
 
 /// Gives a new flow its backend and both of its halves; the forward one is in `Work::value`.

@@ -30,7 +30,7 @@ pub(super) fn claim<T: PacketTables>(
     last: bool,
 ) -> Result<bool, Counter> {
     if w.value.flags & (flow_flags::SNAT | flow_flags::PORT) == 0 {
-        if try_tuple(t, w)? {
+        if result(t.claim_tuple(w))? {
             return Ok(true);
         }
         if !last {
@@ -39,6 +39,21 @@ pub(super) fn claim<T: PacketTables>(
         w.value.flags |= flow_flags::PORT;
     }
     claim_port(t, w, seed, MAX_PORTS_TRIED)
+}
+
+// What comes of a claim is a number, since a shell may make what claims a function of its own; see `result`.
+const CLAIMED: u32 = 0;
+const HELD: u32 = 1;
+const FULL: u32 = 2;
+
+/// Whether a claim succeeded, or why it cannot.
+#[inline(always)]
+pub(super) const fn result(n: u32) -> Result<bool, Counter> {
+    match n {
+        CLAIMED => Ok(true),
+        HELD => Ok(false),
+        _ => Err(Counter::DropFlowTableFull),
+    }
 }
 
 /// Claims the reverse tuple of the flow in `Work::value` under another source port, of which at `most` so many are tried.
@@ -57,7 +72,7 @@ pub(super) fn claim_port<T: PacketTables>(
             break;
         }
         w.value.out.src_port = U16::new(port);
-        if try_tuple(t, w)? {
+        if result(t.claim_tuple(w))? {
             return Ok(true);
         }
         tried += 1;
@@ -76,9 +91,9 @@ fn write_reverse(w: &mut Work) {
     w.other.fingerprint = w.key.fingerprint();
 }
 
-/// Claims one reverse tuple, if nobody holds it.
+/// Claims the reverse tuple of the flow in `Work::value`, if nobody holds it, and writes its reverse half.
 #[inline(always)]
-pub(super) fn try_tuple<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<bool, Counter> {
+pub fn claim_tuple<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
     let table = flow::other_table(&w.value, FlowTable::New);
     write_reverse(w);
     let mut inserted = t.insert_flow(table, &w.key, &w.other);
@@ -87,15 +102,15 @@ pub(super) fn try_tuple<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<bool
     }
     match inserted {
         Insert::Done => {}
-        Insert::Exists => return Ok(false),
-        Insert::Full => return Err(Counter::DropFlowTableFull),
+        Insert::Exists => return HELD,
+        Insert::Full => return FULL,
     }
     // Asked only now: a holder that is confirmed meanwhile writes FLOWS before it leaves NEW_FLOWS.
     if table == FlowTable::New && t.flow(FlowTable::Confirmed, &w.key).is_some() {
         t.remove_flow(FlowTable::New, &w.key);
-        return Ok(false);
+        return HELD;
     }
-    Ok(true)
+    CLAIMED
 }
 
 /// Whether a claim was never confirmed and is old. A successful removal elects the one who takes it over.
