@@ -1,9 +1,15 @@
 //! The agent at work: objects and devices in, maps and programs out. One thread, one loop; all decisions are made by
 //! the pure modules that it calls.
 
-use std::{collections::BTreeSet, fs::File, path::PathBuf, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
+use proxy_common::abi::device::device_flags;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::sleep_until,
@@ -13,7 +19,7 @@ use crate::{
     config::NodePortAddresses,
     dataplane::{
         abort::Aborter,
-        attach::{Attachments, TcMode},
+        attach::{Attachments, Port, TcMode},
         clock::Clock,
         foreign::Inspector,
         gc::Collector,
@@ -24,6 +30,7 @@ use crate::{
         probe,
         settings::{self, ForwardMark, SnatPorts, SocketLb},
         sys::map::CounterMap,
+        xdp::{Uplinks, XdpMode},
     },
     delta::refusal::Capacities,
     devices::{
@@ -45,6 +52,8 @@ use crate::{
 
 /// Elements of the flow tables that are looked at in one step: some milliseconds.
 const COLLECT: usize = 20_000;
+/// How often is looked at what drivers can do for XDP, and whether another's program has gone.
+const UPLINK_REVIEW: Duration = Duration::from_secs(30);
 
 /// What the agent must be told, checked.
 #[derive(Clone, Debug)]
@@ -75,6 +84,8 @@ pub struct AppConfig {
     pub forward_mark: ForwardMark,
     /// Whether FORWARD chains are made to accept translated packets.
     pub manage_forward: ManageForward,
+    /// Where XDP programs are used.
+    pub xdp: XdpMode,
     /// Whether UDP sockets that are connected to a backend that is gone are aborted.
     pub abort_udp_sockets: bool,
     /// Created when the first full list is programmed.
@@ -88,10 +99,13 @@ pub struct App {
     planner: Planner,
     programmer: Programmer<KernelMaps>,
     attachments: Attachments,
+    uplinks: Uplinks,
     collector: Collector,
     aborter: Option<Aborter>,
     watcher: Watcher,
     observed: Observed,
+    /// What was made of them, by ifindex.
+    ports: BTreeMap<u32, Port>,
     /// Those that were told already.
     device_problems: Vec<DeviceProblem>,
     source: Feed,
@@ -146,11 +160,13 @@ impl App {
             monitor,
             planner: Planner::new(config.planner.clone()),
             programmer,
+            uplinks: Uplinks::new(pins.clone(), config.xdp),
             attachments: Attachments::new(pins, programs, mode),
             collector,
             aborter,
             watcher,
             observed,
+            ports: BTreeMap::new(),
             device_problems: Vec::new(),
             source: config.source.clone().follow()?,
             ready: false,
@@ -183,6 +199,7 @@ impl App {
         let mut interrupt =
             signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
         let mut collect_at = Instant::now() + self.collector.pause();
+        let mut review_at = Instant::now() + UPLINK_REVIEW;
         loop {
             self.monitor.alive();
             let deadline = self.programmer.deadline();
@@ -207,6 +224,10 @@ impl App {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                     let outcome = self.programmer.tick(Instant::now());
                     self.settle(outcome);
+                }
+                () = sleep_until(review_at.into()), if self.uplinks.is_used() => {
+                    self.take_uplinks();
+                    review_at = Instant::now() + UPLINK_REVIEW;
                 }
                 () = sleep_until((collect_at).into()) => {
                     match self.collector.step(COLLECT) {
@@ -263,13 +284,8 @@ impl App {
             }
         }
         self.device_problems = classes.problems;
-        let entries = classes
-            .ports
-            .iter()
-            .map(|(&ifindex, port)| (ifindex, port.device))
-            .collect();
-        let outcome = self.programmer.set_devices(entries, Instant::now());
-        self.settle(outcome);
+        // A device is known to the programs before they are on it.
+        self.program_devices(&classes.ports);
         let errors = self.attachments.reconcile(&classes.ports);
         for error in &errors {
             tracing::error!(error = chain(error), "a device is not served");
@@ -277,7 +293,33 @@ impl App {
         let served = classes.ports.values().map(|port| port.device.class);
         self.monitor.set_devices(served, errors.len());
         self.inspector.look_at(&classes.ports);
+        self.ports = classes.ports;
+        self.take_uplinks();
         self.take_addresses();
+    }
+
+    /// Makes XDP on uplinks what it should be now. What a driver can may change without an event.
+    fn take_uplinks(&mut self) {
+        let programs = self.attachments.programs_mut();
+        for error in self.uplinks.reconcile(programs, &self.ports) {
+            tracing::error!(error = chain(&error), "a device is left to tc");
+        }
+        let ports = std::mem::take(&mut self.ports);
+        self.program_devices(&ports);
+        self.ports = ports;
+    }
+
+    fn program_devices(&mut self, ports: &BTreeMap<u32, Port>) {
+        let entry = |(&ifindex, port): (&u32, &Port)| {
+            let mut device = port.device;
+            if self.uplinks.reaches(ifindex) {
+                device.flags |= device_flags::XDP_OUT;
+            }
+            (ifindex, device)
+        };
+        let entries = ports.iter().map(entry).collect();
+        let outcome = self.programmer.set_devices(entries, Instant::now());
+        self.settle(outcome);
     }
 
     /// Makes maps and plans what this node's addresses are now. Before the first full list the Node object, which

@@ -13,3 +13,4 @@ pub mod probe;
 pub mod remove;
 pub mod settings;
 pub mod sys;
+pub mod xdp;

@@ -14,6 +14,7 @@ use crate::error::{LabError, Result};
 use crate::host_binary;
 use crate::lab::Lab;
 use crate::node::Node;
+use crate::wiring::xdp;
 
 /// Lines of a log that are shown when something fails.
 const TAIL: usize = 40;
@@ -64,6 +65,12 @@ impl AgentOptions {
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
         self
+    }
+
+    /// Where it uses XDP: a value of `--xdp`. Otherwise what `PROXY_LAB_XDP` says, which every lab is then fit for.
+    #[must_use]
+    pub fn xdp(self, mode: &str) -> Self {
+        self.arg(format!("--xdp={mode}"))
     }
 
     /// An environment variable.
@@ -125,6 +132,12 @@ impl Agent {
             .arg(node.bpffs())
             .arg("--ready-file")
             .arg(&ready);
+        let says_xdp = |argument: &OsString| argument.to_string_lossy().starts_with("--xdp");
+        if let Some(mode) = xdp::from_environment()
+            && !options.arguments.iter().any(says_xdp)
+        {
+            command.arg(format!("--xdp={mode}"));
+        }
         command.args(&options.arguments).envs(
             options
                 .environment

@@ -55,7 +55,7 @@ impl Host {
     }
 }
 
-fn set(device: &str, offload: Offload, on: bool) -> std::io::Result<()> {
+pub(crate) fn set(device: &str, offload: Offload, on: bool) -> std::io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     let mut value = EthtoolValue {
         command: offload.command(),

@@ -156,6 +156,7 @@ pub struct LabBuilder {
     pub(crate) workers: Vec<NodeSpec>,
     pub(crate) overlay: Overlay,
     pub(crate) pods: Vec<PodSpec>,
+    pub(crate) xdp: bool,
 }
 
 impl LabBuilder {
@@ -165,6 +166,7 @@ impl LabBuilder {
             control_plane: NodeSpec::new("control-plane"),
             workers: Vec::new(),
             overlay: Overlay::default(),
+            xdp: crate::wiring::xdp::from_environment().is_some(),
             pods: Vec::new(),
         }
     }
@@ -181,6 +183,13 @@ impl LabBuilder {
     pub fn control_plane(mut self, node: impl Into<NodeSpec>) -> Self {
         self.control_plane = node.into();
         self
+    }
+
+    /// With a LAN on which XDP in drivers works as on hardware: hosts sum up what they send (`tx off`), and the switch takes
+    /// what programs send out.
+    #[must_use]
+    pub fn fit_for_xdp(self) -> Self {
+        Self { xdp: true, ..self }
     }
 
     /// How packets get to other nodes' pods.

@@ -4,6 +4,7 @@
 mod lan;
 mod overlay;
 mod pod;
+pub(crate) mod xdp;
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -13,6 +13,7 @@ use crate::{
         attach::TcMode,
         log::DatapathLog,
         settings::{ForwardMark, SnatPorts, SocketLb, parse_range},
+        xdp::XdpMode,
     },
     devices::classify::DeviceConfig,
     forwarding::ManageForward,
@@ -105,9 +106,10 @@ pub struct RunArgs {
     #[arg(long, env = "PROXY_TC", value_enum, default_value_t)]
     tc: Tc,
 
-    /// Where XDP programs are used.
+    /// XDP on uplinks: in the driver where it can (never on a veth, which would lose its segmentation offload), forced in
+    /// the driver, without the driver's help, or not at all.
     #[arg(long, env = "PROXY_XDP", value_enum, default_value_t)]
-    xdp: Xdp,
+    xdp: XdpMode,
 
     /// File that is created when all Services of the first full list are programmed.
     #[arg(long, env = "PROXY_READY_FILE", value_name = "PATH")]
@@ -134,20 +136,6 @@ impl Tc {
             Self::Clsact => Some(TcMode::Clsact),
         }
     }
-}
-
-/// Values of `--xdp`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Xdp {
-    /// Where the driver can; this version: nowhere.
-    #[default]
-    Auto,
-    /// With the driver's support, or not at all.
-    Native,
-    /// Without the driver's support.
-    Generic,
-    /// Nowhere.
-    Off,
 }
 
 fn node_port_range(text: &str) -> Result<PortRange, String> {
@@ -186,15 +174,6 @@ impl RunArgs {
             ready_file,
         } = self;
         let rules = rules.check()?;
-        match xdp {
-            Xdp::Off => {}
-            Xdp::Auto => {
-                tracing::info!("XDP comes with a later version; packets are translated by tc");
-            }
-            Xdp::Native | Xdp::Generic => {
-                bail!("--xdp {xdp:?} comes with a later version; use off or auto")
-            }
-        }
         if let Some(range) = snat_ports.overlapping(service_node_port_range) {
             bail!(
                 "--snat-ports {}-{} shares ports with the node ports {}-{}: a reply could not be told from a request",
@@ -218,6 +197,7 @@ impl RunArgs {
             snat_ports,
             forward_mark: fwmark_bit,
             manage_forward,
+            xdp,
             abort_udp_sockets,
             ready_file,
         })

@@ -130,6 +130,8 @@ pub enum AttachError {
 pub struct Port {
     /// Name of the device.
     pub name: String,
+    /// `IFLA_INFO_KIND`; empty for hardware.
+    pub kind: String,
     /// Its class and form.
     pub device: Device,
 }
@@ -197,6 +199,11 @@ impl Attachments {
     /// The loaded programs.
     pub const fn programs(&self) -> &Programs {
         &self.programs
+    }
+
+    /// The same, to load more.
+    pub const fn programs_mut(&mut self) -> &mut Programs {
+        &mut self.programs
     }
 
     /// Puts all socket hooks on a cgroup, in place of those of an earlier run.

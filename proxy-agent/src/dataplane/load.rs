@@ -183,11 +183,13 @@ pub struct Features {
 /// The loaded programs.
 #[derive(Debug)]
 pub struct Programs {
+    /// For what is loaded later.
+    ebpf: Ebpf,
     fds: BTreeMap<ProgramName, OwnedFd>,
 }
 
 impl Programs {
-    /// Loads all programs over the maps pinned in `pins`, making and pinning those that are not there. What they tell by
+    /// Loads all programs but XDP's over the maps pinned in `pins`, making and pinning those that are not there. What they tell by
     /// `log` goes to the log for as long as this process lives.
     pub fn load(pins: &PinFolder, features: Features, log: DatapathLog) -> Result<Self, LoadError> {
         if OBJECT.is_empty() {
@@ -211,13 +213,22 @@ impl Programs {
             .load(OBJECT)
             .map_err(|error| LoadError::Object(Box::new(error)))?;
         let mut fds = BTreeMap::new();
-        for program in ProgramName::all() {
+        for program in ProgramName::all().filter(|program| *program != ProgramName::Xdp) {
             fds.insert(program, load_one(&mut ebpf, program)?);
         }
         if let Err(error) = log.follow(&mut ebpf) {
             tracing::error!("{}", chain(&error));
         }
-        Ok(Self { fds })
+        Ok(Self { ebpf, fds })
+    }
+
+    /// The XDP program, which is loaded when it is first asked for: most nodes have no device for it.
+    pub fn xdp(&mut self) -> Result<BorrowedFd<'_>, LoadError> {
+        if !self.fds.contains_key(&ProgramName::Xdp) {
+            let fd = load_one(&mut self.ebpf, ProgramName::Xdp)?;
+            self.fds.insert(ProgramName::Xdp, fd);
+        }
+        self.fd(ProgramName::Xdp)
     }
 
     /// The descriptor of a program.

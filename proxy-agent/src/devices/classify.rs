@@ -89,8 +89,12 @@ pub fn classify(observed: &Observed, config: &DeviceConfig) -> Classes {
             snat_v4,
             snat_v6,
         };
-        let name = link.name.clone();
-        Some((ifindex, Port { name, device }))
+        let port = Port {
+            name: link.name.clone(),
+            kind: link.kind.clone(),
+            device,
+        };
+        Some((ifindex, port))
     };
     Classes {
         ports: roles.into_iter().filter_map(port).collect(),

@@ -236,16 +236,12 @@ impl Pair {
             describe(),
             became.before,
         );
-        let ours = match (said, sent.hook) {
-            (Verdict::Continue, Hook::Pod(_) | Hook::In(_)) => MARK,
-            _ => 0,
+        let mark = match (said, sent.hook) {
+            (_, Hook::Xdp(_)) => 0,
+            (Verdict::Continue, Hook::Pod(_) | Hook::In(_)) => MARK_OF_OTHERS | MARK,
+            _ => MARK_OF_OTHERS,
         };
-        assert_eq!(
-            run.mark,
-            MARK_OF_OTHERS | ours,
-            "{}\nthe host says {said:?}",
-            describe()
-        );
+        assert_eq!(run.mark, mark, "{}\nthe host says {said:?}", describe());
         if let Verdict::Drop(reason) = said {
             let (kernel, host) = (self.object.maps.counted(reason), self.world.counted(reason));
             assert_eq!(

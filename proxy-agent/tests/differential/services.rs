@@ -305,7 +305,7 @@ fn add_devices(world: &World) {
             mac: mac(ifindex),
             mtu,
             bridge,
-            flags: if ifindex == UPLINK || ifindex == SECOND {
+            flags: if ifindex == SECOND {
                 device_flags::XDP_OUT
             } else {
                 0

@@ -30,7 +30,7 @@ pub enum LinkType {
 
 /// Bits of [`Device::flags`].
 pub mod device_flags {
-    /// XDP programs can send frames out by this device; frames have Ethernet headers.
+    /// XDP programs of other devices can send frames out by this one; frames have Ethernet headers.
     pub const XDP_OUT: u32 = 1;
 }
 

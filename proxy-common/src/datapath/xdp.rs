@@ -149,7 +149,9 @@ fn way<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Work) 
         return None;
     };
     let device = t.device(ifindex)?;
-    if device.flags & device_flags::XDP_OUT == 0 || p.wire_len(ETH_HLEN as usize) > device.mtu {
+    // Back out of its own device a frame goes wherever XDP runs.
+    let reached = ifindex == at.ifindex || device.flags & device_flags::XDP_OUT != 0;
+    if !reached || p.wire_len(ETH_HLEN as usize) > device.mtu {
         return None;
     }
     let ([d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]) = (mac, device.mac);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use proxy_common::{
     abi::{
-        device::{Device, DeviceClass, LinkType, device_flags, node_addr},
+        device::{Device, DeviceClass, LinkType, node_addr},
         settings::PortRange,
     },
     addr::{Addr, Family},
@@ -205,11 +205,7 @@ fn device(
         },
         mtu,
         bridge,
-        flags: if ifindex == UPLINK {
-            device_flags::XDP_OUT
-        } else {
-            0
-        },
+        flags: 0,
         snat_v4: Addr::UNSPECIFIED_V4,
         snat_v6: Addr::UNSPECIFIED_V6,
     };

@@ -224,11 +224,6 @@ fn what_xdp_cannot_finish_is_left_to_tc_as_it_came() {
                 mac: MAC_THERE,
             });
         };
-        let no_xdp: fn(&World) = |world| {
-            let mut device = world.devices.get(&UPLINK).expect("the uplink");
-            device.flags = 0;
-            world.devices.put(UPLINK, device);
-        };
         let to_another = MacPair {
             dst: [2, 9, 9, 9, 9, 9],
             src: MAC_ROUTER,
@@ -237,16 +232,10 @@ fn what_xdp_cannot_finish_is_left_to_tc_as_it_came() {
             dst: [0xff; 6],
             src: MAC_ROUTER,
         };
-        let cases: [Case; 10] = [
+        let cases: [Case; 9] = [
             ("neighbour unknown", first.clone(), no_neighbour, true),
             ("no route, or no forwarding", first.clone(), no_route, false),
             ("an overlay", first.clone(), overlay, true),
-            (
-                "a device that XDP does not reach",
-                first.clone(),
-                no_xdp,
-                true,
-            ),
             ("hop limit", first.clone().hop_limit(1), same, true),
             ("too big", first.clone().payload(&[7; 1500]), same, true),
             (

@@ -115,6 +115,11 @@ impl Lab {
         let outside = self.wire_workstation(&switch, specs.len() as u8)?;
         wiring::switch_port(&mut ports, WORKSTATION);
         run(&switch, &ports)?;
+        if spec.xdp {
+            let names = specs.iter().map(|node| node.name.as_str());
+            let hosts = names.zip(&spaces).chain([(WORKSTATION, &outside)]);
+            wiring::xdp::fit(&switch, hosts)?;
+        }
 
         let mut pods = Vec::new();
         for (index, node) in (0..).zip(&specs) {

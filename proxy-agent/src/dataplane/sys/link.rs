@@ -31,6 +31,8 @@ pub enum AttachType {
     Getpeername6 = 30,
     /// Release of a socket.
     SockRelease = 34,
+    /// Frames coming in from a device, before there is an skb.
+    Xdp = 37,
     /// Packets coming in from a device.
     TcxIngress = 46,
     /// Packets going out by a device.
@@ -87,6 +89,28 @@ pub fn attach_tcx(
         target: ifindex,
         attach_type: attach_type as u32,
         flags: order as u32,
+        ..LinkCreateAttr::default()
+    })
+}
+
+/// How an XDP program is run (`XDP_FLAGS_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum XdpFlags {
+    /// By the kernel (`XDP_FLAGS_SKB_MODE`).
+    Skb = 2,
+    /// By the driver (`XDP_FLAGS_DRV_MODE`).
+    Driver = 4,
+}
+
+/// Attaches an XDP program to a device of this process's network namespace (Linux 5.9). `EBUSY`, `EEXIST`: there is one
+/// already. `EOPNOTSUPP`: its driver runs none.
+pub fn attach_xdp(program: impl AsFd, ifindex: u32, flags: XdpFlags) -> io::Result<OwnedFd> {
+    create(LinkCreateAttr {
+        prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
+        target: ifindex,
+        attach_type: AttachType::Xdp as u32,
+        flags: flags as u32,
         ..LinkCreateAttr::default()
     })
 }

@@ -69,7 +69,7 @@ pub struct MapInfo {
     pub flags: u32,
 }
 
-/// `struct bpf_link_info`, as far as tcx and cgroup links fill it.
+/// `struct bpf_link_info`, as far as tcx, XDP and cgroup links fill it.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -83,7 +83,7 @@ pub struct LinkInfo {
     pub program: u32,
     /// Zero.
     pub pad: u32,
-    /// tcx: ifindex (low half; 0 once the device is gone) and attach type; cgroup: id of the cgroup.
+    /// tcx: ifindex (low half; 0 once the device is gone) and attach type; XDP: ifindex likewise; cgroup: id of the cgroup.
     pub detail: u64,
     /// cgroup: attach type.
     pub attach_type: u32,
@@ -92,7 +92,7 @@ pub struct LinkInfo {
 }
 
 impl LinkInfo {
-    /// A tcx link's device; 0 once that is gone.
+    /// A tcx or XDP link's device; 0 once that is gone.
     pub const fn ifindex(&self) -> u32 {
         self.detail as u32
     }

@@ -85,7 +85,7 @@ pub fn test_run_on(
     repeat: u32,
 ) -> io::Result<TestRun> {
     let mut context: SkBuff = [0; 48];
-    let mut context_after: SkBuff = [0; 48];
+    let mut after: SkBuff = [0; 48];
     context[MARK] = about.mark;
     context[IFINDEX] = about.ifindex;
     context[DATA_END] = about.linear;
@@ -97,7 +97,11 @@ pub fn test_run_on(
     } else {
         0
     };
-    run(program, frame, context, repeat, flags)
+    let run = run(program, frame, context, after.as_mut_bytes(), repeat, flags)?;
+    Ok(TestRun {
+        mark: after[MARK],
+        ..run
+    })
 }
 
 /// What a test run says of an XDP frame beside its bytes.
@@ -122,13 +126,14 @@ pub fn test_run_xdp(
     let mut context: XdpMd = [0; 6];
     context[XDP_DATA_END] = u32::try_from(frame.len()).map_err(io::Error::other)?;
     context[XDP_IFINDEX] = about.ifindex;
-    run(program, frame, context.as_bytes(), repeat, 0)
+    run(program, frame, context.as_bytes(), &mut [], repeat, 0)
 }
 
 fn run(
     program: impl AsFd,
     frame: &[u8],
     context: &[u8],
+    context_after: &mut [u8],
     repeat: u32,
     flags: u32,
 ) -> io::Result<TestRun> {
@@ -139,8 +144,6 @@ fn run(
         data_size_out: u32::try_from(packet.len()).map_err(io::Error::other)?,
         data_in: address_of(frame),
         data_out: address_of_mut(&mut packet),
-        ctx_size_out: size_of::<SkBuff>() as u32,
-        ctx_out: address_of_mut(context_after.as_mut_bytes()),
         repeat,
         flags,
         ..TestRunAttr::default()
@@ -149,13 +152,17 @@ fn run(
         attr.ctx_size_in = u32::try_from(context.len()).map_err(io::Error::other)?;
         attr.ctx_in = address_of(context);
     }
+    if !context_after.is_empty() {
+        attr.ctx_size_out = u32::try_from(context_after.len()).map_err(io::Error::other)?;
+        attr.ctx_out = address_of_mut(context_after);
+    }
     // SAFETY: all buffers have the sizes given and live until after the call.
     unsafe { bpf(Command::ProgTestRun, &mut attr) }?;
     packet.truncate(attr.data_size_out as usize);
     Ok(TestRun {
         verdict: attr.retval,
         packet,
-        mark: context_after[MARK],
+        mark: 0,
         nanoseconds: attr.duration,
     })
 }

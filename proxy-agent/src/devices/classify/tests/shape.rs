@@ -120,7 +120,7 @@ impl Shape {
         };
         let ports = self.check(&[]).ports.into_values();
         ports
-            .map(|Port { name, device }| (name, (text(device.snat_v4), text(device.snat_v6))))
+            .map(|Port { name, device, .. }| (name, (text(device.snat_v4), text(device.snat_v6))))
             .collect()
     }
 }
