@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use proxy_common::abi::device::device_flags;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::sleep_until,
@@ -312,9 +311,7 @@ impl App {
     fn program_devices(&mut self, ports: &BTreeMap<u32, Port>) {
         let entry = |(&ifindex, port): (&u32, &Port)| {
             let mut device = port.device;
-            if self.uplinks.reaches(ifindex) {
-                device.flags |= device_flags::XDP_OUT;
-            }
+            device.flags |= self.uplinks.flags(ifindex, port);
             (ifindex, device)
         };
         let entries = ports.iter().map(entry).collect();

@@ -40,7 +40,7 @@ pub enum Verdict {
         /// ifindex.
         ifindex: u32,
     },
-    /// Goes back out of the device that it came in by; MACs are swapped already.
+    /// Goes back out of the device that it came in by, as it is: MACs are swapped already, or those of the way.
     Bounce,
     /// Translated; leaves by this device as it is: its MACs are those of the way. XDP's alone.
     Send {

@@ -43,7 +43,6 @@ pub fn xdp_uplink_ingress(ctx: XdpContext) -> u32 {
             xdp_action::XDP_DROP
         }
         Verdict::Bounce => xdp_action::XDP_TX,
-        Verdict::Send { ifindex: out } if out == ifindex => xdp_action::XDP_TX,
         // SAFETY: the helper takes any ifindex.
         Verdict::Send { ifindex } => unsafe { bpf_redirect(ifindex, 0) as u32 },
         // XDP has no way to the kernel for what it has translated; the datapath knows.

@@ -11,9 +11,9 @@ use std::{
     os::fd::BorrowedFd,
 };
 
-use proxy_common::abi::device::{DeviceClass, LinkType};
+use proxy_common::abi::device::{DeviceClass, LinkType, device_flags};
 
-pub use self::query::Features;
+pub use self::query::{Features, program_on};
 use super::{
     attach::{AttachError, Port, detach_pinned},
     load::Programs,
@@ -177,9 +177,21 @@ impl Uplinks {
         }
     }
 
-    /// Whether programs can send frames out by a device, as far as was known at the last [`reconcile`](Self::reconcile).
-    pub fn reaches(&self, ifindex: u32) -> bool {
-        self.reached.contains(&ifindex)
+    /// How programs can send frames out by a device ([`device_flags`]), as far as was known at the last
+    /// [`reconcile`](Self::reconcile).
+    pub fn flags(&self, ifindex: u32, port: &Port) -> u32 {
+        let reached = if self.reached.contains(&ifindex) {
+            device_flags::XDP_OUT
+        } else {
+            0
+        };
+        // Of what a veth takes back, its other end is not told unless that has a program, too (Linux: `veth_xdp_flush`).
+        let no_tx = if port.kind == "veth" {
+            device_flags::XDP_NO_TX
+        } else {
+            0
+        };
+        reached | no_tx
     }
 
     /// Whether there are devices that could have XDP, so that looking again makes sense.
@@ -283,7 +295,7 @@ impl Uplinks {
     ) -> Result<Choice, AttachError> {
         let program = programs.xdp()?;
         let path = self.pins.link(&link_name(ifindex, mode));
-        let on_device = query::program_on(ifindex).unwrap_or_default();
+        let on_device = program_on(ifindex).unwrap_or_default();
         if self.replace(program, &path, ifindex, on_device)? {
             return Ok(Choice::Xdp(mode));
         }

@@ -155,9 +155,10 @@ impl Pair {
     /// same bytes.
     pub fn send(&mut self, sent: &Sent, which: &str) -> Became {
         let (became, packet) = self.run(sent, which);
-        let (Hook::Xdp(ifindex), Verdict::Send { ifindex: out }) = (sent.hook, became.verdict)
-        else {
-            return became;
+        let (ifindex, out) = match (sent.hook, became.verdict) {
+            (Hook::Xdp(ifindex), Verdict::Send { ifindex: out }) => (ifindex, out),
+            (Hook::Xdp(ifindex), Verdict::Bounce) => (ifindex, ifindex),
+            _ => return became,
         };
         if ends_what_it_begins(sent) {
             return became;
@@ -285,7 +286,7 @@ impl Pair {
             let code = match verdict {
                 Verdict::Pass => XDP_PASS,
                 Verdict::Drop(_) => XDP_DROP,
-                Verdict::Send { ifindex } if ifindex == at.ifindex => XDP_TX,
+                Verdict::Bounce => XDP_TX,
                 Verdict::Send { .. } => XDP_REDIRECT,
                 other => panic!("XDP has no way to {other:?}"),
             };

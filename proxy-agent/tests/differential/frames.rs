@@ -94,9 +94,10 @@ impl Generator {
         };
         let back = match (sent.hook, became.verdict) {
             (Hook::Pod(ifindex) | Hook::In(ifindex), Verdict::Continue) => Hook::Out(ifindex),
-            (hook, Verdict::Bounce) if self.one_in(3) => hook,
             (Hook::In(_), Verdict::Forward { ifindex })
-            | (Hook::Xdp(_), Verdict::Send { ifindex }) => Hook::In(ifindex),
+            | (Hook::Xdp(_), Verdict::Send { ifindex })
+            | (Hook::Xdp(ifindex), Verdict::Bounce) => Hook::In(ifindex),
+            (hook, Verdict::Bounce) if self.one_in(3) => hook,
             (Hook::Xdp(ifindex), Verdict::Pass) => {
                 // What XDP leaves alone is tc's next.
                 if self.one_in(2) {

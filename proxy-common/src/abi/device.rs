@@ -32,6 +32,8 @@ pub enum LinkType {
 pub mod device_flags {
     /// XDP programs of other devices can send frames out by this one; frames have Ethernet headers.
     pub const XDP_OUT: u32 = 1;
+    /// What XDP sends back out of this device must be redirected to it, not returned (`XDP_TX`).
+    pub const XDP_NO_TX: u32 = 2;
 }
 
 /// Value of `DEVICES`, by ifindex.

@@ -65,8 +65,12 @@ pub fn xdp_ingress<P: Packet, T: PacketTables>(
         *macs = way.macs;
     }
     t.count(Counter::XdpSent);
-    Verdict::Send {
-        ifindex: way.ifindex,
+    if way.returns {
+        Verdict::Bounce
+    } else {
+        Verdict::Send {
+            ifindex: way.ifindex,
+        }
     }
 }
 
@@ -123,6 +127,8 @@ fn is_for_us<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress) -> b
 /// How a packet leaves.
 struct Way {
     ifindex: u32,
+    /// It is the device that the packet came in by, and takes back what it gave.
+    returns: bool,
     /// Destination and source.
     macs: [u8; 12],
 }
@@ -150,13 +156,15 @@ fn way<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Work) 
     };
     let device = t.device(ifindex)?;
     // Back out of its own device a frame goes wherever XDP runs.
-    let reached = ifindex == at.ifindex || device.flags & device_flags::XDP_OUT != 0;
+    let same = ifindex == at.ifindex;
+    let reached = same || device.flags & device_flags::XDP_OUT != 0;
     if !reached || p.wire_len(ETH_HLEN as usize) > device.mtu {
         return None;
     }
     let ([d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]) = (mac, device.mac);
     Some(Way {
         ifindex,
+        returns: same && device.flags & device_flags::XDP_NO_TX == 0,
         macs: [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5],
     })
 }

@@ -50,7 +50,11 @@ pub fn with_and_without(world: &World, frame: &mut Frame, at: Ingress) -> Verdic
             );
             by_tc(world, frame, at)
         }
-        Verdict::Send { ifindex } => {
+        sent @ (Verdict::Send { .. } | Verdict::Bounce) => {
+            let ifindex = match sent {
+                Verdict::Send { ifindex } => ifindex,
+                _ => at.ifindex,
+            };
             let device = world.devices.get(&ifindex).expect("a device that is known");
             assert_eq!(early.bytes()[6..12], device.mac, "source of the frame");
             // tc leaves the MAC addresses to the kernel.
@@ -169,7 +173,7 @@ fn a_flow_to_a_backend_elsewhere_is_finished_both_ways() {
         for (packet, expected) in packets {
             let mut frame = packet.frame();
             let verdict = by_xdp(&world, &mut frame, uplink(UPLINK));
-            assert_eq!(verdict, Verdict::Send { ifindex: UPLINK });
+            assert_eq!(verdict, Verdict::Bounce);
             let expected = expected.macs(BY_ROUTER).bytes();
             assert_eq!(Dump(frame.bytes()), Dump(&expected));
         }
@@ -177,6 +181,20 @@ fn a_flow_to_a_backend_elsewhere_is_finished_both_ways() {
         assert_eq!(world.counted(Counter::XdpPassed), 0);
         assert_eq!(world.counted(Counter::FlowCreated), 1);
         assert_eq!(world.counted(Counter::FlowConfirmed), 1);
+    });
+}
+
+#[test]
+fn what_a_device_does_not_take_back_is_redirected_to_it() {
+    for_each_cast(|cast| {
+        let names = cast.names;
+        let (world, frontend) = world(&cast, &[(names.far_pod, false)]);
+        let mut device = world.devices.get(&UPLINK).expect("the uplink");
+        device.flags = device_flags::XDP_NO_TX;
+        world.devices.put(UPLINK, device);
+        let mut frame = cast.first(&at(names.client, 50_000), &frontend).frame();
+        let verdict = by_xdp(&world, &mut frame, uplink(UPLINK));
+        assert_eq!(verdict, Verdict::Send { ifindex: UPLINK });
     });
 }
 
@@ -285,7 +303,7 @@ fn a_checksum_that_is_left_to_the_device_is_left_to_tc() {
         let mut pending = Frame::new(first.pending_frame().bytes().to_vec());
         assert_eq!(by_xdp(&world, &mut pending, uplink(UPLINK)), Verdict::Pass);
         assert_eq!(pending.bytes(), first.pending_frame().bytes());
-        let sent = Verdict::Send { ifindex: UPLINK };
+        let sent = Verdict::Bounce;
         assert_eq!(by_xdp(&world, &mut first.frame(), uplink(UPLINK)), sent);
     });
 }

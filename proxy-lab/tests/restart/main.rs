@@ -9,6 +9,7 @@ mod tc;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use proxy_agent::dataplane::pin::PinFolder;
 use proxy_agent::dataplane::sys::link::{self, AttachType};
 use proxy_agent::maps::{Snapshot, lint::lint};
 use proxy_lab::{
@@ -215,7 +216,7 @@ fn cleanup_leaves_nothing() -> Result<()> {
     }
     let said = agent_command(node, ["cleanup", "--bpffs", bpffs])?;
     eprintln!("cleanup said: {}", said.trim());
-    assert!(!node.bpffs().join("v1").exists(), "pins are left");
+    assert!(!PinFolder::new(bpffs).root().exists(), "pins are left");
     let left: Vec<_> = std::fs::read_dir(node.bpffs())
         .into_iter()
         .flatten()
