@@ -1,4 +1,4 @@
-//! XDP on uplinks (ADR 16): what it sends out itself arrives with the same bytes as by tc, what it leaves goes by tc; it is
+//! XDP on uplinks (ADR 22): what it sends out itself arrives with the same bytes as by tc, what it leaves goes by tc; it is
 //! attached where `--xdp` says, and never in the place of another's program.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! XDP on uplinks: which of them have it, in which mode, and why others do not (docs/adr/0016). Where there is none, tc does all.
+//! XDP on uplinks: which of them have it, in which mode, and why others do not (docs/adr/0022). Where there is none, tc does all.
 //!
 //! Links are pinned under a name with their mode, replaced in place by the next agent, and removed where they are not wanted
 //! any more. A program of somebody else's is never replaced.
