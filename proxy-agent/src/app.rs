@@ -85,6 +85,8 @@ pub struct AppConfig {
     pub manage_forward: ManageForward,
     /// Where XDP programs are used.
     pub xdp: XdpMode,
+    /// What the hash of Maglev is seeded with, the same on all nodes.
+    pub maglev_seed: String,
     /// Whether UDP sockets that are connected to a backend that is gone are aborted.
     pub abort_udp_sockets: bool,
     /// Created when the first full list is programmed.
@@ -144,6 +146,7 @@ impl App {
             config.snat_ports,
             config.forward_mark,
             clock.hz(),
+            &config.maglev_seed,
         )?;
         let programmer = Programmer::open(KernelMaps::open(&pins)?, Capacities::default())?;
         let collector = Collector::open(&pins, clock)?;

@@ -8,6 +8,7 @@ mod serve;
 use std::fs;
 
 use clap::builder::BoolishValueParser;
+use proxy_common::abi::target::Algorithm;
 
 pub use node_port_addresses::{NodePortAddresses, NodePortAddressesError};
 pub use serve::ServeArgs;
@@ -55,6 +56,26 @@ pub struct RuleArgs {
     /// Let traffic from outside in to every ClusterIP too.
     #[arg(long, env = "PROXY_EXTERNAL_CLUSTER_IP", value_parser = BoolishValueParser::new())]
     pub external_cluster_ip: bool,
+
+    /// How backends are chosen for Services without the annotation kube-proxy-ebpf.io/algorithm: random, round-robin,
+    /// maglev or least-connections.
+    #[arg(
+        long,
+        env = "PROXY_DEFAULT_ALGORITHM",
+        value_name = "NAME",
+        default_value = Algorithm::Random.name(),
+        value_parser = algorithm
+    )]
+    pub default_algorithm: Algorithm,
+}
+
+fn algorithm(text: &str) -> Result<Algorithm, String> {
+    Algorithm::from_name(text).ok_or_else(|| {
+        format!(
+            "{text:?} is none of {}",
+            Algorithm::ALL.map(Algorithm::name).join(", ")
+        )
+    })
 }
 
 /// A flag that can't be followed.
@@ -92,6 +113,7 @@ impl RuleArgs {
             nodeport_addresses,
             service_proxy_name,
             external_cluster_ip,
+            default_algorithm,
         } = self;
         let node_name = match hostname_override {
             Some(name) => name,
@@ -110,6 +132,7 @@ impl RuleArgs {
                 options: Options {
                     service_proxy_name: service_proxy_name.filter(|name| !name.is_empty()),
                     external_cluster_ip,
+                    default_algorithm,
                 },
             },
             node_port_addresses: NodePortAddresses::parse(&nodeport_addresses)?,

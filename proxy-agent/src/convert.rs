@@ -9,7 +9,7 @@ mod service;
 pub use address::{parse_ip, parse_range};
 pub use endpoint_slice::{WEIGHT_ANNOTATION, endpoint_slice};
 pub use node::node;
-pub use service::service;
+pub use service::{ALGORITHM_ANNOTATION, service};
 
 use crate::model::{ObjectRef, Problem};
 

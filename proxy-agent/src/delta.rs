@@ -21,6 +21,7 @@ mod draft;
 mod extents;
 mod group;
 mod ids;
+mod maglev;
 mod names;
 mod reclaim;
 pub mod refusal;

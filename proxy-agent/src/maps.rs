@@ -58,6 +58,13 @@ pub enum Op {
         /// Relative weight.
         weight: u32,
     },
+    /// Stores the word of a backend in use with other lists, by one aligned 64-bit store.
+    SetLists {
+        /// Backend id.
+        id: u32,
+        /// New word: of the same generation, and serving.
+        word: BackendWord,
+    },
     /// Inserts into `SOURCE_RANGES`.
     PutRange {
         /// Set and prefix.
@@ -203,6 +210,7 @@ kinds! {
     PutBackend = "put_backend",
     SetBackendMeta = "set_backend_meta",
     SetWeight = "set_weight",
+    SetLists = "set_lists",
     PutRange = "put_range",
     WriteSlots = "write_slots",
     PutTarget = "put_target",

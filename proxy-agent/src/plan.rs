@@ -8,6 +8,7 @@ use proxy_common::{
     abi::{
         frontend::{FrontendKind, Scope},
         meta::List,
+        target::Algorithm,
     },
     addr::Family,
 };
@@ -97,6 +98,8 @@ pub struct TargetPlan {
     pub backends: Vec<BackendPlan>,
     /// What an empty list means.
     pub empty: Option<Empty>,
+    /// How a backend is chosen.
+    pub algorithm: Algorithm,
     /// `sessionAffinity: ClientIP` timeout.
     pub affinity_seconds: Option<u32>,
     /// `loadBalancerSourceRanges` of this family: `None` all, an empty list none. They hold for those frontends of the

@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
 };
 
-use proxy_common::abi::meta::List;
+use proxy_common::abi::{meta::List, target::Algorithm};
 
 use self::{
     endpoints::{Candidate, merge},
@@ -29,6 +29,8 @@ pub struct Options {
     pub service_proxy_name: Option<String>,
     /// A ClusterIP answers from outside too (semantics S6).
     pub external_cluster_ip: bool,
+    /// How backends are chosen where a Service does not say.
+    pub default_algorithm: Algorithm,
 }
 
 impl Options {
@@ -98,6 +100,7 @@ pub fn plan(
                         (true, true) => Some(Empty::Drop),
                         (true, false) => Some(Empty::Reject),
                     },
+                    algorithm: service.algorithm.unwrap_or(options.default_algorithm),
                     affinity_seconds: service.affinity_seconds,
                     source_ranges: filtered
                         .then(|| service.source_ranges_of(port.family))

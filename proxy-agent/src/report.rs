@@ -6,7 +6,10 @@ mod table;
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
-use proxy_common::abi::frontend::{self, FrontendKind};
+use proxy_common::abi::{
+    frontend::{self, FrontendKind},
+    target,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -109,10 +112,16 @@ pub enum Scope {
 
 /// How a backend is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Algorithm {
     /// Uniformly random for each connection.
     Random,
+    /// One after the other.
+    RoundRobin,
+    /// By a hash of the client, the same on every node.
+    Maglev,
+    /// Of two random ones, the one with fewer connections from this node for its weight.
+    LeastConnections,
 }
 
 /// What happens to a connection when there is no backend.
@@ -191,7 +200,7 @@ impl Frontend {
             port: planned.port,
             protocol: planned.protocol.into(),
             scope: planned.scope.into(),
-            algorithm: Algorithm::Random,
+            algorithm: target.algorithm.into(),
             affinity_seconds: target.affinity_seconds,
             source_ranges: target
                 .source_ranges
@@ -223,6 +232,17 @@ impl From<FrontendKind> for Kind {
             FrontendKind::NodePort => Self::NodePort,
             FrontendKind::LoadBalancer => Self::LoadBalancer,
             FrontendKind::ExternalIp => Self::ExternalIP,
+        }
+    }
+}
+
+impl From<target::Algorithm> for Algorithm {
+    fn from(algorithm: target::Algorithm) -> Self {
+        match algorithm {
+            target::Algorithm::Random => Self::Random,
+            target::Algorithm::RoundRobin => Self::RoundRobin,
+            target::Algorithm::Maglev => Self::Maglev,
+            target::Algorithm::LeastConnections => Self::LeastConnections,
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What the maps say, in the words of a plan: the command `services`, and the proof that both mean the same.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use proxy_common::{
@@ -17,7 +20,7 @@ use crate::{
     maps::{NODE_NAME, Snapshot, codec},
     model::service::family_of,
     policy::frontends::filters_sources,
-    report::{Algorithm, Backend, Empty, Frontend, Report},
+    report::{Backend, Empty, Frontend, Report},
 };
 
 /// What is programmed, from the maps alone. Frontends that the datapath would not serve are left out.
@@ -105,7 +108,7 @@ fn frontend(
         port: key.port.get(),
         protocol: identity.protocol.into(),
         scope: scope.into(),
-        algorithm: Algorithm::Random,
+        algorithm: target.word.algorithm().into(),
         affinity_seconds: Some(target.affinity_seconds).filter(|seconds| *seconds != 0),
         source_ranges: Some(target.ranges)
             .filter(|set| *set != 0 && filters_sources(value.kind()))
@@ -117,15 +120,15 @@ fn frontend(
 
 /// Backends of a target, each once, by address and port.
 fn backends(maps: &Snapshot, target: Target) -> Vec<Backend> {
-    let mut backends: Vec<Backend> = maps
+    let ids: BTreeSet<u32> = maps
         .slots_of(target.word)
-        .map(|slot| {
-            let value = maps.backend(slot.backend);
-            let meta = maps
-                .meta_backends
-                .get(&slot.backend)
-                .copied()
-                .unwrap_or_default();
+        .map(|slot| slot.backend)
+        .collect();
+    let mut backends: Vec<Backend> = ids
+        .into_iter()
+        .map(|id| {
+            let value = maps.backend(id);
+            let meta = maps.meta_backends.get(&id).copied().unwrap_or_default();
             Backend {
                 address: value.addr.to_ip(),
                 port: value.port.get(),

@@ -3,10 +3,12 @@
 //! Every type is `repr(C)` without padding (the `IntoBytes` derive refuses padding), and its size is asserted.
 //! Ports are in network byte order in keys and in values; all other integers are in host order.
 
+pub mod affinity;
 pub mod counter;
 pub mod device;
 pub mod flow;
 pub mod frontend;
+pub mod load;
 pub mod meta;
 pub mod settings;
 pub mod socket;
@@ -71,7 +73,7 @@ maps! {
     /// Target id → slot range and how to choose in it. Written by the agent.
     TARGETS: MappedArray<u32, target::Target>[262_144];
     /// Flat array of backend ids; each target owns a contiguous range. Written by the agent.
-    SLOTS: MappedArray<u32, target::Slot>[1_048_576];
+    SLOTS: MappedArray<u32, target::Slot>[4_194_304];
     /// Backend id → address, port and state. Written by the agent.
     BACKENDS: MappedArray<u32, target::Backend>[524_288];
     /// (set of ranges, prefix) → 1: `loadBalancerSourceRanges`. Written by the agent.
@@ -93,6 +95,18 @@ maps! {
     SOCKET_BACKENDS: LruHash<socket::SocketKey, socket::SocketBackend>[131_072];
     /// (socket cookie, backend) → frontend, for recvmsg and getpeername. Written by the socket hooks.
     SOCKET_FRONTENDS: LruHash<socket::SocketKey, socket::SocketFrontend>[262_144];
+    /// (client, Service port) → backend: `sessionAffinity`. Written by packets and the socket hooks.
+    AFFINITY: LruHash<affinity::AffinityKey, affinity::AffinityValue>[131_072];
+    /// Target id → how often it has chosen, for round robin. Written by packets and the socket hooks.
+    TURNS: Array<u32, u64>[262_144];
+    /// Backend id → connections from this node, for least connections. Written by packets and the socket hooks;
+    /// corrected by the agent.
+    LOADS: MappedArray<u32, load::Load>[524_288];
+    /// Socket cookie → the backend that it counts for in `LOADS`. Written by the socket hooks.
+    SOCKET_LOADS: Hash<u64, target::Slot>[262_144];
+    /// Forward half of a confirmed flow → the backend that it counts for in `LOADS`. Written by packets, collected by
+    /// the agent.
+    FLOW_LOADS: Hash<flow::FlowKey, target::Slot>[524_288];
     /// Counters and drop reasons, by `Counter`. Written by all programs.
     COUNTERS: PerCpuArray<u32, u64>[crate::abi::counter::Counter::COUNT];
     /// Target id → the Service port that it belongs to. Never read by the datapath.

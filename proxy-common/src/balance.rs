@@ -4,10 +4,12 @@ use crate::{
     abi::{
         device::node_addr,
         frontend::{FrontendKey, FrontendKind, FrontendValue, Scope},
-        target::{Backend, BackendState, RangeKey, Slot, TargetState, TargetWord},
+        target::{
+            Algorithm, Backend, BackendState, RangeKey, Slot, Target, TargetState, TargetWord,
+        },
     },
     addr::Addr,
-    hash,
+    hash, load,
     tables::Tables,
 };
 use zerocopy::network_endian::U16;
@@ -16,7 +18,7 @@ use zerocopy::network_endian::U16;
 const MAX_STALE_SLOTS: u32 = 3;
 
 /// The frontend of a destination, and where it leads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Found {
     /// Kind.
     pub kind: FrontendKind,
@@ -26,6 +28,33 @@ pub struct Found {
     pub word: TargetWord,
     /// Set of source ranges that clients must be in; 0: everyone is let in.
     pub ranges: u32,
+    /// The Service port that clients have affinity under.
+    pub service: u32,
+    /// Timeout of that affinity in seconds; 0: none.
+    pub affinity_seconds: u32,
+    /// The [`backend_lists`](crate::abi::target::backend_lists) bit of the target's backends.
+    pub list: u8,
+}
+
+/// What a choice is drawn by.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw {
+    /// Unknown to clients.
+    pub random: u32,
+    /// The same for a client on every node, for Maglev; any number where no node but this one will ever choose for it.
+    pub shared: u32,
+}
+
+impl Draw {
+    /// Another one, made of this one, for a choice that came to nothing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn again(self, tried: u32) -> Self {
+        Self {
+            random: hash::finish(self.random ^ tried),
+            shared: hash::finish(self.shared ^ tried),
+        }
+    }
 }
 
 impl Found {
@@ -84,7 +113,7 @@ fn resolve<T: Tables>(t: &mut T, key: &FrontendKey) -> Option<Found> {
     if !value.belongs_to(key) {
         return None;
     }
-    let target = t.target(value.target())?;
+    let target: Target = t.target(value.target())?;
     let kind = value.kind();
     match target.word.state() {
         TargetState::Absent => None,
@@ -97,28 +126,41 @@ fn resolve<T: Tables>(t: &mut T, key: &FrontendKey) -> Option<Found> {
             } else {
                 0
             },
+            service: target.service,
+            affinity_seconds: target.affinity_seconds,
+            list: target.list as u8,
         }),
     }
 }
 
-/// A backend of a frontend: the slot that `hash` names, or a following one if that backend went away just now. Where a
-/// whole list was replaced since the frontend was found, the new one is asked.
+/// A backend of a frontend, as its algorithm has it (semantics L1); or that of a following slot, if that backend went
+/// away just now. Where a whole list was replaced since the frontend was found, the new one is asked.
 #[inline(always)]
-pub fn select<T: Tables>(t: &mut T, found: &Found, hash: u32) -> Option<(Slot, Backend)> {
-    if let Some(selected) = select_in(t, found.word, hash) {
+pub fn select<T: Tables>(t: &mut T, found: &Found, draw: Draw) -> Option<(Slot, Backend)> {
+    if let Some(selected) = select_in(t, found.target, found.word, draw) {
         return Some(selected);
     }
     let word = t.target(found.target)?.word;
     match word.state() {
-        TargetState::Serve if word != found.word => select_in(t, word, hash),
+        TargetState::Serve if word != found.word => select_in(t, found.target, word, draw),
         _ => None,
     }
 }
 
 #[inline(always)]
-fn select_in<T: Tables>(t: &mut T, word: TargetWord, hash: u32) -> Option<(Slot, Backend)> {
+fn select_in<T: Tables>(
+    t: &mut T,
+    target: u32,
+    word: TargetWord,
+    draw: Draw,
+) -> Option<(Slot, Backend)> {
     let count = u32::from(word.count());
-    let mut index = hash::below(hash, count);
+    let mut index = match word.algorithm() {
+        Algorithm::Random => hash::below(draw.random, count),
+        Algorithm::RoundRobin => t.turn(target).checked_rem(count)?,
+        Algorithm::Maglev => hash::below(draw.shared, count),
+        Algorithm::LeastConnections => load::lighter(t, word, draw.random)?,
+    };
     let mut tries = 0;
     while tries < MAX_STALE_SLOTS {
         let slot = t.slot(word.offset().wrapping_add(index))?;

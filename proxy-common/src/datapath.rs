@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod begin;
+pub mod choose;
 pub mod claim;
 mod flow;
 mod forward;
@@ -22,7 +23,9 @@ use crate::{
         flow::{FlowKey, FlowValue, flow_flags},
         frontend::Scope,
         settings::{MAX_SNAT_RANGES, Settings},
+        target::{Backend, Slot},
     },
+    balance::Found,
     packet::Packet,
     parse::{Headers, parse},
     tables::{FlowTable, PacketTables},
@@ -71,6 +74,12 @@ pub struct Work {
     other: FlowValue,
     /// A key that is not the packet's own tuple.
     key: FlowKey,
+    /// The frontend that a new flow begins at.
+    found: Found,
+    /// The backend that was chosen for it, …
+    slot: Slot,
+    /// … and what stands there.
+    backend: Backend,
 }
 
 impl Work {
@@ -84,6 +93,12 @@ impl Work {
     #[inline(always)]
     pub const fn translated(&self) -> &FlowKey {
         &self.value.out
+    }
+
+    /// The key, and the backend of the flow.
+    #[inline(always)]
+    pub(crate) const fn counted(&self) -> (&FlowKey, Slot) {
+        (&self.key, flow::slot(&self.value))
     }
 }
 

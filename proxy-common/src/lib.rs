@@ -8,6 +8,7 @@
 
 pub mod abi;
 pub mod addr;
+pub mod affinity;
 pub mod balance;
 pub mod checksum;
 pub mod datapath;
@@ -15,6 +16,7 @@ pub mod flow_timeout;
 pub mod hash;
 #[cfg(feature = "host")]
 pub mod host;
+pub mod load;
 pub mod packet;
 pub mod parse;
 pub mod socket;

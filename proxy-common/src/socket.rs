@@ -4,15 +4,18 @@ use zerocopy::network_endian::U16;
 
 use crate::{
     abi::{
+        affinity::AffinityKey,
         counter::Counter,
         frontend::{FrontendKind, Scope},
         protocol,
         settings::settings_flags,
         socket::{SocketBackend, SocketFrontend, SocketKey},
-        target::{Slot, TargetState},
+        target::{Algorithm, Backend, Slot, TargetState},
     },
     addr::Addr,
-    balance::{self, Found},
+    affinity,
+    balance::{self, Draw, Found},
+    load,
     tables::{SocketTables, Tables},
 };
 
@@ -74,16 +77,39 @@ pub fn connect<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
         if t.socket_frontend(&key).is_some() {
             t.remove_socket_frontend(&key);
         }
+        load::socket_ends(t, s.cookie);
         return Decision::Untouched;
     };
     if let Some(refusal) = refusal(t, &found) {
         return refusal;
     }
-    let random = t.random();
-    match balance::select(t, &found, random) {
+    let chosen = choose(t, s, &found);
+    let counted = matches!(found.word.algorithm(), Algorithm::LeastConnections);
+    let load = chosen.filter(|_| counted).map(|(slot, _)| slot);
+    load::socket_connects(t, s.cookie, load);
+    match chosen {
         Some((_, backend)) => translated(t, s, &backend.addr, backend.port),
         None => Decision::Untouched,
     }
+}
+
+/// A backend for a socket: the one that its network namespace has affinity to, else a new one. What a socket is
+/// connected to concerns this node alone, so in a Maglev table it takes any slot.
+#[inline(always)]
+fn choose<T: SocketTables>(t: &mut T, s: &Socket, found: &Found) -> Option<(Slot, Backend)> {
+    let client = AffinityKey::of_namespace(found.service, s.netns);
+    let chosen = if let Some(kept) = affinity::kept(t, found, &client) {
+        kept
+    } else {
+        let random = t.random();
+        let draw = Draw {
+            random,
+            shared: random,
+        };
+        balance::select(t, found, draw)?
+    };
+    affinity::keep(t, found, &client, chosen.0);
+    Some(chosen)
 }
 
 /// `sendto` and `sendmsg` with an address, of UDP: the socket keeps its backend for a frontend while that serves
@@ -113,8 +139,7 @@ pub fn send<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
     let (slot, backend, write) = if let Some(kept) = kept {
         kept
     } else {
-        let random = t.random();
-        match balance::select(t, &found, random) {
+        match choose(t, s, &found) {
             Some((slot, backend)) => (slot, backend, true),
             None => return Decision::Untouched,
         }
@@ -145,10 +170,13 @@ pub fn report<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
     }
 }
 
-/// The socket is closed: its peer is forgotten.
+/// The socket is closed: its peer, if it has one, is forgotten, and it counts for no backend any more.
 #[inline(always)]
 pub fn release<T: SocketTables>(t: &mut T, s: &Socket) {
-    t.remove_socket_frontend(&s.key(&s.addr, s.port));
+    load::socket_ends(t, s.cookie);
+    if s.port.get() != 0 {
+        t.remove_socket_frontend(&s.key(&s.addr, s.port));
+    }
 }
 
 /// The frontend that a socket names: node ports on the node's loopback too, for the node's own processes

@@ -3,6 +3,7 @@
 
 use crate::{
     abi::{
+        affinity::{AffinityKey, AffinityValue},
         counter::Counter,
         device::Device,
         flow::{FlowKey, FlowValue},
@@ -15,8 +16,10 @@ use crate::{
     datapath::{
         Work,
         begin::{begin, begin_early},
+        choose::choose,
         claim::claim_tuple,
     },
+    load::count_flow,
 };
 
 /// What every hook needs: finding a frontend and a backend for it.
@@ -37,6 +40,18 @@ pub trait Tables {
     fn in_ranges(&mut self, key: &RangeKey) -> bool;
     /// Looks up `NODE_ADDRS`: flags of an address of this node.
     fn node_addr(&mut self, addr: &Addr) -> Option<u32>;
+    /// Looks up `AFFINITY`.
+    fn affinity(&mut self, key: &AffinityKey) -> Option<AffinityValue>;
+    /// Writes `AFFINITY`.
+    fn put_affinity(&mut self, key: &AffinityKey, value: &AffinityValue);
+    /// Adds one to an element of `TURNS`, and gives what it was.
+    fn turn(&mut self, target: u32) -> u32;
+    /// Looks up `LOADS`: connections of a backend's generation.
+    fn load(&mut self, slot: Slot) -> u32;
+    /// Adds one to an element of `LOADS`.
+    fn add_load(&mut self, slot: Slot);
+    /// Takes one off an element of `LOADS`, if it counts for that generation.
+    fn take_load(&mut self, slot: Slot);
     /// Adds one to a counter.
     fn count(&mut self, counter: Counter);
 }
@@ -132,6 +147,10 @@ pub trait PacketTables: Tables {
     fn insert_flow(&mut self, table: FlowTable, key: &FlowKey, value: &FlowValue) -> Insert;
     /// Removes from a flow table; says whether it was there (only one of several removers hears yes).
     fn remove_flow(&mut self, table: FlowTable, key: &FlowKey) -> bool;
+    /// Inserts into `FLOW_LOADS` what is not there; says whether it was inserted.
+    fn put_flow_load(&mut self, key: &FlowKey, slot: Slot) -> bool;
+    /// Removes from `FLOW_LOADS`; says whether it was there (only one of several removers hears yes).
+    fn remove_flow_load(&mut self, key: &FlowKey) -> bool;
     /// Asks the routing table.
     fn route(&mut self, query: RouteQuery<'_>) -> Route;
     /// Whether a local socket would take the packet.
@@ -150,6 +169,20 @@ pub trait PacketTables: Tables {
         Self: Sized,
     {
         begin_early(self, work, ifindex)
+    }
+    /// [`choose`], likewise.
+    fn choose(&mut self, work: &mut Work, tried: u32) -> u32
+    where
+        Self: Sized,
+    {
+        choose(self, work, tried)
+    }
+    /// [`count_flow`], likewise.
+    fn count_flow(&mut self, work: &mut Work, what: u32) -> u32
+    where
+        Self: Sized,
+    {
+        count_flow(self, work, what)
     }
     /// [`claim_tuple`], likewise.
     fn claim_tuple(&mut self, work: &mut Work) -> u32
@@ -174,4 +207,10 @@ pub trait SocketTables: Tables {
     fn put_socket_frontend(&mut self, key: &SocketKey, value: &SocketFrontend);
     /// Removes from `SOCKET_FRONTENDS`.
     fn remove_socket_frontend(&mut self, key: &SocketKey);
+    /// Looks up `SOCKET_LOADS`.
+    fn socket_load(&mut self, cookie: u64) -> Option<Slot>;
+    /// Inserts into `SOCKET_LOADS` what is not there; says whether it was inserted.
+    fn put_socket_load(&mut self, cookie: u64, slot: Slot) -> bool;
+    /// Removes from `SOCKET_LOADS`; says whether it was there.
+    fn remove_socket_load(&mut self, cookie: u64) -> bool;
 }

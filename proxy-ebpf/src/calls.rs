@@ -4,7 +4,8 @@
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
     abi::{counter::Counter, frontend::Scope},
-    datapath::{answer, begin, claim},
+    datapath::{answer, begin, choose, claim},
+    load,
 };
 
 use crate::{frame::Frame, kernel::Kernel, maps::WORK};
@@ -36,6 +37,31 @@ pub extern "C" fn begin_flow_early(xdp: *mut xdp_md, ifindex: u32) -> u32 {
     begin::begin_early(&mut Kernel(xdp), unsafe { &mut *work }, ifindex)
 }
 
+/// `datapath::choose::choose` for the packet in `WORK`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn choose(tried: u32) -> u32 {
+    let Some(work) = WORK.get_ptr_mut(0) else {
+        return u32::MAX;
+    };
+    // What asks no helper that needs a context serves programs of every kind.
+    let mut maps = Kernel(core::ptr::null_mut::<xdp_md>());
+    // SAFETY: as above.
+    choose::choose(&mut maps, unsafe { &mut *work }, tried)
+}
+
+/// `load::count_flow` on the flow in `WORK`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn count_flow(what: u32) -> u32 {
+    let Some(work) = WORK.get_ptr_mut(0) else {
+        return 0;
+    };
+    let mut maps = Kernel(core::ptr::null_mut::<xdp_md>());
+    // SAFETY: as above.
+    load::count_flow(&mut maps, unsafe { &mut *work }, what)
+}
+
 /// `datapath::claim::claim_tuple` on the flow in `WORK`.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -43,7 +69,6 @@ pub extern "C" fn claim_tuple() -> u32 {
     let Some(work) = WORK.get_ptr_mut(0) else {
         return u32::MAX;
     };
-    // What asks no helper that needs a context serves programs of every kind.
     let mut maps = Kernel(core::ptr::null_mut::<xdp_md>());
     // SAFETY: as above.
     claim::claim_tuple(&mut maps, unsafe { &mut *work })

@@ -10,17 +10,13 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 use proxy_common::{
-    abi::{counter::Counter, protocol, socket::SocketKey},
+    abi::{counter::Counter, protocol},
     addr::{Addr, Family},
     socket::{self, Decision, Socket},
 };
 use zerocopy::network_endian::U16;
 
-use crate::{
-    kernel::Kernel,
-    log,
-    maps::{HAVE_SET_RETVAL, SOCKET_FRONTENDS},
-};
+use crate::{kernel::Kernel, log, maps::HAVE_SET_RETVAL};
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -75,13 +71,13 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     call(&ctx, Family::V6, Hook::Report, socket::report)
 }
 
-/// A socket is closed: the frontend of its peer is forgotten.
+/// A socket is closed: the frontend of its peer is forgotten, and what it counted for.
 #[cgroup_sock(sock_release)]
 pub fn sock_release(ctx: SockContext) -> i32 {
     let sk: *mut bpf_sock = ctx.as_ptr().cast();
     // SAFETY: the context is valid, and these fields may be read by this program type.
     let (protocol, port, family) = unsafe { ((*sk).protocol as u8, (*sk).dst_port, (*sk).family) };
-    if port == 0 || (protocol != protocol::TCP && protocol != protocol::UDP) {
+    if protocol != protocol::TCP && protocol != protocol::UDP {
         return ALLOW;
     }
     // SAFETY: as above. Each word is read once and by itself, whatever the family: the verifier knows the context by
@@ -102,15 +98,15 @@ pub fn sock_release(ctx: SockContext) -> i32 {
     } else {
         Addr::from_words(v6)
     };
-    let key = SocketKey {
+    let s = Socket {
         // SAFETY: the helper takes the context.
         cookie: unsafe { bpf_get_socket_cookie(sk.cast()) },
+        netns: 0,
+        protocol,
         addr,
         port: U16::from_bytes(port.to_ne_bytes()),
-        protocol,
-        pad: [0; 5],
     };
-    let _ = SOCKET_FRONTENDS.remove(key);
+    socket::release(&mut Kernel(sk), &s);
     ALLOW
 }
 

@@ -1,12 +1,11 @@
 //! Maps and helpers as the `Tables` of the datapath: all access to shared memory.
 
-use core::ptr;
+use core::{arch::asm, ptr};
 
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_CURRENT_NETNS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
-        BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup, bpf_sock_addr,
-        bpf_sock_tuple, xdp_md,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup, bpf_sock_tuple, xdp_md,
     },
     helpers::generated::{
         bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release,
@@ -16,10 +15,12 @@ use aya_ebpf::{
 };
 use proxy_common::{
     abi::{
+        affinity::{AffinityKey, AffinityValue},
         counter::Counter,
         device::Device,
         flow::{FlowKey, FlowValue},
         frontend::{FrontendKey, FrontendValue, Scope},
+        load::Load,
         protocol,
         settings::Settings,
         socket::{SocketBackend, SocketFrontend, SocketKey},
@@ -119,12 +120,95 @@ impl<C> Tables for Kernel<C> {
     }
 
     #[inline(always)]
+    fn affinity(&mut self, key: &AffinityKey) -> Option<AffinityValue> {
+        // SAFETY: an element that is reused meanwhile is another client's: at worst this one gets another backend, since
+        // backend, generation and list are checked.
+        unsafe { maps::AFFINITY.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn put_affinity(&mut self, key: &AffinityKey, value: &AffinityValue) {
+        // An LRU table has room always; if not, the client's next connection chooses anew.
+        let _ = maps::AFFINITY.insert(key, value, 0);
+    }
+
+    #[inline(always)]
+    fn turn(&mut self, target: u32) -> u32 {
+        let Some(p) = maps::TURNS.get_ptr_mut(target) else {
+            return 0;
+        };
+        // SAFETY: the pointer is to an array element, one aligned word. Two CPUs that take the same turn give two
+        // connections to one backend, and the next one to the next.
+        unsafe {
+            let turn = ptr::read_volatile(p);
+            ptr::write_volatile(p, turn.wrapping_add(1));
+            turn as u32
+        }
+    }
+
+    #[inline(always)]
+    fn load(&mut self, slot: Slot) -> u32 {
+        match maps::LOADS.get_ptr(slot.backend) {
+            // SAFETY: the pointer is to an array element, one aligned word.
+            Some(p) => load_of(unsafe { ptr::read_volatile(p.cast::<u64>()) }).of(slot.generation),
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn add_load(&mut self, slot: Slot) {
+        let Some(p) = maps::LOADS.get_ptr_mut(slot.backend) else {
+            return;
+        };
+        // SAFETY: as above. Of two CPUs that count the first connections of a generation, one may be lost: the agent
+        // counts the records now and then.
+        unsafe {
+            if load_of(ptr::read_volatile(p.cast::<u64>())).generation == slot.generation {
+                atomic_add(&raw mut (*p).count, 1);
+            } else {
+                let first = u64::from(slot.generation) << 32 | 1;
+                ptr::write_volatile(p.cast::<u64>(), first);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn take_load(&mut self, slot: Slot) {
+        if self.load(slot) != 0
+            && let Some(p) = maps::LOADS.get_ptr_mut(slot.backend)
+        {
+            // SAFETY: as above.
+            unsafe { atomic_add(&raw mut (*p).count, u32::MAX) };
+        }
+    }
+
+    #[inline(always)]
     fn count(&mut self, counter: Counter) {
         if let Some(p) = maps::COUNTERS.get_ptr_mut(counter as u32) {
             // SAFETY: the element belongs to this CPU.
             unsafe { *p = (*p).wrapping_add(1) };
         }
     }
+}
+
+/// An element of `LOADS`, read as one word.
+#[inline(always)]
+const fn load_of(word: u64) -> Load {
+    Load {
+        count: word as u32,
+        generation: (word >> 32) as u32,
+    }
+}
+
+/// Adds to a word that other CPUs and the agent write. No kernel gives back what was there before 5.12, so nobody asks.
+///
+/// # Safety
+///
+/// `at` is aligned and in a map's element.
+#[inline(always)]
+unsafe fn atomic_add(at: *mut u32, n: u32) {
+    // SAFETY: the caller's.
+    unsafe { asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) at, in(wreg) n, options(nostack)) };
 }
 
 /// A flow table's element, which other CPUs may write.
@@ -258,6 +342,19 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
     }
 
     #[inline(always)]
+    fn put_flow_load(&mut self, key: &FlowKey, slot: Slot) -> bool {
+        // A connection that finds no room is not counted.
+        maps::FLOW_LOADS
+            .insert(key, slot, u64::from(BPF_NOEXIST))
+            .is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_flow_load(&mut self, key: &FlowKey) -> bool {
+        maps::FLOW_LOADS.remove(key).is_ok()
+    }
+
+    #[inline(always)]
     fn route(&mut self, query: RouteQuery<'_>) -> Route {
         let Some(params) = maps::FIB.get_ptr_mut(0) else {
             return Route::None;
@@ -344,6 +441,16 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
     }
 
     #[inline(always)]
+    fn choose(&mut self, _work: &mut Work, tried: u32) -> u32 {
+        crate::calls::choose(tried)
+    }
+
+    #[inline(always)]
+    fn count_flow(&mut self, _work: &mut Work, what: u32) -> u32 {
+        crate::calls::count_flow(what)
+    }
+
+    #[inline(always)]
     fn claim_tuple(&mut self, _work: &mut Work) -> u32 {
         crate::calls::claim_tuple()
     }
@@ -354,7 +461,7 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
     }
 }
 
-impl SocketTables for Kernel<bpf_sock_addr> {
+impl<C> SocketTables for Kernel<C> {
     #[inline(always)]
     fn random(&mut self) -> u32 {
         // SAFETY: a helper without arguments.
@@ -388,5 +495,24 @@ impl SocketTables for Kernel<bpf_sock_addr> {
     #[inline(always)]
     fn remove_socket_frontend(&mut self, key: &SocketKey) {
         let _ = maps::SOCKET_FRONTENDS.remove(key);
+    }
+
+    #[inline(always)]
+    fn socket_load(&mut self, cookie: u64) -> Option<Slot> {
+        // SAFETY: the element of a living socket's cookie, which no other socket has.
+        unsafe { maps::SOCKET_LOADS.get(cookie).copied() }
+    }
+
+    #[inline(always)]
+    fn put_socket_load(&mut self, cookie: u64, slot: Slot) -> bool {
+        // A connection that finds no room is not counted.
+        maps::SOCKET_LOADS
+            .insert(cookie, slot, u64::from(BPF_NOEXIST))
+            .is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_socket_load(&mut self, cookie: u64) -> bool {
+        maps::SOCKET_LOADS.remove(cookie).is_ok()
     }
 }

@@ -1,6 +1,7 @@
 //! The eBPF programs: entry points, and nothing else. All decisions are in `proxy-common`; all `unsafe` is in
 //! the shells `calls`, `frame`, `kernel`, `log`, `cgroup`, `tc` and `xdp`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![cfg_attr(
     target_arch = "bpf",
     expect(

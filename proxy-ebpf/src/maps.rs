@@ -8,10 +8,12 @@ use aya_ebpf::{
 };
 use proxy_common::{
     abi::{
+        affinity::{AffinityKey, AffinityValue},
         capacity,
         device::Device,
         flow::{FlowKey, FlowValue},
         frontend::{FrontendKey, FrontendValue},
+        load::Load,
         meta::{BackendMeta, Name, TargetMeta},
         settings::Settings,
         socket::{SocketBackend, SocketFrontend, SocketKey},
@@ -57,6 +59,19 @@ pub static SOCKET_BACKENDS: LruHashMap<SocketKey, SocketBackend> =
 #[map]
 pub static SOCKET_FRONTENDS: LruHashMap<SocketKey, SocketFrontend> =
     LruHashMap::pinned(capacity::SOCKET_FRONTENDS, 0);
+#[map]
+pub static AFFINITY: LruHashMap<AffinityKey, AffinityValue> =
+    LruHashMap::pinned(capacity::AFFINITY, 0);
+#[map]
+pub static TURNS: Array<u64> = Array::pinned(capacity::TURNS, 0);
+#[map]
+pub static LOADS: Array<Load> = Array::pinned(capacity::LOADS, BPF_F_MMAPABLE);
+#[map]
+pub static SOCKET_LOADS: HashMap<u64, Slot> =
+    HashMap::pinned(capacity::SOCKET_LOADS, BPF_F_NO_PREALLOC);
+#[map]
+pub static FLOW_LOADS: HashMap<FlowKey, Slot> =
+    HashMap::pinned(capacity::FLOW_LOADS, BPF_F_NO_PREALLOC);
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(capacity::COUNTERS, 0);
 #[map]

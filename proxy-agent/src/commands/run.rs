@@ -85,6 +85,16 @@ pub struct RunArgs {
     #[arg(long, env = "PROXY_MANAGE_FORWARD", value_enum, default_value_t)]
     manage_forward: ManageForward,
 
+    /// What clients' hashes are seeded with where backends are chosen by Maglev: the same on all nodes, and better
+    /// unknown to clients.
+    #[arg(
+        long,
+        env = "PROXY_MAGLEV_SEED",
+        value_name = "TEXT",
+        default_value = ""
+    )]
+    maglev_seed: String,
+
     /// Abort UDP sockets that are connected to a backend that is gone, so that they connect again; `false`: leave them.
     #[arg(
         long,
@@ -167,6 +177,7 @@ impl RunArgs {
             service_node_port_range,
             fwmark_bit,
             manage_forward,
+            maglev_seed,
             abort_udp_sockets,
             datapath_log,
             tc,
@@ -198,6 +209,7 @@ impl RunArgs {
             forward_mark: fwmark_bit,
             manage_forward,
             xdp,
+            maglev_seed,
             abort_udp_sockets,
             ready_file,
         })

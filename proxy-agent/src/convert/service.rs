@@ -1,10 +1,10 @@
-//! Services (semantics S1–S3, L2, A3).
+//! Services (semantics S1–S3, L1, L2, A3).
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
-use proxy_common::addr::Family;
+use proxy_common::{abi::target::Algorithm, addr::Family};
 
 use super::{
     Converted, Reporter,
@@ -15,6 +15,10 @@ use crate::{
     model::{ObjectRef, Service, ServicePort, Sharing, TrafficPolicy},
     plan::{Protocol, ServiceName},
 };
+
+/// Annotation of a Service: how its backends are chosen (semantics L1), by a name of [`Algorithm`]. Without it: as the
+/// flags say.
+pub const ALGORITHM_ANNOTATION: &str = "kube-proxy-ebpf.io/algorithm";
 
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
@@ -46,6 +50,7 @@ pub fn service(object: &v1::Service) -> Converted<Service> {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity_seconds: None,
+        algorithm: None,
         source_ranges: None,
         health_check_node_port: None,
     };
@@ -75,6 +80,7 @@ pub fn service(object: &v1::Service) -> Converted<Service> {
         &mut reporter,
     );
     service.affinity_seconds = affinity(spec, &mut reporter);
+    service.algorithm = algorithm(object, &mut reporter);
     service.source_ranges = source_ranges(spec, &mut reporter);
     service.health_check_node_port = health_check_node_port(spec, &service, &mut reporter);
     check_source_ranges(&service, &mut reporter);
@@ -250,6 +256,19 @@ fn affinity(spec: &v1::ServiceSpec, reporter: &mut Reporter) -> Option<u32> {
         "sessionAffinityConfig: timeoutSeconds {seconds} is not within 1–{MAX_AFFINITY_SECONDS}; {DEFAULT_AFFINITY_SECONDS} is taken"
     ));
     Some(DEFAULT_AFFINITY_SECONDS.unsigned_abs())
+}
+
+fn algorithm(object: &v1::Service, reporter: &mut Reporter) -> Option<Algorithm> {
+    let annotations = object.metadata.annotations.as_ref()?;
+    let text = annotations.get(ALGORITHM_ANNOTATION)?;
+    let algorithm = Algorithm::from_name(text);
+    if algorithm.is_none() {
+        let known = Algorithm::ALL.map(Algorithm::name).join(", ");
+        reporter.report(format!(
+            "annotation {ALGORITHM_ANNOTATION}: {text:?} is not known ({known}); the node's default is taken"
+        ));
+    }
+    algorithm
 }
 
 fn source_ranges(spec: &v1::ServiceSpec, reporter: &mut Reporter) -> Option<Vec<IpNet>> {

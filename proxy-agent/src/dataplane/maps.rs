@@ -163,7 +163,9 @@ impl KernelMaps {
         match op {
             Op::PutBackend { id, value, .. } => self.backends.write(*id, value),
             Op::SetWeight { id, weight } => self.backends.modify(*id, |b| b.weight = *weight),
-            Op::FlipBackend { id, word } => self.backends.modify(*id, |b| b.word = *word),
+            Op::FlipBackend { id, word } | Op::SetLists { id, word } => {
+                self.backends.modify(*id, |b| b.word = *word)
+            }
             Op::ClearBackend { id, generation } => self.backends.write(
                 *id,
                 &Backend {

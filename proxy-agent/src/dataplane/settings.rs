@@ -2,7 +2,10 @@
 
 use std::{fs::File, io, io::Read as _, str::FromStr};
 
-use proxy_common::abi::settings::{MAX_SNAT_RANGES, PortRange, Settings, settings_flags};
+use proxy_common::{
+    abi::settings::{MAX_SNAT_RANGES, PortRange, Settings, settings_flags},
+    hash,
+};
 
 use super::{
     load::{self, LoadError},
@@ -179,6 +182,7 @@ pub fn write(
     ports: SnatPorts,
     mark: ForwardMark,
     hz: u32,
+    maglev_seed: &str,
 ) -> Result<(), SettingsError> {
     let map = load::open_typed::<u32, Settings>(pins, "SETTINGS")?;
     let failed = |action| move |source| SettingsError::Map { action, source };
@@ -202,9 +206,20 @@ pub fn write(
         snat_ports: ports.0,
         hairpin_ports: ports.used().last().unwrap_or_default(),
         mark: mark.value(),
+        maglev_seed: seed(maglev_seed),
+        pad: 0,
     };
     map.update(&0, &settings, Update::Any)
         .map_err(failed("write"))
+}
+
+/// A number that follows from a text, the same on every node.
+fn seed(text: &str) -> u32 {
+    let words = text.as_bytes().chunks(4).map(|chunk| {
+        let bytes = chunk.iter().enumerate();
+        bytes.fold(0, |word, (i, byte)| word | u32::from(*byte) << (8 * i))
+    });
+    hash::finish(words.fold(text.len() as u32, hash::mix))
 }
 
 fn random() -> Result<[u32; 2], SettingsError> {
@@ -232,6 +247,14 @@ mod tests {
         ] {
             assert_eq!(text.parse::<ForwardMark>(), Err(error), "{text:?}");
         }
+    }
+
+    #[test]
+    fn l1_a_seed_follows_from_its_text() {
+        // Nodes that run different versions must agree.
+        assert_eq!(seed("blue"), 405_048_348);
+        assert_ne!(seed("blue"), seed("green"));
+        assert_ne!(seed(""), seed("\0"));
     }
 
     #[test]

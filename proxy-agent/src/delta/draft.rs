@@ -4,7 +4,7 @@
 mod target;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -12,7 +12,7 @@ use proxy_common::{
     abi::{
         frontend::{FrontendKey, FrontendValue},
         meta::{BackendMeta, backend_meta_flags},
-        target::{self as abi, BackendState, BackendWord, backend_flags},
+        target::{self as abi, BackendState, BackendWord, backend_flags, backend_lists},
     },
     addr::Addr,
 };
@@ -62,6 +62,8 @@ struct Drafting<'a> {
     resources: &'a mut Resources,
     name: &'a ServiceName,
     old: &'a Service,
+    /// The lists that each backend is to be in.
+    lists: BTreeMap<BackendKey, u8>,
     next: Service,
     ops: Vec<Op>,
     retired: Retired,
@@ -79,6 +81,7 @@ pub(super) fn draft(
         resources,
         name,
         old,
+        lists: BTreeMap::new(),
         next: Service::default(),
         ops: Vec::new(),
         retired: Retired::default(),
@@ -115,6 +118,15 @@ impl Drafting<'_> {
     fn all(&mut self, plan: &ServicePlan) -> Result<(), Reason> {
         for key in plan.targets.keys().chain(plan.draining.keys()) {
             self.port(key)?;
+        }
+        for (key, target) in &plan.targets {
+            let owner = self.owner(key);
+            for backend in &target.backends {
+                *self
+                    .lists
+                    .entry(BackendKey::new(owner, backend))
+                    .or_default() |= backend_lists::bit(key.list);
+            }
         }
         for (key, target) in &plan.targets {
             for backend in &target.backends {
@@ -172,6 +184,7 @@ impl Drafting<'_> {
         if self.next.backends.contains_key(&key) {
             return Ok(());
         }
+        let lists = self.lists.get(&key).copied().unwrap_or(0);
         let old = self.old.backends.get(&key).copied();
         let described = old.filter(|old| self.describes(&old.meta, plan));
         let meta = match described {
@@ -193,11 +206,15 @@ impl Drafting<'_> {
                 let weight = plan.weight;
                 self.ops.push(Op::SetWeight { id, weight });
             }
+            if old.lists != lists {
+                let word = serving(old.generation, lists);
+                self.ops.push(Op::SetLists { id, word });
+            }
             (id, old.generation)
         } else {
             let (id, generation) = self.resources.take_backend()?;
             self.taken.backends.push((id, generation));
-            let value = value(protocol, plan, generation);
+            let value = value(protocol, plan, serving(generation, lists));
             self.ops.push(Op::PutBackend { id, value, meta });
             (id, generation)
         };
@@ -205,6 +222,7 @@ impl Drafting<'_> {
             id,
             generation,
             weight: plan.weight,
+            lists,
             meta,
         };
         self.next.backends.insert(key, backend);
@@ -343,13 +361,17 @@ fn names_of(meta: &BackendMeta) -> impl Iterator<Item = u32> {
     [meta.node, meta.zone].into_iter().filter(|&id| id != 0)
 }
 
-fn value(protocol: Protocol, plan: &BackendPlan, generation: u32) -> abi::Backend {
+const fn serving(generation: u32, lists: u8) -> BackendWord {
+    BackendWord::new(generation, BackendState::Serving).in_lists(lists)
+}
+
+fn value(protocol: Protocol, plan: &BackendPlan, word: BackendWord) -> abi::Backend {
     abi::Backend {
         addr: Addr::from(plan.address),
         port: plan.port.into(),
         protocol: protocol as u8,
         flags: if plan.local { backend_flags::LOCAL } else { 0 },
         weight: plan.weight,
-        word: BackendWord::new(generation, BackendState::Serving),
+        word,
     }
 }

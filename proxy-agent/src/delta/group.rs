@@ -53,7 +53,10 @@ fn step(op: &Op) -> u8 {
         Op::WriteSlots { .. } => 3,
         Op::PutTarget { .. } => 4,
         Op::DeleteFrontend { .. } => 5,
-        Op::FlipTarget { .. } | Op::SetAffinity { .. } | Op::SetRanges { .. } => 6,
+        Op::FlipTarget { .. }
+        | Op::SetLists { .. }
+        | Op::SetAffinity { .. }
+        | Op::SetRanges { .. } => 6,
         Op::PutFrontend { .. } => 7,
         Op::FlipBackend { .. } => 8,
         Op::AwaitReaders => 9,

@@ -216,6 +216,7 @@ impl Restoring<'_> {
                 id,
                 generation: value.word.generation(),
                 weight: value.weight,
+                lists: value.word.lists(),
                 meta,
             }
         });

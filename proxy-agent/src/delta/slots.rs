@@ -1,4 +1,4 @@
-//! The slots of a list of backends, for choosing in it uniformly at random.
+//! The slots of a list of backends, for choosing in it at random or in turn.
 
 /// Most slots of a target: its word has 16 bits for them.
 pub(super) const MAX_SLOTS: usize = u16::MAX as usize;

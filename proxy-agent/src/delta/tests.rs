@@ -6,6 +6,7 @@ use proxy_common::{
     abi::{
         frontend::{FrontendKind, Scope},
         meta::List,
+        target::{Algorithm, Backend},
     },
     addr::Family,
 };
@@ -49,6 +50,7 @@ fn plan(vip: u8, endpoints: &[u8]) -> ServicePlan {
     let target = TargetPlan {
         backends: endpoints.iter().map(|&last| backend(last)).collect(),
         empty: endpoints.is_empty().then_some(Empty::Reject),
+        algorithm: Algorithm::Random,
         affinity_seconds: None,
         source_ranges: None,
     };
@@ -159,10 +161,57 @@ fn l4_a_draining_backend_keeps_its_id_and_serves() {
         [
             OpKind::SetBackendMeta,
             OpKind::WriteSlots,
+            OpKind::SetLists,
             OpKind::FlipTarget
         ]
     );
-    assert_eq!(maps.contents.backend(2), before);
+    let expected = Backend {
+        word: before.word.in_lists(0),
+        ..before
+    };
+    assert_eq!(maps.contents.backend(2), expected);
+}
+
+#[test]
+fn l1_an_algorithm_changes_in_place() {
+    use OpKind::*;
+    let (mut delta, mut maps) = (Delta::new(Capacities::default()), MemoryMaps::default());
+    let web = name("web");
+    let by = |algorithm| {
+        let mut plan = plan(1, &[1, 2, 3]);
+        for target in plan.targets.values_mut() {
+            target.algorithm = algorithm;
+        }
+        plan
+    };
+    set(&mut delta, &mut maps, &web, &by(Algorithm::Random));
+    for (algorithm, expected, slots) in [
+        (Algorithm::RoundRobin, vec![FlipTarget], 3),
+        (Algorithm::Maglev, vec![WriteSlots, FlipTarget], 1_021),
+        (Algorithm::Maglev, vec![], 1_021),
+        (Algorithm::LeastConnections, vec![WriteSlots, FlipTarget], 3),
+    ] {
+        assert_eq!(set(&mut delta, &mut maps, &web, &by(algorithm)), expected);
+        let word = maps.contents.target(1).word;
+        assert_eq!((word.algorithm(), word.count()), (algorithm, slots));
+        let shown = crate::view::report(&maps.contents);
+        assert_eq!(shown.frontends[0].algorithm, algorithm.into());
+        assert_eq!(shown.frontends[0].backends.len(), 3);
+    }
+}
+
+#[test]
+fn l1_a_maglev_table_outlives_the_agent() {
+    let (mut delta, mut maps) = (Delta::new(Capacities::default()), MemoryMaps::default());
+    let web = name("web");
+    let mut maglev = plan(1, &[1, 2, 3]);
+    for target in maglev.targets.values_mut() {
+        target.algorithm = Algorithm::Maglev;
+    }
+    set(&mut delta, &mut maps, &web, &maglev);
+    let (mut restored, sweep) = Delta::restore(Capacities::default(), &maps.contents);
+    assert!(sweep.is_empty(), "{sweep:?}");
+    assert_eq!(set(&mut restored, &mut maps, &web, &maglev), []);
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub enum Violation {
     UnreachedTarget(u32),
     /// A backend is not free and has no living owner. No violation while an update is under way.
     LostBackend(u32),
+    /// A backend's word does not name just the lists that it is in. No violation while an update is under way.
+    WrongLists(u32),
     /// A source range is of a set that no target names. No violation while an update is under way.
     LostRange(u32),
     /// A backend's node or zone has no name. No violation while an update is under way.
@@ -67,6 +69,7 @@ impl Violation {
             self,
             Self::UnreachedTarget(_)
                 | Self::LostBackend(_)
+                | Self::WrongLists(_)
                 | Self::LostRange(_)
                 | Self::MissingName(_)
                 | Self::LostName(_)
@@ -173,6 +176,12 @@ fn targets(maps: &Snapshot, reached: &BTreeSet<u32>, found: &mut Vec<Violation>)
 
 fn backends(maps: &Snapshot, found: &mut Vec<Violation>) {
     let owners: BTreeSet<u32> = live(maps).map(|(_, target)| target.service).collect();
+    let mut lists: BTreeMap<u32, u8> = BTreeMap::new();
+    for (_, target) in live(maps) {
+        for slot in maps.slots_of(target.word) {
+            *lists.entry(slot.backend).or_default() |= target.list as u8;
+        }
+    }
     for (id, backend) in (0..).zip(&maps.backends) {
         let cleared = Backend {
             word: BackendWord::new(backend.word.generation(), BackendState::Gone),
@@ -183,6 +192,9 @@ fn backends(maps: &Snapshot, found: &mut Vec<Violation>) {
             && meta.is_some_and(|meta| owners.contains(&meta.owner));
         if *backend != cleared && !owned {
             found.push(Violation::LostBackend(id));
+        }
+        if owned && backend.word.lists() != lists.get(&id).copied().unwrap_or(0) {
+            found.push(Violation::WrongLists(id));
         }
     }
 }

@@ -50,7 +50,9 @@ impl MemoryMaps {
             Op::DeleteFrontend { key } => {
                 c.frontends.remove(key);
             }
-            Op::FlipBackend { id, word } => element(&mut c.backends, *id).word = *word,
+            Op::FlipBackend { id, word } | Op::SetLists { id, word } => {
+                element(&mut c.backends, *id).word = *word
+            }
             Op::AwaitReaders => {}
             Op::ClearTarget { id } => {
                 *element(&mut c.targets, *id) = Target::default();

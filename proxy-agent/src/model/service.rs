@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use proxy_common::addr::Family;
+use proxy_common::{abi::target::Algorithm, addr::Family};
 
 use crate::plan::{Protocol, ServiceName};
 
@@ -73,6 +73,8 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// `sessionAffinity: ClientIP` timeout in seconds.
     pub affinity_seconds: Option<u32>,
+    /// How backends are chosen (annotation `kube-proxy-ebpf.io/algorithm`); `None`: as the flags say.
+    pub algorithm: Option<Algorithm>,
     /// `loadBalancerSourceRanges`: the valid ones; `None` where the object has no list.
     pub source_ranges: Option<Vec<IpNet>>,
     /// `healthCheckNodePort`, where one is needed (a load balancer with `externalTrafficPolicy: Local`) and is none of

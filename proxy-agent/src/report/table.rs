@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::{Backend, Empty, Frontend, Protocol, Report, Scope};
+use super::{Algorithm, Backend, Empty, Frontend, Protocol, Report, Scope};
 
 /// Backends that are shown of one frontend.
 const SHOWN_BACKENDS: usize = 8;
@@ -78,6 +78,12 @@ fn backends(frontend: &Frontend) -> String {
         parts.push(format!("and {more} more"));
     }
     let mut notes = vec![parts.join(", ")];
+    match frontend.algorithm {
+        Algorithm::Random => {}
+        Algorithm::RoundRobin => notes.push("round robin".to_owned()),
+        Algorithm::Maglev => notes.push("by Maglev's hash".to_owned()),
+        Algorithm::LeastConnections => notes.push("by least connections".to_owned()),
+    }
     if let Some(seconds) = frontend.affinity_seconds {
         notes.push(format!("clients stay for {seconds} s"));
     }

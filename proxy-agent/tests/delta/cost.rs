@@ -18,6 +18,7 @@ use proxy_common::{
     abi::{
         frontend::{FrontendKind, Scope},
         meta::List,
+        target::Algorithm,
     },
     addr::Family,
 };
@@ -84,6 +85,7 @@ fn plan(service: u32, endpoints: &[u8]) -> ServicePlan {
             TargetPlan {
                 backends: backends.collect(),
                 empty: None,
+                algorithm: Algorithm::Random,
                 affinity_seconds: None,
                 source_ranges: None,
             },

@@ -14,6 +14,7 @@ use proxy_common::{
     abi::{
         frontend::{FrontendKind, Scope},
         meta::List,
+        target::Algorithm,
     },
     addr::Family,
 };
@@ -50,6 +51,8 @@ const OTHER_NODE: u16 = 1 << 10;
 const MOVED_HERE: u16 = 1 << 11;
 const DROPS: u16 = 1 << 12;
 const V6: u16 = 1 << 13;
+const COUNTS: u16 = 1 << 14;
+const TAKES_TURNS: u16 = 1 << 15;
 
 impl Shape {
     fn has(self, feature: u16) -> bool {
@@ -71,7 +74,7 @@ impl Shape {
     /// The same with one endpoint more or less, or one feature.
     pub fn nudged(mut self, chance: &mut Chance) -> Self {
         match chance.below(4) {
-            0 => self.features ^= 1 << chance.below(14),
+            0 => self.features ^= 1 << chance.below(16),
             1 => self.draining ^= 1 << chance.below(ENDPOINTS.into()),
             _ => self.cluster ^= 1 << chance.below(ENDPOINTS.into()),
         }
@@ -115,7 +118,7 @@ impl Step {
 
 fn shape() -> impl Strategy<Value = Shape> {
     let endpoints = 0..1u8 << ENDPOINTS;
-    (endpoints.clone(), any::<u8>(), endpoints, 0..1u16 << 14).prop_map(
+    (endpoints.clone(), any::<u8>(), endpoints, any::<u16>()).prop_map(
         |(cluster, local, draining, features)| Shape {
             cluster,
             local,
@@ -279,6 +282,11 @@ fn target_plan(service: u8, shape: Shape, mask: u8, family: Family) -> TargetPla
             (true, true) => Some(Empty::Drop),
         },
         backends,
+        algorithm: match (shape.has(COUNTS), shape.has(TAKES_TURNS)) {
+            (false, false) => Algorithm::Random,
+            (false, true) => Algorithm::RoundRobin,
+            (true, _) => Algorithm::LeastConnections,
+        },
         affinity_seconds: shape.has(AFFINITY).then_some(10_800),
         source_ranges: match (shape.has(RANGES), shape.has(OTHER_RANGES), family) {
             (false, ..) => None,

@@ -13,10 +13,11 @@ use proxy_agent::dataplane::{
 };
 use proxy_common::{
     abi::{
+        affinity::{AffinityKey, AffinityValue},
         counter::Counter,
         device::LinkType,
         flow::{FlowKey, FlowValue},
-        target::BackendState,
+        target::{BackendState, backend_lists},
     },
     datapath::{self, Ingress, Verdict, Work},
     host::{Frame, World},
@@ -328,7 +329,15 @@ impl Pair {
     /// Changes the world of both.
     pub fn disturb(&mut self, chance: &mut Chance) {
         let backends = self.world.backends.written();
-        match chance.below(4) {
+        match chance.below(5) {
+            4 => {
+                let id = 1 + chance.below(backends.len() as u64 - 1) as u32;
+                let mut backend = backends[id as usize];
+                let lists = backend.word.lists() ^ backend_lists::ALL;
+                backend.word = backend.word.in_lists(lists);
+                self.world.backends.set(id, backend);
+                self.object.maps.put_backend(id, &backend);
+            }
             0 | 1 => {
                 let id = 1 + chance.below(backends.len() as u64 - 1) as u32;
                 let state = match backends[id as usize].word.state() {
@@ -350,6 +359,37 @@ impl Pair {
                 }
             }
         }
+    }
+
+    /// Compares what choices leave behind.
+    fn compare_choices(&self, which: &str) {
+        let (world, maps) = (&self.world, &self.object.maps);
+        let timeless = |(key, value): (AffinityKey, AffinityValue)| {
+            let last_used = 0;
+            (key, AffinityValue { last_used, ..value })
+        };
+        let kernel: Vec<_> = maps.affinity().into_iter().map(timeless).collect();
+        let host: Vec<_> = world.affinity.entries().into_iter().map(timeless).collect();
+        assert_eq!(kernel, host, "{which}: AFFINITY");
+        let host: BTreeMap<_, _> = world.flow_loads.entries().into_iter().collect();
+        assert_eq!(maps.flow_loads(), host, "{which}: FLOW_LOADS");
+        for (target, turns) in (0..).zip(world.turns.written()) {
+            assert_eq!(maps.turns(target), turns, "{which}: TURNS of {target}");
+        }
+        for (backend, load) in (0..).zip(world.loads.written()) {
+            assert_eq!(maps.load(backend), load, "{which}: LOADS of {backend}");
+        }
+    }
+
+    /// How often anything was chosen by affinity, in turn, and by load.
+    pub fn choices(&self) -> [usize; 3] {
+        let turns = self.world.turns.written();
+        let loads = self.world.loads.written();
+        [
+            self.world.affinity.len(),
+            turns.into_iter().sum::<u64>() as usize,
+            loads.iter().filter(|load| load.generation != 0).count(),
+        ]
     }
 
     /// Makes what is in a table old enough to be taken over.
@@ -395,6 +435,7 @@ impl Pair {
                 );
             }
         }
+        self.compare_choices(which);
         for &counter in Counter::ALL {
             assert_eq!(
                 self.object.maps.counted(counter),

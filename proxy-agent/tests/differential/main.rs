@@ -53,6 +53,9 @@ fn compare(seed: u64, count: u64, crowding: Crowding) -> Outcome {
             }
         }
         pair.compare_tables(&format!("seed {seed}, at the end"));
+        let choices = pair.choices();
+        println!("clients with affinity, turns, backends with loads: {choices:?}");
+        assert!(choices.iter().all(|&n| n >= 3), "{choices:?}");
         pair.outcome()
     })
 }

@@ -8,10 +8,12 @@ use proxy_agent::dataplane::sys::{
 };
 use proxy_common::{
     abi::{
+        affinity::{AffinityKey, AffinityValue},
         counter::Counter,
         device::Device,
         flow::{FlowKey, FlowValue},
         frontend::{FrontendKey, FrontendValue},
+        load::Load,
         settings::Settings,
         target::{Backend, RangeKey, Slot, Target},
     },
@@ -32,6 +34,10 @@ pub struct KernelMaps {
     flows: Map<FlowKey, FlowValue>,
     new_flows: Map<FlowKey, FlowValue>,
     snat_claims: Map<FlowKey, FlowValue>,
+    affinity: Map<AffinityKey, AffinityValue>,
+    turns: Map<u32, u64>,
+    loads: Map<u32, Load>,
+    flow_loads: Map<FlowKey, Slot>,
     counters: CounterMap,
 }
 
@@ -54,6 +60,10 @@ impl KernelMaps {
             flows: open(pins, "FLOWS"),
             new_flows: open(pins, "NEW_FLOWS"),
             snat_claims: open(pins, "SNAT_CLAIMS"),
+            affinity: open(pins, "AFFINITY"),
+            turns: open(pins, "TURNS"),
+            loads: open(pins, "LOADS"),
+            flow_loads: open(pins, "FLOW_LOADS"),
             counters: CounterMap::new(object::open(&pins.join("COUNTERS")).expect("COUNTERS"))
                 .expect("counters"),
         }
@@ -93,6 +103,26 @@ impl KernelMaps {
     pub fn flows(&self, table: FlowTable) -> BTreeMap<FlowKey, FlowValue> {
         let all = self.flow_table(table).entries().expect("a flow table");
         all.into_iter().collect()
+    }
+
+    pub fn affinity(&self) -> BTreeMap<AffinityKey, AffinityValue> {
+        let all = self.affinity.entries().expect("AFFINITY");
+        all.into_iter().collect()
+    }
+
+    pub fn flow_loads(&self) -> BTreeMap<FlowKey, Slot> {
+        let all = self.flow_loads.entries().expect("FLOW_LOADS");
+        all.into_iter().collect()
+    }
+
+    pub fn turns(&self, target: u32) -> u64 {
+        let found = self.turns.lookup(&target).expect("TURNS");
+        found.unwrap_or_default()
+    }
+
+    pub fn load(&self, backend: u32) -> Load {
+        let found = self.loads.lookup(&backend).expect("LOADS");
+        found.unwrap_or_default()
     }
 
     pub fn counted(&self, counter: Counter) -> u64 {

@@ -8,7 +8,7 @@ use proxy_common::{
         frontend::FrontendKind,
         protocol,
         settings::PortRange,
-        target::{RangeKey, TargetState},
+        target::{Algorithm, RangeKey, TargetState},
     },
     addr::{Addr, Family},
     host::{Listener, RouteTable, Service, Table, World},
@@ -111,6 +111,9 @@ pub const HZ: u32 = 1_000_000;
 /// What translated packets are marked with.
 pub const MARK: u32 = 0x40;
 
+/// For longer than a run takes, and by far not so long that it wraps with ticks as short as these.
+const AFFINITY_SECONDS: u32 = 1_000;
+
 pub fn at(address: &str, port: u16) -> String {
     let ip: IpAddr = address.parse().expect("an address");
     std::net::SocketAddr::new(ip, port).to_string()
@@ -197,6 +200,7 @@ pub fn listen() -> (Vec<TcpListener>, Vec<UdpSocket>) {
 }
 
 fn add_services(world: &World, names: &Names, protocol: u8) {
+    use Algorithm::{LeastConnections, Maglev, Random, RoundRobin};
     use FrontendKind::{ClusterIp, ExternalIp, LoadBalancer};
     let service = || Service::new(protocol);
     let [a, b, c, d] = names.pods.map(|(_, pod)| at(pod, 8080));
@@ -208,9 +212,12 @@ fn add_services(world: &World, names: &Names, protocol: u8) {
     let [one, two, three, four] = names.vips;
     let [lb, other_lb] = names.load_balancers;
     // The same backends behind two, one backend behind two, and pods behind themselves.
-    for vip in [one, two] {
+    // Each way to choose, with affinity and without.
+    for (vip, algorithm, affinity) in [(one, RoundRobin, 0), (two, Random, AFFINITY_SECONDS)] {
         world.add_service(
             &service()
+                .algorithm(algorithm)
+                .affinity(affinity)
                 .frontend(ClusterIp, &at(vip, 80))
                 .backend(&far)
                 .local_backend(&b)
@@ -223,6 +230,7 @@ fn add_services(world: &World, names: &Names, protocol: u8) {
     }
     world.add_service(
         &service()
+            .algorithm(LeastConnections)
             .frontend(ClusterIp, &at(four, 80))
             .local_backend(&a)
             .local_backend(&c)
@@ -230,6 +238,11 @@ fn add_services(world: &World, names: &Names, protocol: u8) {
     );
     world.add_service(
         &service()
+            .algorithm(if protocol == protocol::TCP {
+                LeastConnections
+            } else {
+                Maglev
+            })
             .frontend(LoadBalancer, &at(lb, 80))
             .frontend(ExternalIp, &at(other_lb, 8443))
             .frontend(ExternalIp, &at(names.node, 8443))

@@ -57,6 +57,7 @@ fn service(number: u32) -> Event {
         ports: vec![port],
         internal_policy: TrafficPolicy::default(),
         external_policy: TrafficPolicy::default(),
+        algorithm: None,
         affinity_seconds: None,
         source_ranges: None,
         health_check_node_port: None,

@@ -13,6 +13,7 @@ use proxy_agent::{
     planner::{Planner, PlannerConfig},
     policy::Options,
 };
+use proxy_common::abi::target::Algorithm;
 
 use super::{
     random::{NODES, Random},
@@ -134,6 +135,7 @@ fn config(world: &World) -> PlannerConfig {
         options: Options {
             service_proxy_name: world.proxy_name.clone(),
             external_cluster_ip: world.external_cluster_ip,
+            default_algorithm: Algorithm::RoundRobin,
         },
         ..PlannerConfig::default()
     }

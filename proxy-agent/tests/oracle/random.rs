@@ -135,12 +135,17 @@ impl Random {
             .then(|| self.pick(&["ours", "theirs", ""]).to_owned());
         let labels =
             proxy_name.map(|name| ("service.kubernetes.io/service-proxy-name".to_owned(), name));
+        let algorithms = ["random", "maglev", "least-connections", "fastest", ""];
+        let algorithm = self
+            .maybe(&algorithms)
+            .map(|name| ("kube-proxy-ebpf.io/algorithm".to_owned(), name.to_owned()));
         let created = (!self.one_in(4)).then(|| self.pick(&[0, 1, 2]));
         Service {
             metadata: ObjectMeta {
                 namespace: Some(namespace),
                 name: Some(name),
                 labels: Some(labels.into_iter().collect()),
+                annotations: Some(algorithm.into_iter().collect()),
                 creation_timestamp: created.map(|s| Time(Timestamp::from_second(s).unwrap())),
                 ..ObjectMeta::default()
             },

@@ -126,7 +126,7 @@ impl World {
                     port: place.1,
                     protocol: place.2,
                     scope: *scope,
-                    algorithm: Algorithm::Random,
+                    algorithm: algorithm(wish.service),
                     affinity_seconds: affinity(spec),
                     source_ranges: (wish.kind == Kind::LoadBalancer)
                         .then(|| source_ranges(spec, place.0.is_ipv4()))
@@ -404,6 +404,19 @@ fn affinity(spec: &ServiceSpec) -> Option<u32> {
         Some(n @ 1..=86_400) => n.unsigned_abs(),
         _ => 10_800,
     })
+}
+
+/// L1
+fn algorithm(service: &Service) -> Algorithm {
+    let annotations = service.metadata.annotations.clone().unwrap_or_default();
+    let text = annotations.get("kube-proxy-ebpf.io/algorithm");
+    match text.map(String::as_str) {
+        Some("random") => Algorithm::Random,
+        Some("maglev") => Algorithm::Maglev,
+        Some("least-connections") => Algorithm::LeastConnections,
+        // The cluster's planner has it as its default.
+        _ => Algorithm::RoundRobin,
+    }
 }
 
 /// A3

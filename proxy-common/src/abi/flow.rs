@@ -91,6 +91,20 @@ impl FlowKey {
     }
 }
 
+impl FlowKey {
+    /// Hash of the client's end alone, under a seed that all nodes share: whichever node and frontend a client comes
+    /// by, and whichever takes over, it is the same.
+    #[inline(always)]
+    pub const fn client_hash(&self, seed: u32) -> u32 {
+        // Nodes of different byte order read the same words.
+        let [a, b, c, d] = self.src.words();
+        let h = mix(mix(seed, u32::from_be(a)), u32::from_be(b));
+        let h = mix(mix(h, u32::from_be(c)), u32::from_be(d));
+        let tail = (self.src_port.get() as u32) << 16 | self.protocol as u32;
+        finish(mix(h, tail))
+    }
+}
+
 /// Which way the packets of a half go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -113,6 +127,8 @@ pub mod flow_flags {
     pub const CONFIRMED: u8 = 8;
     /// The source port alone is translated, since the client's own tuple to this backend is held.
     pub const PORT: u8 = 16;
+    /// Counts in `LOADS` while it lives: its backend was chosen by least connections.
+    pub const COUNTED: u8 = 32;
 }
 
 /// Bits of [`FlowValue::seen`]: TCP flags that this half's packets have carried.

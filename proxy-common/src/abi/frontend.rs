@@ -57,10 +57,11 @@ impl FrontendKey {
 }
 
 /// What a frontend is of; order is that of `plan`'s output where all else is equal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum FrontendKind {
     /// `clusterIPs[]`.
+    #[default]
     ClusterIp = 0,
     /// This node's addresses with `nodePort`.
     NodePort = 1,

@@ -47,8 +47,12 @@ pub struct Settings {
     /// Bit of the packet mark that is set on what is translated at ingress and handed up, for rules of netfilter to
     /// know it by; 0: none.
     pub mark: u32,
+    /// Seed of the hash that chooses in Maglev tables, the same on all nodes of the cluster.
+    pub maglev_seed: u32,
+    /// Zero.
+    pub pad: u32,
 }
-const _: () = assert!(size_of::<Settings>() == 48);
+const _: () = assert!(size_of::<Settings>() == 56);
 
 impl PortRange {
     /// How many ports there are.

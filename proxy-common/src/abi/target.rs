@@ -19,11 +19,49 @@ pub enum TargetState {
 }
 
 /// How a target chooses (semantics L1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Algorithm {
     /// Uniformly random for each connection.
+    #[default]
     Random = 0,
+    /// One after the other.
+    RoundRobin = 1,
+    /// By a hash of the client, the same on every node; the slots are a Maglev table (Eisenbud et al., NSDI 2016, §3.4).
+    Maglev = 2,
+    /// Of two random ones, the one with fewer connections from this node for its weight.
+    LeastConnections = 3,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Random,
+        Self::RoundRobin,
+        Self::Maglev,
+        Self::LeastConnections,
+    ];
+
+    /// Its name, as annotations, flags and reports have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::RoundRobin => "round-robin",
+            Self::Maglev => "maglev",
+            Self::LeastConnections => "least-connections",
+        }
+    }
+
+    /// The algorithm of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.name() == name)
+    }
+
+    /// Whether a packet's tuple alone decides, so that choosing twice gives one backend.
+    #[inline(always)]
+    pub const fn is_pure(self) -> bool {
+        matches!(self, Self::Random | Self::Maglev)
+    }
 }
 
 /// The word of a target that is flipped by one aligned 64-bit store:
@@ -62,6 +100,17 @@ impl TargetWord {
             _ => TargetState::Absent,
         }
     }
+
+    /// Algorithm; a number that is none reads as random.
+    #[inline(always)]
+    pub const fn algorithm(self) -> Algorithm {
+        match (self.0 >> 56) as u8 {
+            1 => Algorithm::RoundRobin,
+            2 => Algorithm::Maglev,
+            3 => Algorithm::LeastConnections,
+            _ => Algorithm::Random,
+        }
+    }
 }
 
 /// Value of `TARGETS`.
@@ -80,8 +129,8 @@ pub struct Target {
     /// Set of source ranges in `SOURCE_RANGES` that clients of load balancer addresses must be in (semantics A3);
     /// 0: everyone is let in. Changed by one aligned 32-bit store.
     pub ranges: u32,
-    /// Zero.
-    pub pad: u32,
+    /// The [`backend_lists`] bit of the backends that it lists.
+    pub list: u32,
 }
 const _: () = assert!(size_of::<Target>() == 24);
 
@@ -146,6 +195,19 @@ pub mod backend_flags {
     pub const LOCAL: u8 = 1;
 }
 
+/// Bits of a backend's word: the lists of its Service port that it is in, and takes new connections from.
+pub mod backend_lists {
+    use crate::abi::meta::List;
+
+    /// The bit of a list.
+    pub const fn bit(list: List) -> u8 {
+        1 << list as u8
+    }
+
+    /// Both lists.
+    pub const ALL: u8 = bit(List::Cluster) | bit(List::Local);
+}
+
 /// Whether a backend serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -158,7 +220,8 @@ pub enum BackendState {
     NotServing = 2,
 }
 
-/// The word of a backend that changes while it lives: generation (bits 0–31), [`BackendState`] (32–39).
+/// The word of a backend that changes while it lives: generation (bits 0–31), [`BackendState`] (32–39),
+/// [`backend_lists`] (40–47).
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -166,9 +229,21 @@ pub enum BackendState {
 pub struct BackendWord(pub u64);
 
 impl BackendWord {
-    /// Packs a word.
+    /// Packs a word of a backend that no list names.
     pub const fn new(generation: u32, state: BackendState) -> Self {
         Self(generation as u64 | (state as u64) << 32)
+    }
+
+    /// The same with [`backend_lists`].
+    #[must_use]
+    pub const fn in_lists(self, lists: u8) -> Self {
+        Self(self.0 & !(0xff << 40) | (lists as u64) << 40)
+    }
+
+    /// [`backend_lists`].
+    #[inline(always)]
+    pub const fn lists(self) -> u8 {
+        (self.0 >> 40) as u8
     }
 
     /// Generation.

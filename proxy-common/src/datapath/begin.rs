@@ -1,17 +1,17 @@
 //! The first packet of a flow: frontend, backend, claim.
 
-use super::{Verdict, Work, claim, flow, since};
+use super::{Verdict, Work, choose, claim, flow, since};
 use crate::{
     abi::{
         counter::Counter,
         device::DeviceClass,
         flow::{FlowValue, Half, flow_flags, seen},
         frontend::{FrontendKind, Scope},
-        target::{Backend, Slot, TargetState},
+        target::{Algorithm, TargetState},
     },
     addr::Addr,
     balance::{self, Found},
-    hash,
+    load,
     tables::{FlowRef, FlowTable, Insert, PacketTables, Route, RouteQuery},
 };
 
@@ -85,8 +85,8 @@ fn begin_at<T: PacketTables>(
         ifindex,
         scope,
         unanswered,
-        found,
     };
+    w.found = found;
     match create(t, w, &place) {
         Ok(()) => Step::TRANSLATE,
         Err(reason) => reason as u32,
@@ -135,7 +135,6 @@ struct Place {
     scope: Scope,
     /// Its SYN went to the backend under the client's own port before, and nothing came back.
     unanswered: bool,
-    found: Found,
 }
 
 /// The frontend of a packet. One on an address of this node leaves the node's own listeners alone (semantics S7).
@@ -231,6 +230,11 @@ fn forget<T: PacketTables>(t: &mut T, w: &mut Work, table: FlowTable) {
     t.remove_flow(table, &w.key);
     w.other.out = w.value.out.inverted();
     t.remove_flow(flow::other_table(&w.value, table), &w.other.out);
+    if w.value.flags & flow_flags::COUNTED != 0 {
+        // It was found by its reverse half.
+        w.key = w.other.out;
+        t.count_flow(w, load::ENDS);
+    }
 }
 
 /// What [`repeated`] found.
@@ -304,19 +308,19 @@ fn create<T: PacketTables>(t: &mut T, w: &mut Work, place: &Place) -> Result<(),
     };
     let mut tried = 0;
     while tried < MAX_BACKENDS_TRIED {
-        let choice = if tried == 0 {
-            seed
-        } else {
-            hash::finish(seed ^ tried)
-        };
-        let (slot, backend) =
-            balance::select(t, &place.found, choice).ok_or(Counter::DropStaleBackend)?;
-        let last = tried + 1 == MAX_BACKENDS_TRIED || place.found.word.count() == 1;
-        shape(t, w, place, slot, &backend)?;
-        if claim::claim(t, w, ports, last)? {
-            return write_forward(t, w);
+        let choice = t.choose(w, tried);
+        if choice == choose::NONE {
+            return Err(Counter::DropStaleBackend);
         }
         tried += 1;
+        let last =
+            choice == choose::KEPT || tried == MAX_BACKENDS_TRIED || w.found.word.count() == 1;
+        shape(t, w, place)?;
+        if claim::claim(t, w, ports, last)? {
+            write_forward(t, w)?;
+            choose::keep(t, w);
+            return Ok(());
+        }
     }
     Err(Counter::DropNoSourcePort)
 }
@@ -336,36 +340,36 @@ fn write_forward<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<(), Counter
 
 /// What a flow of this client to this backend must translate (semantics A1, A2, L5).
 #[inline(always)]
-fn shape<T: PacketTables>(
-    t: &mut T,
-    w: &mut Work,
-    place: &Place,
-    slot: Slot,
-    backend: &Backend,
-) -> Result<(), Counter> {
+fn shape<T: PacketTables>(t: &mut T, w: &mut Work, place: &Place) -> Result<(), Counter> {
     let now = t.now();
     w.value = FlowValue {
         out: w.h.tuple,
         created: now,
         last_seen: now,
-        backend: slot.backend,
-        generation: slot.generation,
+        backend: w.slot.backend,
+        generation: w.slot.generation,
         ..FlowValue::default()
     };
-    w.value.out.dst = backend.addr;
-    w.value.out.dst_port = backend.port;
+    w.value.out.dst = w.backend.addr;
+    w.value.out.dst_port = w.backend.port;
+    let counted = if matches!(w.found.word.algorithm(), Algorithm::LeastConnections) {
+        flow_flags::COUNTED
+    } else {
+        0
+    };
     let outside = place.scope as u8 == Scope::External as u8;
-    if !outside && backend.addr.same(&w.h.tuple.src) {
+    if !outside && w.backend.addr.same(&w.h.tuple.src) {
         w.value.out.src = w.h.tuple.dst;
-        w.value.flags = flow_flags::SNAT | flow_flags::HAIRPIN;
+        w.value.flags = flow_flags::SNAT | flow_flags::HAIRPIN | counted;
         return Ok(());
     }
-    if backend.is_local() {
+    if w.backend.is_local() {
         w.value.flags = flow_flags::LOCAL;
     } else if outside && let Some(source) = masquerade_address(t, w, place.ifindex)? {
         w.value.out.src = source;
         w.value.flags = flow_flags::SNAT;
     }
+    w.value.flags |= counted;
     if place.unanswered {
         w.value.flags |= flow_flags::PORT;
     }

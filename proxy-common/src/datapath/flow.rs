@@ -9,7 +9,7 @@ use crate::{
         protocol,
         target::Slot,
     },
-    balance,
+    balance, load,
     parse::Headers,
     tables::{FlowRef, FlowTable, Insert, PacketTables},
 };
@@ -45,7 +45,26 @@ pub(super) fn established<T: PacketTables>(t: &mut T, w: &mut Work, entry: T::Fl
     }
     let now = t.now();
     entry.touch(now, seen_flags(&w.h));
+    if closes(w) {
+        w.key = w.h.tuple;
+        t.count_flow(w, load::ENDS);
+    }
     Step::Translate
+}
+
+/// Whether the packet closes the flow in `Work::value`, which counts as a connection until then.
+#[inline(always)]
+fn closes(w: &Work) -> bool {
+    w.value.flags & flow_flags::COUNTED != 0 && seen_flags(&w.h) & (seen::FIN | seen::RST) != 0
+}
+
+/// The same for a packet of its backend's, whose forward half is found by `Work::value`.
+#[inline(always)]
+fn closed_by_backend<T: PacketTables>(t: &mut T, w: &mut Work) {
+    if closes(w) {
+        w.key = w.value.out.inverted();
+        t.count_flow(w, load::ENDS);
+    }
 }
 
 /// Whether a SYN or datagram that meets a confirmed flow finds it over: closed, or its backend gone (semantics L3).
@@ -69,7 +88,7 @@ fn is_over<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
 
 /// The backend of a flow, as slots name it.
 #[inline(always)]
-pub(super) fn slot(value: &FlowValue) -> Slot {
+pub(super) const fn slot(value: &FlowValue) -> Slot {
     Slot {
         backend: value.backend,
         generation: value.generation,
@@ -92,6 +111,12 @@ fn retire<T: PacketTables>(t: &mut T, w: &mut Work) {
     w.key = w.value.out.inverted();
     t.remove_flow(FlowTable::Confirmed, &w.h.tuple);
     t.remove_flow(other_table(&w.value, FlowTable::Confirmed), &w.key);
+    if w.value.flags & flow_flags::COUNTED != 0 {
+        if w.value.half == Half::Forward as u8 {
+            w.key = w.h.tuple;
+        }
+        t.count_flow(w, load::ENDS);
+    }
 }
 
 /// Finds the reverse half of a reply that arrives with a translated destination, and loads it.
@@ -115,6 +140,7 @@ pub(super) fn accept_reply<T: PacketTables>(t: &mut T, w: &mut Work, entry: T::F
         t.remove_flow(FlowTable::New, &w.key);
         t.count(Counter::FlowConfirmed);
     }
+    closed_by_backend(t, w);
 }
 
 /// Finds the reverse half of a packet that leaves, confirmed if it is the first reply.
@@ -126,6 +152,7 @@ pub(super) fn reply<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
         }
         let now = t.now();
         entry.touch(now, seen_flags(&w.h));
+        closed_by_backend(t, w);
         return true;
     }
     // Of TCP, only the answer to a SYN can be the first.
@@ -158,6 +185,9 @@ fn confirm<T: PacketTables>(t: &mut T, w: &mut Work) {
         w.other.flags |= flow_flags::CONFIRMED;
         if t.insert_flow(FlowTable::Confirmed, &w.h.tuple, &w.other) == Insert::Full {
             t.remove_flow(FlowTable::Confirmed, &w.key);
+            if w.value.flags & flow_flags::COUNTED != 0 {
+                t.count_flow(w, load::ENDS);
+            }
             t.count(Counter::DropFlowTableFull);
             return;
         }
@@ -181,7 +211,16 @@ fn confirm_forward<T: PacketTables>(t: &mut T, w: &mut Work, now: u32) -> bool {
     w.other.flags |= flow_flags::CONFIRMED;
     w.other.seen = first_seen(&w.h);
     w.other.fingerprint = w.key.fingerprint();
-    t.insert_flow(FlowTable::Confirmed, &w.key, &w.other) != Insert::Full
+    match t.insert_flow(FlowTable::Confirmed, &w.key, &w.other) {
+        Insert::Done => {
+            if w.value.flags & flow_flags::COUNTED != 0 {
+                t.count_flow(w, load::BEGINS);
+            }
+            true
+        }
+        Insert::Exists => true,
+        Insert::Full => false,
+    }
 }
 
 /// What the client's first packet carried.

@@ -8,9 +8,10 @@ use super::{World, segment::endpoint};
 use crate::{
     abi::{
         frontend::{FrontendKey, FrontendKind, FrontendValue, Scope},
+        meta::List,
         target::{
             Algorithm, Backend, BackendState, BackendWord, Slot, Target, TargetState, TargetWord,
-            backend_flags,
+            backend_flags, backend_lists,
         },
     },
     addr::{Addr, Family},
@@ -23,6 +24,8 @@ pub struct Service {
     frontends: Vec<(FrontendKey, FrontendKind)>,
     backends: Vec<(SocketAddr, bool)>,
     state: TargetState,
+    algorithm: Algorithm,
+    affinity_seconds: u32,
 }
 
 /// Where a Service was written.
@@ -42,6 +45,8 @@ impl Service {
             frontends: Vec::new(),
             backends: Vec::new(),
             state: TargetState::Serve,
+            algorithm: Algorithm::Random,
+            affinity_seconds: 0,
         }
     }
 
@@ -92,6 +97,20 @@ impl Service {
         self
     }
 
+    /// Choosing by another algorithm than random; for Maglev, each backend has one slot all the same.
+    #[must_use]
+    pub const fn algorithm(mut self, algorithm: Algorithm) -> Self {
+        self.algorithm = algorithm;
+        self
+    }
+
+    /// With `sessionAffinity`.
+    #[must_use]
+    pub const fn affinity(mut self, seconds: u32) -> Self {
+        self.affinity_seconds = seconds;
+        self
+    }
+
     /// In another state than serving.
     #[must_use]
     pub const fn state(mut self, state: TargetState) -> Self {
@@ -125,8 +144,10 @@ impl World {
         self.targets.set(
             target,
             Target {
-                word: TargetWord::new(offset, count, service.state, Algorithm::Random),
+                word: TargetWord::new(offset, count, service.state, service.algorithm),
                 service: target,
+                affinity_seconds: service.affinity_seconds,
+                list: u32::from(backend_lists::bit(List::Cluster)),
                 ..Target::default()
             },
         );
@@ -150,7 +171,7 @@ impl World {
                 protocol,
                 flags: if local { backend_flags::LOCAL } else { 0 },
                 weight: 1,
-                word: BackendWord::new(1, BackendState::Serving),
+                word: BackendWord::new(1, BackendState::Serving).in_lists(backend_lists::ALL),
             },
         );
         id
@@ -159,13 +180,22 @@ impl World {
     /// Changes the state of a backend, as the agent does.
     pub fn set_backend_state(&self, id: u32, state: BackendState) {
         let mut backend = self.backends.get(id).unwrap_or_default();
-        backend.word = BackendWord::new(backend.word.generation(), state);
+        let lists = backend.word.lists();
+        backend.word = BackendWord::new(backend.word.generation(), state).in_lists(lists);
         self.backends.set(id, backend);
     }
 
     /// Points a target at other backends, in a range of slots of their own, as the agent does.
     pub fn point(&self, target: u32, backends: &[u32], state: TargetState) {
         let offset = u32::try_from(self.slots.written().len()).unwrap_or(u32::MAX);
+        let mut value = self.targets.get(target).unwrap_or_default();
+        for old in 0..u32::from(value.word.count()) {
+            let slot = self
+                .slots
+                .get(value.word.offset() + old)
+                .unwrap_or_default();
+            self.list(slot.backend, 0);
+        }
         for (index, &backend) in (offset..).zip(backends) {
             let generation = self.generation(backend);
             self.slots.set(
@@ -175,11 +205,17 @@ impl World {
                     generation,
                 },
             );
+            self.list(backend, backend_lists::ALL);
         }
-        let mut value = self.targets.get(target).unwrap_or_default();
         let count = u16::try_from(backends.len()).unwrap_or(u16::MAX);
-        value.word = TargetWord::new(offset, count, state, Algorithm::Random);
+        value.word = TargetWord::new(offset, count, state, value.word.algorithm());
         self.targets.set(target, value);
+    }
+
+    fn list(&self, backend: u32, lists: u8) {
+        let mut value = self.backends.get(backend).unwrap_or_default();
+        value.word = value.word.in_lists(lists);
+        self.backends.set(backend, value);
     }
 
     fn generation(&self, backend: u32) -> u32 {

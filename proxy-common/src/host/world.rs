@@ -9,11 +9,13 @@ use std::{
 use super::{Array, Listener, RouteTable, Table};
 use crate::{
     abi::{
+        affinity::{AffinityKey, AffinityValue},
         capacity,
         counter::Counter,
         device::Device,
         flow::{FlowKey, FlowValue},
         frontend::{FrontendKey, FrontendValue},
+        load::Load,
         settings::{PortRange, Settings},
         socket::{SocketBackend, SocketFrontend, SocketKey},
         target::{Backend, RangeKey, Slot, Target},
@@ -58,6 +60,16 @@ pub struct World {
     pub socket_backends: Table<SocketKey, SocketBackend>,
     /// `SOCKET_FRONTENDS`.
     pub socket_frontends: Table<SocketKey, SocketFrontend>,
+    /// `AFFINITY`.
+    pub affinity: Table<AffinityKey, AffinityValue>,
+    /// `TURNS`.
+    pub turns: Array<u64>,
+    /// `LOADS`.
+    pub loads: Array<Load>,
+    /// `SOCKET_LOADS`.
+    pub socket_loads: Table<u64, Slot>,
+    /// `FLOW_LOADS`.
+    pub flow_loads: Table<FlowKey, Slot>,
     /// Sockets that listen on this node.
     pub listeners: Table<Listener, ()>,
     /// Jiffies, low 32 bits.
@@ -84,6 +96,11 @@ impl Default for World {
             snat_claims: Table::hash(capacity::SNAT_CLAIMS as usize),
             socket_backends: Table::lru(capacity::SOCKET_BACKENDS as usize),
             socket_frontends: Table::lru(capacity::SOCKET_FRONTENDS as usize),
+            affinity: Table::lru(capacity::AFFINITY as usize),
+            turns: Array::new(capacity::TURNS),
+            loads: Array::new(capacity::LOADS),
+            socket_loads: Table::hash(capacity::SOCKET_LOADS as usize),
+            flow_loads: Table::hash(capacity::FLOW_LOADS as usize),
             listeners: Table::hash(usize::MAX),
             clock: Cell::new(1_000_000),
             counters: RefCell::new(vec![0; Counter::COUNT as usize]),
@@ -207,6 +224,38 @@ impl Tables for &World {
         self.node_addrs.get(addr)
     }
 
+    fn affinity(&mut self, key: &AffinityKey) -> Option<AffinityValue> {
+        self.affinity.get(key)
+    }
+
+    fn put_affinity(&mut self, key: &AffinityKey, value: &AffinityValue) {
+        self.affinity.put(*key, *value);
+    }
+
+    fn turn(&mut self, target: u32) -> u32 {
+        let turn = self.turns.get(target).unwrap_or_default();
+        self.turns.set(target, turn.wrapping_add(1));
+        turn as u32
+    }
+
+    fn load(&mut self, slot: Slot) -> u32 {
+        let load = self.loads.get(slot.backend).unwrap_or_default();
+        load.of(slot.generation)
+    }
+
+    fn add_load(&mut self, slot: Slot) {
+        let count = self.load(slot).wrapping_add(1);
+        let generation = slot.generation;
+        self.loads.set(slot.backend, Load { count, generation });
+    }
+
+    fn take_load(&mut self, slot: Slot) {
+        if let Some(count) = self.load(slot).checked_sub(1) {
+            let generation = slot.generation;
+            self.loads.set(slot.backend, Load { count, generation });
+        }
+    }
+
     fn count(&mut self, counter: Counter) {
         self.counters.borrow_mut()[counter as usize] += 1;
     }
@@ -282,6 +331,14 @@ impl<'a> PacketTables for &'a World {
         self.flow_table(table).remove(key)
     }
 
+    fn put_flow_load(&mut self, key: &FlowKey, slot: Slot) -> bool {
+        self.flow_loads.insert(*key, slot) == Insert::Done
+    }
+
+    fn remove_flow_load(&mut self, key: &FlowKey) -> bool {
+        self.flow_loads.remove(key)
+    }
+
     fn route(&mut self, query: RouteQuery<'_>) -> Route {
         let routes = Rc::clone(&self.routes.borrow());
         routes(&query)
@@ -326,5 +383,17 @@ impl SocketTables for &World {
 
     fn remove_socket_frontend(&mut self, key: &SocketKey) {
         self.socket_frontends.remove(key);
+    }
+
+    fn socket_load(&mut self, cookie: u64) -> Option<Slot> {
+        self.socket_loads.get(&cookie)
+    }
+
+    fn put_socket_load(&mut self, cookie: u64, slot: Slot) -> bool {
+        self.socket_loads.insert(cookie, slot) == Insert::Done
+    }
+
+    fn remove_socket_load(&mut self, cookie: u64) -> bool {
+        self.socket_loads.remove(&cookie)
     }
 }

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use proxy_common::abi::target::{self as abi, Algorithm, Slot, TargetState, TargetWord};
+use proxy_common::abi::target::{
+    self as abi, Algorithm, Slot, TargetState, TargetWord, backend_lists,
+};
 
 use super::Drafting;
 use crate::{
     delta::{
         extents::Extent,
+        maglev,
         refusal::Reason,
         service::{BackendKey, Target},
         slots,
     },
     maps::{Op, codec},
-    plan::{Empty, TargetKey, TargetPlan},
+    plan::{BackendPlan, Empty, TargetKey, TargetPlan},
 };
 
 impl Drafting<'_> {
@@ -37,7 +40,7 @@ impl Drafting<'_> {
             extent.map_or(0, |e| e.offset),
             ids.len() as u16,
             state,
-            Algorithm::Random,
+            plan.algorithm,
         );
         let next = match old {
             None => self.new_target(key, word, affinity_seconds, ranges)?,
@@ -77,17 +80,25 @@ impl Drafting<'_> {
     fn slots(&self, key: &TargetKey, plan: &TargetPlan) -> Result<Vec<u32>, Reason> {
         let owner = self.owner(key);
         let mut seen = BTreeSet::new();
-        let listed: Vec<(u32, u32)> = plan
+        let listed: Vec<(u32, &BackendPlan)> = plan
             .backends
             .iter()
             .filter_map(|backend| {
                 let written = self.next.backends.get(&BackendKey::new(owner, backend))?;
-                seen.insert(written.id)
-                    .then_some((written.id, written.weight))
+                seen.insert(written.id).then_some((written.id, backend))
             })
             .collect();
-        let weights: Vec<u32> = listed.iter().map(|(_, weight)| *weight).collect();
-        let layout = slots::layout(&weights).ok_or_else(|| Reason::ListTooLong {
+        let layout = if plan.algorithm == Algorithm::Maglev {
+            let places: Vec<_> = listed
+                .iter()
+                .map(|(_, backend)| (*backend).into())
+                .collect();
+            maglev::table(&places)
+        } else {
+            let weights: Vec<u32> = listed.iter().map(|(_, backend)| backend.weight).collect();
+            slots::layout(&weights)
+        };
+        let layout = layout.ok_or_else(|| Reason::ListTooLong {
             port_name: key.port_name.clone(),
             count: listed.len(),
         })?;
@@ -130,7 +141,7 @@ impl Drafting<'_> {
             service: self.owner(key),
             affinity_seconds,
             ranges,
-            pad: 0,
+            list: u32::from(backend_lists::bit(key.list)),
         };
         self.ops.push(Op::PutTarget {
             id,

@@ -1,0 +1,46 @@
+//! `sessionAffinity: ClientIP`: a client that comes back in time finds its backend again, by whichever frontend of the
+//! Service port (semantics L2).
+
+use crate::{
+    abi::{
+        affinity::{AffinityKey, AffinityValue},
+        target::{Backend, Slot},
+    },
+    balance::{self, Found},
+    tables::Tables,
+};
+
+/// The backend that a client had, if it comes back in time and the frontend's list still names that backend.
+#[inline(always)]
+pub fn kept<T: Tables>(t: &mut T, found: &Found, client: &AffinityKey) -> Option<(Slot, Backend)> {
+    if found.affinity_seconds == 0 {
+        return None;
+    }
+    let had = t.affinity(client)?;
+    let slot = Slot {
+        backend: had.backend,
+        generation: had.generation,
+    };
+    let backend = balance::serving(t, slot)?;
+    let idle = t.now().wrapping_sub(had.last_used);
+    let timeout = found.affinity_seconds.wrapping_mul(t.settings().hz);
+    (backend.word.lists() & found.list != 0 && idle <= timeout).then_some((slot, backend))
+}
+
+/// Notes the backend of a client's new connection: from now on, the timeout runs anew.
+#[inline(always)]
+pub fn keep<T: Tables>(t: &mut T, found: &Found, client: &AffinityKey, slot: Slot) {
+    if found.affinity_seconds == 0 {
+        return;
+    }
+    let last_used = t.now();
+    t.put_affinity(
+        client,
+        &AffinityValue {
+            backend: slot.backend,
+            generation: slot.generation,
+            last_used,
+            pad: 0,
+        },
+    );
+}
