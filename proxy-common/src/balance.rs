@@ -3,10 +3,8 @@
 use crate::{
     abi::{
         device::node_addr,
-        frontend::{FrontendKey, FrontendKind, FrontendValue, Scope},
-        target::{
-            Algorithm, Backend, BackendState, RangeKey, Slot, Target, TargetState, TargetWord,
-        },
+        frontend::{FrontendKey, FrontendKind, Scope},
+        target::{Algorithm, Backend, BackendState, RangeKey, Slot, TargetState, TargetWord},
     },
     addr::Addr,
     hash, load,
@@ -74,19 +72,36 @@ pub fn frontend<T: Tables>(
     protocol: u8,
     scope: Scope,
 ) -> Option<Found> {
-    let key = FrontendKey {
+    let mut found = Found::default();
+    find(t, addr, port, protocol, scope, &mut found).then_some(found)
+}
+
+/// [`frontend`], written in place; says whether there is one.
+#[inline(always)]
+pub fn find<T: Tables>(
+    t: &mut T,
+    addr: &Addr,
+    port: U16,
+    protocol: u8,
+    scope: Scope,
+    found: &mut Found,
+) -> bool {
+    let mut key = FrontendKey {
         addr: *addr,
         port,
         protocol,
         scope: scope as u8,
     };
-    if let Some(found) = resolve(t, &key) {
-        return Some(found);
+    if resolve(t, &key, found) {
+        return true;
     }
-    if t.node_addr(addr)? & node_addr::NODE_PORT == 0 {
-        return None;
+    match t.node_addr(addr) {
+        Some(flags) if flags & node_addr::NODE_PORT != 0 => {
+            key.addr = Addr::unspecified(addr.family());
+            resolve(t, &key, found)
+        }
+        _ => false,
     }
-    node_port(t, addr, port, protocol, scope)
 }
 
 /// The node port of a destination that is known to be this node.
@@ -104,33 +119,33 @@ pub fn node_port<T: Tables>(
         protocol,
         scope: scope as u8,
     };
-    resolve(t, &key)
+    let mut found = Found::default();
+    resolve(t, &key, &mut found).then_some(found)
 }
 
 #[inline(always)]
-fn resolve<T: Tables>(t: &mut T, key: &FrontendKey) -> Option<Found> {
-    let value: FrontendValue = t.frontend(key)?;
+fn resolve<T: Tables>(t: &mut T, key: &FrontendKey, found: &mut Found) -> bool {
+    let Some(value) = t.frontend(key) else {
+        return false;
+    };
     if !value.belongs_to(key) {
-        return None;
+        return false;
     }
-    let target: Target = t.target(value.target())?;
-    let kind = value.kind();
-    match target.word.state() {
-        TargetState::Absent => None,
-        _ => Some(Found {
-            kind,
-            target: value.target(),
-            word: target.word,
-            ranges: if kind == FrontendKind::LoadBalancer {
-                target.ranges
-            } else {
-                0
-            },
-            service: target.service,
-            affinity_seconds: target.affinity_seconds,
-            list: target.list as u8,
-        }),
-    }
+    let Some(target) = t.target(value.target()) else {
+        return false;
+    };
+    found.kind = value.kind();
+    found.target = value.target();
+    found.word = target.word;
+    found.ranges = if found.kind == FrontendKind::LoadBalancer {
+        target.ranges
+    } else {
+        0
+    };
+    found.service = target.service;
+    found.affinity_seconds = target.affinity_seconds;
+    found.list = target.list as u8;
+    !matches!(target.word.state(), TargetState::Absent)
 }
 
 /// A backend of a frontend, as its algorithm has it (semantics L1); or that of a following slot, if that backend went

@@ -74,7 +74,9 @@ pub struct Work {
     other: FlowValue,
     /// A key that is not the packet's own tuple.
     key: FlowKey,
-    /// The frontend that a new flow begins at.
+    /// Where a new flow begins, …
+    place: begin::Place,
+    /// … and at which frontend.
     found: Found,
     /// The backend that was chosen for it, …
     slot: Slot,
@@ -147,7 +149,8 @@ fn ingress<P: Packet, T: PacketTables>(
     if !w.h.may_begin() {
         return Verdict::Pass;
     }
-    match begin::Step::from_u32(t.begin(w, at.ifindex, scope)) {
+    let step = t.begin(w, at.ifindex, scope);
+    match begin::finish(t, w, step) {
         begin::Step::Pass => Verdict::Pass,
         begin::Step::Translate => forward::onward(p, t, at, w),
         begin::Step::Drop(reason) => drop(t, reason),

@@ -15,7 +15,7 @@ use crate::{
     addr::Addr,
     datapath::{
         Work,
-        begin::{begin, begin_early},
+        begin::{begin, begin_early, create},
         choose::choose,
         claim::claim_tuple,
     },
@@ -169,6 +169,13 @@ pub trait PacketTables: Tables {
         Self: Sized,
     {
         begin_early(self, work, ifindex)
+    }
+    /// [`create`], likewise.
+    fn create(&mut self, work: &mut Work) -> u32
+    where
+        Self: Sized,
+    {
+        create(self, work)
     }
     /// [`choose`], likewise.
     fn choose(&mut self, work: &mut Work, tried: u32) -> u32

@@ -37,6 +37,28 @@ pub extern "C" fn begin_flow_early(xdp: *mut xdp_md, ifindex: u32) -> u32 {
     begin::begin_early(&mut Kernel(xdp), unsafe { &mut *work }, ifindex)
 }
 
+/// `datapath::begin::create` for the packet in `WORK`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn create_flow(skb: *mut __sk_buff) -> u32 {
+    let Some(work) = WORK.get_ptr_mut(0) else {
+        return Counter::DropRewrite as u32;
+    };
+    // SAFETY: as above.
+    begin::create(&mut Kernel(skb), unsafe { &mut *work })
+}
+
+/// The same, in XDP.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn create_flow_early(xdp: *mut xdp_md) -> u32 {
+    let Some(work) = WORK.get_ptr_mut(0) else {
+        return Counter::DropRewrite as u32;
+    };
+    // SAFETY: as above.
+    begin::create(&mut Kernel(xdp), unsafe { &mut *work })
+}
+
 /// `datapath::choose::choose` for the packet in `WORK`.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -272,6 +272,8 @@ impl FlowRef for FlowElement {
 pub trait PacketContext: Sized {
     /// `datapath::begin::begin` (XDP: `begin_early`), as a function that takes this context.
     fn begin(this: *mut Self, ifindex: u32, scope: Scope) -> u32;
+    /// `datapath::begin::create`, likewise.
+    fn create(this: *mut Self) -> u32;
 }
 
 impl PacketContext for __sk_buff {
@@ -279,12 +281,22 @@ impl PacketContext for __sk_buff {
     fn begin(this: *mut Self, ifindex: u32, scope: Scope) -> u32 {
         crate::calls::begin_flow(this, ifindex, scope as u32)
     }
+
+    #[inline(always)]
+    fn create(this: *mut Self) -> u32 {
+        crate::calls::create_flow(this)
+    }
 }
 
 impl PacketContext for xdp_md {
     #[inline(always)]
     fn begin(this: *mut Self, ifindex: u32, _scope: Scope) -> u32 {
         crate::calls::begin_flow_early(this, ifindex)
+    }
+
+    #[inline(always)]
+    fn create(this: *mut Self) -> u32 {
+        crate::calls::create_flow_early(this)
     }
 }
 
@@ -438,6 +450,11 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
     #[inline(always)]
     fn begin(&mut self, _work: &mut Work, ifindex: u32, scope: Scope) -> u32 {
         told(C::begin(self.0, ifindex, scope))
+    }
+
+    #[inline(always)]
+    fn create(&mut self, _work: &mut Work) -> u32 {
+        C::create(self.0)
     }
 
     #[inline(always)]

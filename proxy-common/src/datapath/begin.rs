@@ -10,8 +10,7 @@ use crate::{
         target::{Algorithm, TargetState},
     },
     addr::Addr,
-    balance::{self, Found},
-    load,
+    balance, load,
     tables::{FlowRef, FlowTable, Insert, PacketTables, Route, RouteQuery},
 };
 
@@ -45,33 +44,30 @@ pub(super) fn fragment<T: PacketTables>(t: &mut T, w: &Work, scope: Scope) -> Ve
 /// shell may make this a program of its own that returns one; see [`Step`] for what it means.
 #[inline(always)]
 pub fn begin<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32, scope: Scope) -> u32 {
-    match lookup(t, w, scope) {
-        Some(found) => begin_at(t, w, ifindex, scope, found),
-        None => untranslated(t, w),
+    if lookup(t, w, scope) {
+        begin_here(t, w, ifindex, scope)
+    } else {
+        untranslated(t, w)
     }
 }
 
 /// [`begin`] for a packet from outside that comes by again where XDP does not finish it: what has no frontend is left alone.
 #[inline(always)]
 pub fn begin_early<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32) -> u32 {
-    match lookup(t, w, Scope::External) {
-        Some(found) => begin_at(t, w, ifindex, Scope::External, found),
-        None => Step::PASS,
+    if lookup(t, w, Scope::External) {
+        begin_here(t, w, ifindex, Scope::External)
+    } else {
+        Step::PASS
     }
 }
 
+/// Begins at the frontend in `Work::found`.
 #[inline(always)]
-fn begin_at<T: PacketTables>(
-    t: &mut T,
-    w: &mut Work,
-    ifindex: u32,
-    scope: Scope,
-    found: Found,
-) -> u32 {
-    if !found.admits(t, &w.h.tuple.src) {
+fn begin_here<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32, scope: Scope) -> u32 {
+    if !w.found.admits(t, &w.h.tuple.src) {
         return Counter::DropSourceRange as u32;
     }
-    match found.word.state() {
+    match w.found.word.state() {
         TargetState::Reject => return Step::REFUSE,
         TargetState::Drop => return Counter::DropNoLocalEndpoint as u32,
         TargetState::Serve | TargetState::Absent => {}
@@ -81,25 +77,41 @@ fn begin_at<T: PacketTables>(
         Repeated::Unanswered => true,
         Repeated::No => false,
     };
-    let place = Place {
+    w.place = Place {
         ifindex,
-        scope,
+        outside: scope as u8 == Scope::External as u8,
         unanswered,
     };
-    w.found = found;
-    match create(t, w, &place) {
+    Step::CREATE
+}
+
+/// Goes on where [`begin`] says so, and says what comes then.
+#[inline(always)]
+pub(super) fn finish<T: PacketTables>(t: &mut T, w: &mut Work, step: u32) -> Step {
+    Step::from_u32(if step == Step::CREATE {
+        t.create(w)
+    } else {
+        step
+    })
+}
+
+/// Gives the flow that begins with the packet in `Work`, at the frontend found there, its backend and both of its
+/// halves. What comes of it is a number, for the same reason.
+#[inline(always)]
+pub fn create<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
+    match choose_and_claim(t, w) {
         Ok(()) => Step::TRANSLATE,
         Err(reason) => reason as u32,
     }
 }
 
-/// Whether [`begin`] said that the packet is translated.
+/// Whether [`begin`] or [`create`] said that the packet is translated.
 #[inline(always)]
 pub const fn translates(step: u32) -> bool {
     step == Step::TRANSLATE
 }
 
-/// What comes after [`begin`].
+/// What comes after [`begin`], and [`create`] where that follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Not ours.
@@ -116,8 +128,10 @@ impl Step {
     const PASS: u32 = u32::MAX;
     const TRANSLATE: u32 = u32::MAX - 1;
     const REFUSE: u32 = u32::MAX - 2;
+    /// It begins a flow: [`create`].
+    const CREATE: u32 = u32::MAX - 3;
 
-    /// From what [`begin`] returned: one of the constants, or the number of a counter.
+    /// From what [`begin`] or [`create`] returned: one of the constants, or the number of a counter.
     #[inline(always)]
     pub(super) fn from_u32(n: u32) -> Self {
         match n {
@@ -130,30 +144,31 @@ impl Step {
 }
 
 /// Where a new flow begins.
-struct Place {
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
     ifindex: u32,
-    scope: Scope,
+    outside: bool,
     /// Its SYN went to the backend under the client's own port before, and nothing came back.
     unanswered: bool,
 }
 
-/// The frontend of a packet. One on an address of this node leaves the node's own listeners alone (semantics S7).
+/// Finds the frontend of a packet. One on an address of this node leaves the node's own listeners alone (semantics S7).
 #[inline(always)]
-fn lookup<T: PacketTables>(t: &mut T, w: &Work, scope: Scope) -> Option<Found> {
-    let found = balance::frontend(
+fn lookup<T: PacketTables>(t: &mut T, w: &mut Work, scope: Scope) -> bool {
+    let tuple = &w.h.tuple;
+    if !balance::find(
         t,
-        &w.h.tuple.dst,
-        w.h.tuple.dst_port,
-        w.h.tuple.protocol,
+        &tuple.dst,
+        tuple.dst_port,
+        tuple.protocol,
         scope,
-    )?;
-    if found.kind == FrontendKind::ExternalIp
-        && t.node_addr(&w.h.tuple.dst).is_some()
-        && t.listens(&w.h.tuple)
-    {
-        return None;
+        &mut w.found,
+    ) {
+        return false;
     }
-    Some(found)
+    !(w.found.kind == FrontendKind::ExternalIp
+        && t.node_addr(&w.h.tuple.dst).is_some()
+        && t.listens(&w.h.tuple))
 }
 
 /// A connection that is not translated. Where a translated flow of the same client holds its tuple, and lives, the
@@ -296,12 +311,12 @@ fn has_reverse<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
     matches!(claim::result(t.claim_tuple(w)), Ok(true))
 }
 
-/// Gives a new flow its backend and both of its halves; the forward one is in `Work::value`.
+/// The forward half is in `Work::value` then.
 #[inline(always)]
-fn create<T: PacketTables>(t: &mut T, w: &mut Work, place: &Place) -> Result<(), Counter> {
+fn choose_and_claim<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<(), Counter> {
     let seed = w.h.tuple.keyed_hash(t.settings().hash_key);
     // Ports that were tried before are not tried first again.
-    let ports = if place.unanswered {
+    let ports = if w.place.unanswered {
         seed ^ t.now()
     } else {
         seed
@@ -315,7 +330,7 @@ fn create<T: PacketTables>(t: &mut T, w: &mut Work, place: &Place) -> Result<(),
         tried += 1;
         let last =
             choice == choose::KEPT || tried == MAX_BACKENDS_TRIED || w.found.word.count() == 1;
-        shape(t, w, place)?;
+        shape(t, w)?;
         if claim::claim(t, w, ports, last)? {
             write_forward(t, w)?;
             choose::keep(t, w);
@@ -340,7 +355,7 @@ fn write_forward<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<(), Counter
 
 /// What a flow of this client to this backend must translate (semantics A1, A2, L5).
 #[inline(always)]
-fn shape<T: PacketTables>(t: &mut T, w: &mut Work, place: &Place) -> Result<(), Counter> {
+fn shape<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<(), Counter> {
     let now = t.now();
     w.value = FlowValue {
         out: w.h.tuple,
@@ -357,7 +372,7 @@ fn shape<T: PacketTables>(t: &mut T, w: &mut Work, place: &Place) -> Result<(), 
     } else {
         0
     };
-    let outside = place.scope as u8 == Scope::External as u8;
+    let outside = w.place.outside;
     if !outside && w.backend.addr.same(&w.h.tuple.src) {
         w.value.out.src = w.h.tuple.dst;
         w.value.flags = flow_flags::SNAT | flow_flags::HAIRPIN | counted;
@@ -365,12 +380,12 @@ fn shape<T: PacketTables>(t: &mut T, w: &mut Work, place: &Place) -> Result<(), 
     }
     if w.backend.is_local() {
         w.value.flags = flow_flags::LOCAL;
-    } else if outside && let Some(source) = masquerade_address(t, w, place.ifindex)? {
+    } else if outside && let Some(source) = masquerade_address(t, w)? {
         w.value.out.src = source;
         w.value.flags = flow_flags::SNAT;
     }
     w.value.flags |= counted;
-    if place.unanswered {
+    if w.place.unanswered {
         w.value.flags |= flow_flags::PORT;
     }
     Ok(())
@@ -379,16 +394,12 @@ fn shape<T: PacketTables>(t: &mut T, w: &mut Work, place: &Place) -> Result<(), 
 /// The source that masquerading would take: an address of the device that leads to the backend, so that the reply
 /// comes back to this node. None if that device is a pod's: the reply comes back anyway, whatever the slice said.
 #[inline(always)]
-fn masquerade_address<T: PacketTables>(
-    t: &mut T,
-    w: &Work,
-    ifindex: u32,
-) -> Result<Option<Addr>, Counter> {
+fn masquerade_address<T: PacketTables>(t: &mut T, w: &Work) -> Result<Option<Addr>, Counter> {
     let query = RouteQuery {
         src: &w.h.tuple.src,
         dst: &w.value.out.dst,
         protocol: w.h.tuple.protocol,
-        ifindex,
+        ifindex: w.place.ifindex,
     };
     let ifindex = match t.route(query) {
         Route::Neighbour { ifindex, .. } | Route::Device { ifindex } => ifindex,

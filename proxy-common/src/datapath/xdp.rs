@@ -39,7 +39,8 @@ pub fn xdp_ingress<P: Packet, T: PacketTables>(
             if !w.h.may_begin() || !is_for_us(p, t, at) {
                 return Verdict::Pass;
             }
-            match begin::Step::from_u32(t.begin_early(w, at.ifindex)) {
+            let step = t.begin_early(w, at.ifindex);
+            match begin::finish(t, w, step) {
                 begin::Step::Translate => None,
                 begin::Step::Drop(
                     reason @ (Counter::DropSourceRange | Counter::DropNoLocalEndpoint),
