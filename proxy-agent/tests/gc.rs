@@ -4,6 +4,8 @@
 
 #[path = "gc/fixture.rs"]
 mod fixture;
+#[path = "gc/loads.rs"]
+mod loads;
 #[path = "gc/pair.rs"]
 mod pair;
 

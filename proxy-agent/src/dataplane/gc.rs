@@ -9,6 +9,7 @@
 //! ends it; a datagram or SYN begins anew.
 
 mod judge;
+mod loads;
 mod pace;
 mod sockets;
 pub mod tables;
@@ -31,6 +32,7 @@ use proxy_common::{
 
 use self::{
     judge::Judge,
+    loads::LoadTables,
     pace::{Census, Pace, steps},
     sockets::SocketTables,
     tables::{FlowTables, TableError},
@@ -111,6 +113,8 @@ impl Collected {
 enum Place {
     Flows(Position<FlowKey>),
     Claims(Position<FlowKey>),
+    FlowLoads(Position<FlowKey>),
+    SocketLoads(Position<u64>),
     Sockets(Position<SocketKey>),
 }
 
@@ -119,6 +123,7 @@ enum Place {
 pub struct Collector {
     tables: FlowTables,
     sockets: SocketTables,
+    loads: LoadTables,
     counters: CounterMap,
     clock: Clock,
     place: Option<Place>,
@@ -169,6 +174,7 @@ impl Collector {
             flows: census(FlowTable::Confirmed, growth.flows),
             claims: census(FlowTable::Claims, growth.claims),
             sockets: SocketTables::open(pins)?,
+            loads: LoadTables::open(pins)?,
             tables,
             counters,
             clock,
@@ -223,13 +229,29 @@ impl Collector {
                 let position =
                     self.collect_flows(FlowTable::Claims, position, crowded, limits, &mut done)?;
                 self.note_reach(&position, done.examined);
-                if position.is_end() {
+                Some(if position.is_end() {
                     self.claims.end();
+                    Place::FlowLoads(Position::start(CHUNK))
+                } else {
+                    Place::Claims(position)
+                })
+            }
+            Place::FlowLoads(position) => {
+                let position = self.collect_flow_loads(position, limits, &mut done)?;
+                Some(if position.is_end() {
+                    Place::SocketLoads(Position::start(CHUNK))
+                } else {
+                    Place::FlowLoads(position)
+                })
+            }
+            Place::SocketLoads(position) => {
+                let position = self.count_socket_loads(position, limits, &mut done)?;
+                if position.is_end() {
                     self.round
                         .is_multiple_of(SOCKET_ROUNDS)
                         .then(|| Place::Sockets(Position::start(CHUNK)))
                 } else {
-                    Some(Place::Claims(position))
+                    Some(Place::SocketLoads(position))
                 }
             }
             Place::Sockets(position) => {
@@ -309,19 +331,58 @@ impl Collector {
         Ok(walk.leave())
     }
 
+    fn collect_flow_loads(
+        &mut self,
+        position: Position<FlowKey>,
+        limits: Limits,
+        done: &mut Collected,
+    ) -> Result<Position<FlowKey>, CollectError> {
+        let failed = |action| failed(action, "FLOW_LOADS");
+        let mut position = position;
+        while limits.allow(done.examined) {
+            let mut walk = self.loads.flows.resume(position);
+            let chunk = walk.next_chunk().map_err(failed("walk"))?;
+            position = walk.leave();
+            let Some(chunk) = chunk else { break };
+            for record in &chunk {
+                let examined = self.loads.examine(&self.tables, record);
+                examined.map_err(failed("clean"))?;
+            }
+            done.examined += chunk.len();
+        }
+        Ok(position)
+    }
+
+    fn count_socket_loads(
+        &mut self,
+        position: Position<u64>,
+        limits: Limits,
+        done: &mut Collected,
+    ) -> Result<Position<u64>, CollectError> {
+        let mut position = position;
+        while limits.allow(done.examined) {
+            let mut walk = self.loads.sockets.resume(position);
+            let chunk = walk.next_chunk().map_err(failed("walk", "SOCKET_LOADS"))?;
+            position = walk.leave();
+            let Some(chunk) = chunk else { break };
+            for (_, slot) in &chunk {
+                self.loads.count(*slot);
+            }
+            done.examined += chunk.len();
+        }
+        if position.is_end() {
+            self.loads.settle().map_err(failed("correct", "LOADS"))?;
+        }
+        Ok(position)
+    }
+
     fn collect_sockets(
         &self,
         position: Position<SocketKey>,
         limits: Limits,
         done: &mut Collected,
     ) -> Result<Position<SocketKey>, CollectError> {
-        let failed = |action| {
-            move |source| CollectError::Map {
-                action,
-                map: "SOCKET_BACKENDS",
-                source,
-            }
-        };
+        let failed = |action| failed(action, "SOCKET_BACKENDS");
         let mut walk = self.sockets.backends.resume(position);
         while limits.allow(done.examined) {
             let Some(chunk) = walk.next_chunk().map_err(failed("walk"))? else {
@@ -341,6 +402,14 @@ impl Collector {
 }
 
 const COUNTERS: &str = "COUNTERS";
+
+fn failed(action: &'static str, map: &'static str) -> impl FnOnce(io::Error) -> CollectError {
+    move |source| CollectError::Map {
+        action,
+        map,
+        source,
+    }
+}
 
 fn growth(counters: &CounterMap) -> Result<Growth, CollectError> {
     let sum = |counter: Counter| {

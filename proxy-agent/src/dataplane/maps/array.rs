@@ -4,7 +4,10 @@
 
 use std::{io, marker::PhantomData, mem::offset_of};
 
-use proxy_common::abi::target::{Backend, Slot, Target};
+use proxy_common::abi::{
+    load::Load,
+    target::{Backend, Slot, Target},
+};
 use zerocopy::IntoBytes;
 
 use crate::dataplane::{
@@ -31,6 +34,10 @@ impl Element for Backend {
 }
 
 impl Element for Slot {
+    const LAST: usize = 0;
+}
+
+impl Element for Load {
     const LAST: usize = 0;
 }
 
@@ -78,6 +85,20 @@ impl<T: Element> MappedArray<T> {
         let mut value = self.get(index)?;
         change(&mut value);
         self.write(index, &value)
+    }
+
+    /// Changes an element of one word that programs change too, by atomic operations; `None` leaves it as it is.
+    pub fn update(&self, index: u32, change: impl Fn(T) -> Option<T>) -> io::Result<()> {
+        const { assert!(Self::WORDS == 1) };
+        let change = |word: u64| {
+            let mut next = 0;
+            next.as_mut_bytes()
+                .copy_from_slice(change(from_words(&[word]))?.as_bytes());
+            Some(next)
+        };
+        self.mapping
+            .update(index as usize, change)
+            .ok_or_else(|| beyond(index))
     }
 
     /// An element; each of its words is whole, all together may be halfway through a change.

@@ -77,6 +77,15 @@ impl Mapping {
         }
         Some(())
     }
+
+    /// Changes a word that others change too, by atomic operations; `None` leaves it as it is. Says whether there is
+    /// such a word.
+    pub fn update(&self, index: usize, change: impl Fn(u64) -> Option<u64>) -> Option<()> {
+        let word = self.words().get(index)?;
+        // Left alone is as well.
+        let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
+        Some(())
+    }
 }
 
 impl Drop for Mapping {
