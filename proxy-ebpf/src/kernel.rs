@@ -454,7 +454,7 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
 
     #[inline(always)]
     fn create(&mut self, _work: &mut Work) -> u32 {
-        C::create(self.0)
+        told(C::create(self.0))
     }
 
     #[inline(always)]
