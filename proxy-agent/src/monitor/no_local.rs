@@ -70,7 +70,7 @@ fn count(plan: &ServicePlan) -> Counts {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use proxy_common::abi::{frontend::Scope, meta::List};
+    use proxy_common::abi::{frontend::Scope, meta::List, target::Algorithm};
 
     use super::*;
     use crate::plan::{FrontendAddress, FrontendPlan, Protocol, TargetPlan};
@@ -100,6 +100,7 @@ mod tests {
             let empty = TargetPlan {
                 backends: Vec::new(),
                 empty: Some(empty),
+                algorithm: Algorithm::Random,
                 affinity_seconds: None,
                 source_ranges: None,
             };

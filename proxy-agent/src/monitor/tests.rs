@@ -6,6 +6,7 @@ use proxy_common::{
     abi::{
         frontend::{FrontendKind, Scope},
         meta::List,
+        target::Algorithm,
     },
     addr::Family,
 };
@@ -63,6 +64,7 @@ fn plan(last: u8) -> ServicePlan {
                     terminating: false,
                 }],
                 empty: None,
+                algorithm: Algorithm::Random,
                 affinity_seconds: None,
                 source_ranges: None,
             },
