@@ -56,13 +56,14 @@ fn container(cluster: &ControlPlane) -> Value {
 
 /// The agent, as root with these capabilities and no others.
 fn confined(lab: &Lab, capabilities: &[String]) -> PathBuf {
-    let list: String = capabilities
+    let names: Vec<_> = capabilities
         .iter()
-        .map(|name| format!(",+{}", name.to_lowercase()))
+        .map(|name| name.to_lowercase())
         .collect();
+    let list = format!("-all,+{}", names.join(",+"));
     let agent = agent_binary().expect("is built");
     let script = format!(
-        "#!/bin/sh\nexec setpriv --bounding-set=-all{list} --inh-caps=-all{list} --no-new-privs {} \"$@\"\n",
+        "#!/bin/sh\nexec setpriv --bounding-set={list} --inh-caps={list} --no-new-privs {} \"$@\"\n",
         agent.display()
     );
     let path = lab.temp().join("confined-agent");
