@@ -27,6 +27,7 @@ use crate::{
         maps::KernelMaps,
         pin::{PinFolder, PinLock},
         probe,
+        remove::{self, Removed},
         settings::{self, ForwardMark, SnatPorts, SocketLb},
         sys::map::CounterMap,
         xdp::{Uplinks, XdpMode},
@@ -378,6 +379,7 @@ impl App {
             let outcome = self.programmer.retain(&wanted, started);
             self.settle(outcome);
             self.ready = true;
+            self.retire_other_versions();
             if let Some(path) = &self.config.ready_file
                 && let Err(error) = File::create(path)
             {
@@ -391,6 +393,22 @@ impl App {
             elapsed = ?started.elapsed(),
             "programmed"
         );
+    }
+
+    /// What a version with other maps left attached has served until now.
+    fn retire_other_versions(&self) {
+        match remove::other_versions(&PinFolder::new(&self.config.bpffs)) {
+            Ok(removed) if removed == Removed::default() => {}
+            Ok(removed) => tracing::info!(
+                programs = removed.programs,
+                maps = removed.maps,
+                "took over from another version, whose programs and maps are removed"
+            ),
+            Err(error) => tracing::error!(
+                error = chain(&error),
+                "what another version left can't be removed; run cleanup, then start again"
+            ),
+        }
     }
 }
 

@@ -28,9 +28,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Keep this node's programs and maps as Services say
-    Run(commands::run::RunArgs),
+    Run(Box<commands::run::RunArgs>),
     /// Print what would be programmed on a node, without touching it
-    Plan(commands::plan::PlanArgs),
+    Plan(Box<commands::plan::PlanArgs>),
     /// Print what is programmed, from the maps alone
     Services(commands::services::ServicesArgs),
     /// Print the translated flows, from the maps alone
@@ -76,8 +76,8 @@ impl Cli {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Run(args) => commands::run::run(args),
-            Command::Plan(args) => commands::plan::run(args),
+            Command::Run(args) => commands::run::run(*args),
+            Command::Plan(args) => commands::plan::run(*args),
             Command::Services(args) => commands::services::run(&args),
             Command::Flows(args) => commands::flows::run(&args),
             Command::Cleanup(args) => commands::cleanup::run(&args),

@@ -44,7 +44,7 @@ fn world() -> World {
         settings.host_netns_cookie = 1;
         settings.flags = SOCKETS_PODS_TCP | SOCKETS_PODS_UDP;
     });
-    let node = Addr::from(NODE.parse::<IpAddr>().unwrap());
+    let node = Addr::from(NODE.parse::<IpAddr>().expect("is an address"));
     world.node_addrs.put(node, node_addr::NODE_PORT);
     let device = Device {
         class: DeviceClass::Uplink as u8,
@@ -78,7 +78,7 @@ fn number(address: &Addr) -> usize {
 }
 
 fn to(cookie: u64, netns: u64, protocol: u8) -> Socket {
-    let at: SocketAddr = CLUSTER_IP.parse().unwrap();
+    let at: SocketAddr = CLUSTER_IP.parse().expect("is an address and port");
     Socket {
         cookie,
         netns,
@@ -101,7 +101,8 @@ fn close(world: &World, socket: &Socket) {
 }
 
 fn key(protocol: u8, src: &str, dst: &str) -> FlowKey {
-    let (src, dst): (SocketAddr, SocketAddr) = (src.parse().unwrap(), dst.parse().unwrap());
+    let parse = |text: &str| -> SocketAddr { text.parse().expect("is an address and port") };
+    let (src, dst) = (parse(src), parse(dst));
     FlowKey {
         src: src.ip().into(),
         dst: dst.ip().into(),
@@ -156,7 +157,11 @@ fn chi_squared(hits: &[u32], weights: &[u32]) -> f64 {
 
 fn assert_spread(what: &str, hits: &[u32], weights: &[u32]) {
     let freedom = hits.len() - 1;
-    let critical = CRITICAL.iter().find(|(n, _)| *n == freedom).unwrap().1;
+    let critical = CRITICAL
+        .iter()
+        .find(|(n, _)| *n == freedom)
+        .expect("is in the table")
+        .1;
     let found = chi_squared(hits, weights);
     assert!(found < critical, "{what}: {hits:?}, chi² {found:.1}");
 }
@@ -241,7 +246,7 @@ fn weigh(world: &World, placed: &Placed, weights: &[u32]) {
         .collect();
     world.point(placed.target, &slots, TargetState::Serve);
     for (&id, &weight) in placed.backends.iter().zip(weights) {
-        let mut backend = world.backends.get(id).unwrap();
+        let mut backend = world.backends.get(id).expect("was placed");
         backend.weight = weight;
         world.backends.set(id, backend);
     }
@@ -317,13 +322,13 @@ fn l1_least_connections_gives_fewer_to_who_holds_them_longer() {
     assert!((0.08..0.16).contains(&share), "{hits:?}");
     assert_spread(
         "the others",
-        &[hits[1], hits[2], (hits[1] + hits[2]) / 2],
+        &[hits[1], hits[2], u32::midpoint(hits[1], hits[2])],
         &[1; 3],
     );
 }
 
 fn loads(world: &World, placed: &Placed) -> Vec<u32> {
-    let load = |id: &u32| world.loads.get(*id).unwrap().of(1);
+    let load = |id: &u32| world.loads.get(*id).expect("was placed").of(1);
     placed.backends.iter().map(load).collect()
 }
 
@@ -365,7 +370,7 @@ fn l1_what_an_earlier_backend_of_the_id_had_does_not_count() {
     let placed = world.add_service(&service(TCP, 1).algorithm(Algorithm::LeastConnections));
     connect(&world, &to(1, 7, TCP));
     let id = placed.backends[0];
-    let mut next = world.backends.get(id).unwrap();
+    let mut next = world.backends.get(id).expect("was placed");
     next.word = proxy_common::abi::target::BackendWord::new(2, BackendState::Serving);
     world.backends.set(id, next);
     world.point(placed.target, &placed.backends, TargetState::Serve);

@@ -39,7 +39,7 @@ fn agent(cluster: &ControlPlane) -> Result<AgentOptions> {
         .arg(kubeconfig)
         .arg("--log-level")
         .arg("info,proxy_agent::source=debug")
-        .ready_within(Duration::from_secs(60)))
+        .ready_within(Duration::from_mins(1)))
 }
 
 /// The first one is the API server's own.
@@ -72,7 +72,7 @@ fn delete(cluster: &ControlPlane, number: u16) -> Result<()> {
     cluster.api().delete(service(number))
 }
 
-/// Who answers at a Service's ClusterIPs; nobody, where connections fail.
+/// Who answers at the `ClusterIP`s of a Service; nobody, where connections fail.
 fn servers(lab: &Lab, number: u16) -> Result<BTreeSet<String>> {
     let mut servers = BTreeSet::new();
     for family in Family::ALL {

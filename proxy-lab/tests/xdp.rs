@@ -189,8 +189,8 @@ fn serves(mode: &str, label: &str) -> Result<()> {
             .entry(exchange.server().unwrap_or("nobody").to_owned())
             .or_default() += 1;
     }
-    let made = counters(node)["flow_created"] - before["flow_created"];
-    assert_eq!(made, 400, "flows of 400 connections");
+    let created = counters(node)["flow_created"] - before["flow_created"];
+    assert_eq!(created, 400, "flows of 400 connections");
     // Tosses of a coin: five standard deviations.
     assert!(
         servers.values().all(|n| n.abs_diff(200) < 50),

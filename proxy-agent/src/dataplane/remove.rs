@@ -1,4 +1,4 @@
-//! Removing everything that any version has attached and pinned.
+//! Removing what was attached and pinned: everything, or what is of other versions.
 
 use std::path::Path;
 
@@ -31,11 +31,7 @@ pub enum RemoveError {
 pub fn all(pins: &PinFolder) -> Result<Removed, RemoveError> {
     let mut removed = Removed::default();
     for version in pin::names(pins.base())? {
-        let version = pins.base().join(version);
-        let links = version.join("links");
-        for name in pin::names(&links)? {
-            removed.programs += usize::from(attach::detach_pinned(&links.join(name))?);
-        }
+        removed.programs += detach_links(&pins.base().join(version))?;
     }
     removed.programs += attach::detach_filters()?;
     for version in pin::names(pins.base())? {
@@ -43,6 +39,30 @@ pub fn all(pins: &PinFolder) -> Result<Removed, RemoveError> {
     }
     pin::remove_folder(pins.base())?;
     Ok(removed)
+}
+
+/// Detaches the links and removes the maps of every version but this one, which serves by now. Filters need nothing:
+/// those of another version have been replaced. Flows that only the other version knew end with its maps.
+pub fn other_versions(pins: &PinFolder) -> Result<Removed, RemoveError> {
+    let mut removed = Removed::default();
+    for version in pin::names(pins.base())? {
+        let folder = pins.base().join(version);
+        if folder != pins.root() {
+            removed.programs += detach_links(&folder)?;
+            removed.maps += version_folder(&folder)?;
+        }
+    }
+    Ok(removed)
+}
+
+/// Detaches the links of one version; returns how many.
+fn detach_links(version: &Path) -> Result<usize, AttachError> {
+    let links = version.join("links");
+    let mut detached = 0;
+    for name in pin::names(&links)? {
+        detached += usize::from(attach::detach_pinned(&links.join(name))?);
+    }
+    Ok(detached)
 }
 
 /// Removes the pins and folders of one version; returns the number of maps.

@@ -296,7 +296,7 @@ impl Uplinks {
         let program = programs.xdp()?;
         let path = self.pins.link(&link_name(ifindex, mode));
         let on_device = program_on(ifindex).unwrap_or_default();
-        if self.replace(program, &path, ifindex, on_device)? {
+        if replace(program, &path, ifindex, on_device)? {
             return Ok(Choice::Xdp(mode));
         }
         detach_pinned(&path)?;
@@ -317,38 +317,37 @@ impl Uplinks {
         })?;
         Ok(Choice::Xdp(mode))
     }
+}
 
-    /// Replaces the program of a pinned link; says no where there is none, or where it is not on this device.
-    fn replace(
-        &self,
-        program: BorrowedFd<'_>,
-        path: &std::path::Path,
-        ifindex: u32,
-        on_device: Option<u32>,
-    ) -> Result<bool, AttachError> {
-        let failed = |action| {
-            move |source| AttachError::Link {
-                action,
-                path: path.to_path_buf(),
-                source,
-            }
-        };
-        let link = match object::open(path) {
-            Ok(link) => link,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(failed("open")(error)),
-        };
-        let about: LinkInfo = object::info(&link).map_err(failed("examine"))?;
-        // The number may be another device's by now, here or in the namespace that the device went to.
-        if about.ifindex() != ifindex || on_device != Some(about.program) {
-            return Ok(false);
+/// Replaces the program of a pinned link; says no where there is none, or where it is not on this device.
+fn replace(
+    program: BorrowedFd<'_>,
+    path: &std::path::Path,
+    ifindex: u32,
+    on_device: Option<u32>,
+) -> Result<bool, AttachError> {
+    let failed = |action| {
+        move |source| AttachError::Link {
+            action,
+            path: path.to_path_buf(),
+            source,
         }
-        let ours: ProgramInfo = object::info(program).map_err(failed("examine"))?;
-        if about.program != ours.id {
-            link::update(&link, program).map_err(failed("update"))?;
-        }
-        Ok(true)
+    };
+    let link = match object::open(path) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed("open")(error)),
+    };
+    let about: LinkInfo = object::info(&link).map_err(failed("examine"))?;
+    // The number may be another device's by now, here or in the namespace that the device went to.
+    if about.ifindex() != ifindex || on_device != Some(about.program) {
+        return Ok(false);
     }
+    let ours: ProgramInfo = object::info(program).map_err(failed("examine"))?;
+    if about.program != ours.id {
+        link::update(&link, program).map_err(failed("update"))?;
+    }
+    Ok(true)
 }
 
 /// XDP programs expect Ethernet headers, and are for what leads to the outside.

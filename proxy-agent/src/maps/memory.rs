@@ -51,7 +51,7 @@ impl MemoryMaps {
                 c.frontends.remove(key);
             }
             Op::FlipBackend { id, word } | Op::SetLists { id, word } => {
-                element(&mut c.backends, *id).word = *word
+                element(&mut c.backends, *id).word = *word;
             }
             Op::AwaitReaders => {}
             Op::ClearTarget { id } => {

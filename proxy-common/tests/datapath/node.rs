@@ -165,7 +165,7 @@ pub fn node(names: &Names) -> World {
         Family::V6 => (128, 32, 16),
     };
     let by = |ifindex| Route::Device { ifindex };
-    let routed = Route::Neighbour {
+    let by_router = Route::Neighbour {
         ifindex: UPLINK,
         mac: MAC_ROUTER,
     };
@@ -178,10 +178,10 @@ pub fn node(names: &Names) -> World {
         .with(addr(names.pod_b), host, by(POD_B))
         .with(addr(names.pod_c), host, by(BRIDGE))
         .with(addr(names.pod_d), host, known)
-        .with(addr(names.far_pod), subnet, routed)
+        .with(addr(names.far_pod), subnet, by_router)
         .with(addr(names.overlay_pod), subnet, by(OVERLAY))
         .with(addr(names.far_node), subnet, by(UPLINK))
-        .with(addr(names.client), subnet, routed)
+        .with(addr(names.client), subnet, by_router)
         .with(addr(names.load_balancer), wide, by(UPLINK));
     world.set_route_table(routes);
     world

@@ -247,6 +247,42 @@ fn cleanup_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Maps of another version can't be taken over. It serves until this one does, and then goes.
+#[test]
+fn p4_a_version_with_other_maps_is_replaced_and_leaves_nothing() -> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let cluster = Cluster::up("rsold", Source::Folder)?;
+    let node = cluster.lab.node("worker-1");
+    for agent in cluster.spawn_agents()? {
+        agent.terminate()?;
+    }
+    // What an agent of another version would have left: the same, under another name.
+    let root = PinFolder::new(node.bpffs()).root();
+    let other = node.bpffs().join("v0");
+    std::fs::rename(&root, &other).expect("pins can be renamed");
+    let agents = cluster.spawn_agents()?;
+    assert!(!other.exists(), "pins of the other version are left");
+    for device in ["eth0", &node.device_of("packets")] {
+        for side in [AttachType::TcxIngress, AttachType::TcxEgress] {
+            let ifindex = cluster.ifindex("worker-1", device)?;
+            let chain = node.netns().run(|| Ok(link::tcx_chain(ifindex, side)))?;
+            let programs = chain.expect("can be asked for");
+            assert_eq!(programs.len(), 1, "{device} {side:?}: {programs:?}");
+        }
+    }
+    for client in ["worker-1", "sockets", "packets"] {
+        for family in Family::ALL {
+            let request = TcpRequest::to(cluster::cluster_ip(1, family));
+            let exchange = &cluster.client(client).tcp_all(request)?[0];
+            assert!(exchange.outcome.is_ok(), "{client}: {exchange:?}");
+        }
+    }
+    drop(agents);
+    Ok(())
+}
+
 /// Kernels before 6.6 have no tcx: filters of a clsact qdisc do its work, beside those of others. A restart replaces them in
 /// place, and may go from the one to the other.
 #[test]
