@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use proxy_lab::sweep::Leftovers;
 use proxy_lab::{Component, ControlPlaneOptions, Identity, Lab};
+use serde_json::json;
 
 #[test]
 fn comes_up_restarts_and_goes_without_a_trace() {
@@ -48,6 +49,19 @@ fn comes_up_restarts_and_goes_without_a_trace() {
     };
     assert!(may("watch", "endpointslices.discovery.k8s.io") && may("watch", "services"));
     assert!(!may("list", "secrets") && !may("delete", "services"));
+
+    // A server that does not answer is an error, not a wait without end.
+    cluster
+        .freeze_component(Component::ApiServer)
+        .expect("runs");
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
+    let error = cluster
+        .api()
+        .get(object)
+        .expect_err("nobody answers")
+        .chain();
+    assert!(error.contains("no answer in 15 s"), "{error}");
+    cluster.thaw_component(Component::ApiServer).expect("runs");
 
     // An object outlives every program's crash.
     cluster
@@ -96,7 +110,7 @@ fn objects_are_written_in_bulk() {
     let options = ControlPlaneOptions::default().without_controllers();
     let cluster = lab.start_control_plane(&options).expect("starts");
     let services = (0..500).map(|number| {
-        serde_json::json!({
+        json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": format!("s{number}"), "namespace": "default"},
             "spec": {"ports": [{"port": 80}]},

@@ -18,6 +18,8 @@ use crate::netns::Netns;
 
 /// Who owns the fields that [`Api::put`] writes.
 const MANAGER: &str = "proxy-lab";
+/// How long a request may take that is no watch.
+const LONGEST: Duration = Duration::from_secs(15);
 /// Requests under way in [`Api::create_all`].
 const PARALLEL: usize = 48;
 
@@ -59,6 +61,17 @@ impl Api {
         wait(&self.handle, work(self.client.clone()))
     }
 
+    /// Runs one request; no answer is an error too.
+    fn request<T, W, F>(&self, what: String, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(Client) -> F,
+        F: Future<Output = kube::Result<T>> + Send + 'static,
+    {
+        self.run(move |client| in_time(work(client)))
+            .map_err(failed(what))
+    }
+
     /// Runs `work` beside everything else, until it ends or the control plane does.
     pub(crate) fn spawn<W, F>(&self, work: W)
     where
@@ -72,8 +85,7 @@ impl Api {
     pub fn put(&self, object: impl Into<Value>) -> Result<()> {
         let object = object.into();
         let what = format!("writing {}", describe(&object));
-        self.run(move |client| put(client, object))
-            .map_err(failed(what))
+        self.request(what, move |client| put(client, object))
     }
 
     /// Writes several objects, in order.
@@ -88,7 +100,7 @@ impl Api {
         self.run(move |client| async move {
             let requests = objects
                 .into_iter()
-                .map(|object| create(client.clone(), object));
+                .map(|object| in_time(create(client.clone(), object)));
             let requests = futures_util::stream::iter(requests);
             requests
                 .buffer_unordered(PARALLEL)
@@ -102,7 +114,7 @@ impl Api {
     pub fn delete(&self, object: impl Into<Value>) -> Result<()> {
         let object = object.into();
         let what = format!("deleting {}", describe(&object));
-        self.run(move |client| async move {
+        self.request(what, move |client| async move {
             let (api, object) = resource(&client, object)?;
             let name = object.metadata.name.unwrap_or_default();
             match api.delete(&name, &DeleteParams::default()).await {
@@ -110,14 +122,13 @@ impl Api {
                 _ => Ok(()),
             }
         })
-        .map_err(failed(what))
     }
 
     /// An object as it is now, if it is there; only kind, namespace and name of `object` count.
     pub fn get(&self, object: impl Into<Value>) -> Result<Option<Value>> {
         let object = object.into();
         let what = format!("reading {}", describe(&object));
-        self.run(move |client| async move {
+        self.request(what, move |client| async move {
             let (api, object) = resource(&client, object)?;
             let found = api
                 .get_opt(&object.metadata.name.unwrap_or_default())
@@ -126,7 +137,6 @@ impl Api {
                 .map(|object| serde_json::to_value(object).map_err(kube::Error::SerdeError))
                 .transpose()
         })
-        .map_err(failed(what))
     }
 
     /// Ends all work that runs on the client's threads.
@@ -185,6 +195,15 @@ fn wait<T: Send + 'static>(
     receiver
         .recv()
         .expect("the API client's threads live as long as it does, and no request panics")
+}
+
+/// The result of a request, or that there was none in time.
+pub(super) async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    let ended = tokio::time::timeout(LONGEST, request).await;
+    ended.unwrap_or_else(|_| {
+        let problem = format!("no answer in {} s", LONGEST.as_secs());
+        Err(kube::Error::Service(problem.into()))
+    })
 }
 
 async fn put(client: Client, mut object: Value) -> kube::Result<()> {

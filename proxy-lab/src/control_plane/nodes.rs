@@ -8,7 +8,7 @@ use kube::Client;
 use kube::api::Api as Resource;
 use serde_json::{Value, json};
 
-use super::api::Api;
+use super::api::{Api, in_time};
 use crate::error::Result;
 use crate::node::Node;
 use crate::objects::NodeObject;
@@ -18,7 +18,7 @@ const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
 /// Whether the API server is ready, with the namespaces and the Service that it makes by itself.
 pub(super) fn api_is_ready(api: &Api) -> bool {
-    api.run(|client| async move { ready(client).await.unwrap_or(false) })
+    api.run(|client| async move { in_time(ready(client)).await.unwrap_or(false) })
 }
 
 async fn ready(client: Client) -> kube::Result<bool> {
