@@ -122,7 +122,8 @@ pub enum LabError {
 }
 
 impl LabError {
-    pub(crate) fn file(
+    /// A file could not be read or written: what was done with it (`reading`), and which.
+    pub fn file(
         action: &'static str,
         path: impl AsRef<Path>,
     ) -> impl FnOnce(std::io::Error) -> Self {
@@ -134,9 +135,8 @@ impl LabError {
         }
     }
 
-    pub(crate) fn kernel<E: Into<std::io::Error>>(
-        action: impl Into<String>,
-    ) -> impl FnOnce(E) -> Self {
+    /// The kernel refused: what was done (`entering a network namespace`).
+    pub fn kernel<E: Into<std::io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> Self {
         let action = action.into();
         move |source| Self::Kernel {
             action,

@@ -12,6 +12,7 @@ use crate::error::{LabError, Result};
 use crate::folder::Folder;
 use crate::host::Host;
 use crate::naming::Claim;
+use crate::netns::Netns;
 use crate::node::Node;
 use crate::objects::NodeObject;
 use crate::spec::{LabBuilder, Overlay};
@@ -140,6 +141,16 @@ impl Lab {
         self.workstation
             .as_ref()
             .expect("is there from the end of `up` to the drop")
+    }
+
+    /// The network namespace of the switch between nodes and workstation.
+    pub fn switch(&self) -> Netns {
+        Netns::named(&format!("{}-{}", self.prefix(), build::SWITCH))
+    }
+
+    /// The switch's port that leads to a host.
+    pub fn port_of(&self, host: &Host) -> String {
+        wiring::veth(host.name())
     }
 
     /// Lets the workstation send LoadBalancer and external IPs to another node (at first: the first worker).

@@ -44,16 +44,21 @@ impl Netns {
         })
         .join();
         match made {
-            Ok(Ok(())) => Ok(Self {
-                name: name.to_owned(),
-                path,
-            }),
+            Ok(Ok(())) => Ok(Self::named(name)),
             Ok(Err(error)) => {
                 // Nothing is mounted; the name alone is in the way of a second try.
                 let _ = std::fs::remove_file(&path);
                 Err(error)
             }
             Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// The namespace of this name, which is there.
+    pub(crate) fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            path: Path::new(FOLDER).join(name),
         }
     }
 

@@ -78,6 +78,11 @@ impl Object {
         test_run_on(&self.programs[&program], frame, skb, repeat)
     }
 
+    /// The XDP program.
+    pub const fn xdp(&self) -> &OwnedFd {
+        &self.xdp
+    }
+
     /// Runs the XDP program on a frame that came in by a device.
     pub fn run_xdp(&self, ifindex: u32, frame: &[u8], repeat: u32) -> std::io::Result<TestRun> {
         test_run_xdp(&self.xdp, frame, &TestXdp { ifindex }, repeat)

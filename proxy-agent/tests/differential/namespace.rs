@@ -170,7 +170,7 @@ fn wire() {
 }
 
 /// Runs one command of ip(8) a line.
-fn ip(script: &str) {
+pub fn ip(script: &str) {
     let mut ip = Command::new("ip")
         .args(["-batch", "-"])
         .stdin(Stdio::piped())

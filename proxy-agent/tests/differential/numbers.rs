@@ -1,5 +1,7 @@
 //! What the programs cost: printed, not judged. The machine decides, and whoever else is on it.
 
+mod xdp;
+
 use std::{fmt::Write as _, net::SocketAddr};
 
 use proxy_agent::dataplane::{load::PacketProgram, sys::program::TestSkb};
@@ -56,6 +58,7 @@ fn numbers() {
                 rows(&object, names, protocol, &mut table);
             }
         }
+        xdp::rows(&object, &mut table);
         table
     });
     println!("{table}");
@@ -140,13 +143,17 @@ fn rows(object: &Object, names: &Names, protocol: u8, table: &mut String) {
             "{:20} {:?} {} {not_ours:>9} {established:>13} {:>12}",
             program.name(),
             names.family,
-            if protocol == protocol::TCP {
-                "TCP"
-            } else {
-                "UDP"
-            },
+            protocol_name(protocol),
             new_flow.map_or("-".to_owned(), |ns| ns.to_string())
         );
+    }
+}
+
+const fn protocol_name(protocol: u8) -> &'static str {
+    if protocol == protocol::TCP {
+        "TCP"
+    } else {
+        "UDP"
     }
 }
 

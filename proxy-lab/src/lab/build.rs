@@ -90,7 +90,7 @@ impl LabBuilder {
 }
 
 /// The namespace of the LAN's bridge.
-const SWITCH: &str = "switch";
+pub(super) const SWITCH: &str = "switch";
 /// The outside client.
 const WORKSTATION: &str = "workstation";
 
