@@ -44,14 +44,25 @@ fn packets(ui: &Ui, workspace: &Workspace, arguments: &[OsString]) -> Result<()>
     process::step(
         ui,
         "agent and lab",
-        workspace
-            .cargo()
-            .args(["build", "--package", "proxy-agent", "--package", "proxy-lab"]),
+        workspace.cargo().args([
+            "build",
+            "--package",
+            "proxy-agent",
+            "--package",
+            "proxy-lab",
+        ]),
     )?;
     process::exec(
         workspace
             .cargo()
-            .args(["bench", "--quiet", "--profile", "dev", "--package", "proxy-lab"])
+            .args([
+                "bench",
+                "--quiet",
+                "--profile",
+                "dev",
+                "--package",
+                "proxy-lab",
+            ])
             .args(["--bench", PACKETS, "--"])
             .args(arguments)
             .env(AGENT_BINARY, workspace.binary("debug", "proxy-agent")),

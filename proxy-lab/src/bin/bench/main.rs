@@ -1,5 +1,5 @@
 //! Measurements that need the lab and the real control plane. `cargo xtask bench …` builds what they need and runs them;
-//! what they print is Markdown for `docs/benchmarks.md`.
+//! what they print is Markdown for `docs/benchmarks.md`. `cargo xtask bench packets` is in `benches/packets`.
 
 mod api_latency;
 mod api_start;
