@@ -17,7 +17,16 @@ impl Lab {
             node.index(),
             (pod.name(), pod.addresses()),
             pod.netns(),
-        )
+        )?;
+        // The new device has another MAC. A CNI tells the node's bridge, whose neighbours outlive the pod's device.
+        let addresses = pod.addresses();
+        for (family, address) in [
+            ("-4", addresses.v4.to_string()),
+            ("-6", addresses.v6.to_string()),
+        ] {
+            node.exec(["ip", family, "neigh", "flush", "to", &address])?;
+        }
+        Ok(())
     }
 
     /// Takes a node's vxlan device away and makes another, as flannel does when its configuration changes.
