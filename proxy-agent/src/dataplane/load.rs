@@ -206,9 +206,7 @@ impl Programs {
         let mut loader = EbpfLoader::new();
         loader.override_global("HAVE_SET_RETVAL", &set_retval, true);
         log.prepare(&mut loader);
-        for spec in MAPS {
-            loader.map_pin_path(spec.name, pins.map(spec.name));
-        }
+        loader.default_map_pin_directory(pins.maps());
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|error| LoadError::Object(Box::new(error)))?;

@@ -13,7 +13,6 @@ use proxy_agent::dataplane::{
 };
 use proxy_common::{
     abi::{
-        MAPS,
         flow::{FlowKey, FlowValue},
         protocol::UDP,
         socket::{SocketBackend, SocketFrontend, SocketKey},
@@ -59,9 +58,7 @@ impl Fixture {
         }
         pins.create().unwrap();
         let mut loader = EbpfLoader::new();
-        for spec in MAPS {
-            loader.map_pin_path(spec.name, pins.map(spec.name));
-        }
+        loader.default_map_pin_directory(pins.maps());
         loader.map_max_entries("FLOWS", entries);
         loader.map_max_entries("SNAT_CLAIMS", entries);
         loader.load(OBJECT).unwrap();
