@@ -10,8 +10,8 @@ use proxy_agent::dataplane::pin::PinFolder;
 use proxy_agent::maps::{Maps as _, Snapshot};
 use proxy_lab::objects::Service;
 use proxy_lab::{
-    Agent, AgentOptions, ControlPlaneOptions, Family, Folder, Host, Identity, Lab, Pod, PodSpec,
-    Protocol, Result, TcpRequest, address, agent_binary,
+    Agent, AgentOptions, ControlPlaneOptions, Family, Folder, Host, Identity, Lab, LabBuilder, Pod,
+    PodSpec, Protocol, Result, TcpRequest, address, agent_binary,
 };
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ const NODE_PORT: u16 = 30_800;
 /// Services, counted from 1. The first [`CHANGED`] of them get other endpoints.
 pub const SERVICES: u8 = 15;
 pub const CHANGED: u8 = 10;
-const NODES: [&str; 2] = ["worker-1", "worker-2"];
+pub const NODES: [&str; 2] = ["worker-1", "worker-2"];
 const FIRST: [&str; 5] = ["s1", "s2", "t1", "t2", "t3"];
 const SECOND: [&str; 5] = ["s3", "s4", "s5", "t4", "t5"];
 
@@ -78,7 +78,11 @@ pub fn load_balancer(number: u8, family: Family) -> SocketAddr {
 
 impl Cluster {
     pub fn up(label: &str, source: Source) -> Result<Self> {
-        let lab = Lab::builder(label)
+        Self::up_on(Lab::builder(label), source)
+    }
+
+    pub fn up_on(lab: LabBuilder, source: Source) -> Result<Self> {
+        let lab = lab
             .node(NODES[0])
             .node(NODES[1])
             .pods("worker-1", ["sockets", "s1", "s2", "s3", "s4", "s5"])
@@ -130,16 +134,23 @@ impl Cluster {
         &self,
         arguments: [&'static str; N],
     ) -> Result<Vec<Agent>> {
-        let (source, kubeconfig) = self.source();
-        let mut options = AgentOptions::source(source);
-        if let Some(path) = kubeconfig {
-            options = options.arg("--kubeconfig").arg(path);
-        }
-        let options = arguments.into_iter().fold(options, AgentOptions::arg);
+        let options = arguments
+            .into_iter()
+            .fold(self.agent_options(), AgentOptions::arg);
         NODES
             .map(|node| self.lab.node(node).spawn_agent(&options))
             .into_iter()
             .collect()
+    }
+
+    /// An agent that follows this cluster's objects.
+    pub fn agent_options(&self) -> AgentOptions {
+        let (source, kubeconfig) = self.source();
+        let options = AgentOptions::source(source);
+        match kubeconfig {
+            Some(path) => options.arg("--kubeconfig").arg(path),
+            None => options,
+        }
     }
 
     /// Starts an agent on worker-1 and kills it after this time, wherever it is then.
@@ -200,9 +211,9 @@ impl Cluster {
         Ok(usize::from(CHANGED) * FIRST.len() * Family::ALL.len() * Protocol::ALL.len())
     }
 
-    /// Whether new connections of Services that changed reach the new endpoints alone, from everywhere.
-    pub fn changes_are_used(&self) -> Result<bool> {
-        let second = BTreeSet::from(SECOND);
+    /// Whether new connections of Services that change reach their first or second endpoints alone, from everywhere.
+    pub fn endpoints_are_used(&self, second: bool) -> Result<bool> {
+        let servers = BTreeSet::from(if second { SECOND } else { FIRST });
         for number in [1, CHANGED] {
             for family in Family::ALL {
                 let ways = [
@@ -218,7 +229,7 @@ impl Cluster {
                         let server = exchange
                             .server()
                             .unwrap_or_else(|| panic!("{client} to {to}: {exchange:?}"));
-                        if !second.contains(server) {
+                        if !servers.contains(server) {
                             return Ok(false);
                         }
                     }

@@ -5,6 +5,7 @@
 mod cluster;
 mod load;
 mod tc;
+mod update;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -53,7 +54,7 @@ fn restart(label: &str, source: Source, end: impl Fn(Agent) -> Result<()>) -> Re
     let agents = cluster.spawn_agents()?;
     let back = ended.elapsed();
     let elapsed = eventually("new endpoints are used", PROGRAMMED, || {
-        cluster.changes_are_used()
+        cluster.endpoints_are_used(true)
     })?;
     std::thread::sleep(Duration::from_secs(1));
     load.check("after the restart");
@@ -172,7 +173,7 @@ fn an_agent_that_is_killed_at_any_moment_leaves_nothing_half_done() -> Result<()
     cluster.change_endpoints(true)?;
     let agents = cluster.spawn_agents()?;
     eventually("new endpoints are used", PROGRAMMED, || {
-        cluster.changes_are_used()
+        cluster.endpoints_are_used(true)
     })?;
     load.check("after the last start");
     let left = lint(&cluster.snapshot("worker-1"));
@@ -369,7 +370,7 @@ fn p4_filters_are_replaced_in_place_and_give_way_to_tcx_and_back() -> Result<()>
     }
     cluster.change_endpoints(true)?;
     eventually("new endpoints are used", PROGRAMMED, || {
-        cluster.changes_are_used()
+        cluster.endpoints_are_used(true)
     })?;
     std::thread::sleep(Duration::from_secs(1));
     load.check("after the restart");
@@ -377,10 +378,10 @@ fn p4_filters_are_replaced_in_place_and_give_way_to_tcx_and_back() -> Result<()>
     // In the moment in which both are there, a datagram may be lost (ADR 3).
     restart(&mut agents, "tcx")?;
     assert_none(1)?;
-    assert!(cluster.changes_are_used()?, "by tcx");
+    assert!(cluster.endpoints_are_used(true)?, "by tcx");
     restart(&mut agents, "clsact")?;
     assert_filters()?;
-    assert!(cluster.changes_are_used()?, "by filters again");
+    assert!(cluster.endpoints_are_used(true)?, "by filters again");
     for agent in agents {
         agent.terminate()?;
     }
