@@ -29,6 +29,7 @@ use crate::daemon::Daemon;
 use crate::error::{LabError, Result};
 use crate::host::Host;
 use crate::lab::{Lab, Pod};
+use crate::memory::Memory;
 use crate::netns::Netns;
 use component::Setting;
 use kubelet::Kubelet;
@@ -263,8 +264,8 @@ impl ControlPlane {
         self.folder.join(format!("{}.log", component.program()))
     }
 
-    /// The resident memory of a program, in bytes; `None` if it does not run.
-    pub fn memory(&self, component: Component) -> Option<u64> {
+    /// The memory of a program; `None` if it does not run.
+    pub fn memory(&self, component: Component) -> Option<Memory> {
         self.running().get(&component).and_then(Daemon::memory)
     }
 

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use crate::agent::tail;
 use crate::error::{LabError, Result};
 use crate::host_binary;
+use crate::memory::Memory;
 use crate::netns::Netns;
 
 /// How long one that was asked to end may take.
@@ -61,16 +62,9 @@ impl Daemon {
         })
     }
 
-    /// Its resident memory, in bytes, while it lives.
-    pub(crate) fn memory(&self) -> Option<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        line.trim()
-            .strip_suffix("kB")?
-            .trim()
-            .parse::<u64>()
-            .ok()
-            .map(|kib| kib * 1024)
+    /// Its memory, while it lives.
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        Memory::of(self.child.id())
     }
 
     /// The processor time that it has used, while it lives; that of its children counts once they have ended.

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::control_plane::{ControlPlane, Identity, binaries};
 use crate::daemon::Daemon;
 use crate::error::{LabError, Result};
+use crate::memory::Memory;
 use crate::node::Node;
 use crate::{command, plain_http};
 
@@ -81,8 +82,8 @@ impl<'lab> KubeProxy<'lab> {
         })
     }
 
-    /// Its resident memory, in bytes, while it lives.
-    pub fn memory(&self) -> Option<u64> {
+    /// Its memory, while it lives.
+    pub fn memory(&self) -> Option<Memory> {
         self.daemon.memory()
     }
 

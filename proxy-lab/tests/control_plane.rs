@@ -86,7 +86,7 @@ fn comes_up_restarts_and_goes_without_a_trace() {
         .expect("is still there");
     assert!(cluster.compact().expect("can be compacted") >= before);
     for component in Component::ALL {
-        let memory = cluster.memory(component).expect("runs");
+        let memory = cluster.memory(component).expect("runs").resident;
         eprintln!("{}: {} MB", component.program(), memory / 1_000_000);
     }
 

@@ -43,14 +43,13 @@ fn a_rolling_update_to_another_build_is_not_noticed() -> Result<()> {
         return Ok(());
     }
     let cluster = Cluster::up_on(Lab::builder("rsupdate").fit_for_xdp(), Source::Api)?;
-    let (other, differs) = match std::env::var_os(OTHER) {
-        Some(path) => (PathBuf::from(path), true),
-        None => {
-            let copy = cluster.lab.temp().join("another-agent");
-            std::fs::copy(agent_binary()?, &copy).expect("a copy");
-            (copy, false)
-        }
-    };
+    let named = std::env::var_os(OTHER).map(PathBuf::from);
+    let differs = named.is_some();
+    let other = named.unwrap_or_else(|| {
+        let copy = cluster.lab.temp().join("another-agent");
+        std::fs::copy(agent_binary().expect("is built"), &copy).expect("a copy");
+        copy
+    });
     let options = cluster.agent_options().xdp("native");
     let mut agents = cluster.spawn_agents_with(["--xdp=native"])?;
     let before = NODES.map(|node| tags(&cluster, node).expect("are attached"));

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proxy_lab::{ControlPlane, KubeProxy, KubeProxyMode, Lab, LabError, Result, TcpRequest};
+use proxy_lab::{
+    ControlPlane, KubeProxy, KubeProxyMode, Lab, LabError, Memory, Result, TcpRequest,
+};
 
 use crate::cluster::{self, NODE, SERVERS};
-use crate::figures::{Times, cpu_time, memory, milliseconds};
+use crate::figures::{Times, cpu_time, megabytes, milliseconds};
 
 /// Services that are changed, in turns.
 const CHANGED: usize = 16;
@@ -38,9 +40,9 @@ pub fn run(changes: usize, services: &[usize]) -> Result<()> {
             "\n{count} Services, {changes} changes; times in ms from the moment the write is sent\n"
         );
         println!(
-            "| proxy | start s | write p50 | traffic p50 | p99 | max | CPU ms a change | RSS MB |"
+            "| proxy | start s | write p50 | traffic p50 | p99 | max | CPU ms a change | RSS MB | of it its own |"
         );
-        println!("|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|");
         bench.ours(changes)?;
         bench.kube_proxys(changes, KubeProxyMode::Iptables)?;
         bench.kube_proxys(changes, KubeProxyMode::Nftables)?;
@@ -62,7 +64,7 @@ struct Row {
     writes: Times,
     traffic: Times,
     cpu: Duration,
-    memory: f64,
+    memory: Option<Memory>,
 }
 
 impl Bench<'_> {
@@ -71,7 +73,7 @@ impl Bench<'_> {
         let before = cpu_time(agent.pid());
         let (writes, traffic) = self.changes(changes, OUR_PAUSE)?;
         let cpu = cpu_time(agent.pid()).saturating_sub(before);
-        let [memory, _] = memory(agent.pid());
+        let memory = Memory::of(agent.pid());
         print(
             "kube-proxy-ebpf",
             changes,
@@ -96,8 +98,7 @@ impl Bench<'_> {
         let before = proxy.cpu_time().unwrap_or_default();
         let (writes, traffic) = self.changes(changes, KUBE_PROXYS_PAUSE)?;
         let cpu = proxy.cpu_time().unwrap_or_default().saturating_sub(before);
-        #[expect(clippy::cast_precision_loss, reason = "megabytes with one digit")]
-        let memory = proxy.memory().unwrap_or_default() as f64 / 1e6;
+        let memory = proxy.memory();
         let name = format!("kube-proxy, {}", mode.name());
         print(
             &name,
@@ -167,14 +168,16 @@ impl Bench<'_> {
 
 fn print(name: &str, changes: usize, row: &Row) {
     let all = changes + CHANGED;
+    let [resident, own] = row.memory.map_or([f64::NAN; 2], |memory| {
+        [memory.resident, memory.anonymous].map(megabytes)
+    });
     println!(
-        "| {name} | {:.1} | {} | {} | {} | {} | {:.1} | {:.0} |",
+        "| {name} | {:.1} | {} | {} | {} | {} | {:.1} | {resident:.0} | {own:.0} |",
         row.start.as_secs_f64(),
         milliseconds(row.writes.percentile(50)),
         milliseconds(row.traffic.percentile(50)),
         milliseconds(row.traffic.percentile(99)),
         milliseconds(row.traffic.most()),
         row.cpu.as_secs_f64() * 1000.0 / f64::from(u32::try_from(all).unwrap_or(u32::MAX)),
-        row.memory,
     );
 }

@@ -26,14 +26,10 @@ pub fn milliseconds(duration: Duration) -> String {
     format!("{:.1}", duration.as_secs_f64() * 1000.0)
 }
 
-/// A process's resident memory in MB: now, and at most so far.
-pub fn memory(pid: u32) -> [f64; 2] {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    ["VmRSS:", "VmHWM:"].map(|field| {
-        let line = text.lines().find_map(|line| line.strip_prefix(field));
-        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-        kib.unwrap_or(f64::NAN) * 1024.0 / 1e6
-    })
+/// Bytes as MB.
+#[expect(clippy::cast_precision_loss, reason = "megabytes without a digit")]
+pub fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
 }
 
 /// The processor time that a process's threads have used.
