@@ -267,25 +267,26 @@ fn owners_of_wrong_objects_are_told() -> Result<()> {
     }
     let options = agent(cluster)?;
     let agents = proxy_lab::spawn_agents(&lab, &options)?;
-    let events = || {
-        cluster.kubectl([
+    let told = || {
+        let events = cluster.kubectl([
             "get",
             "events.v1.events.k8s.io",
             "-o",
             "jsonpath={range .items[*]}{.regarding.name}: {.note}{\"\\n\"}{end}",
-        ])
+        ])?;
+        let of_web = events.lines().filter(|line| line.starts_with("web-"));
+        Ok(of_web.map(str::to_owned).collect::<Vec<_>>())
     };
-    eventually("an Event", SOON, || {
-        Ok(events()?.contains("web-2: external IP"))
-    })?;
-    // Both agents have found it, and told it once (per port and protocol).
+    // One for each protocol of the port, which come up to 5 s after each other.
+    let all = |told: &[String]| {
+        let of_loser = |line: &String| line.starts_with("web-2: external IP");
+        told.len() == 2 && told.iter().all(of_loser)
+    };
+    eventually("Events", SOON, || Ok(all(&told()?)))?;
+    // Both agents have found it by then, and told it once.
     std::thread::sleep(Duration::from_secs(6));
-    let events = events()?;
-    let of_web: Vec<&str> = events
-        .lines()
-        .filter(|line| line.starts_with("web-"))
-        .collect();
-    assert_eq!(of_web.len(), 2, "{events}");
+    let told = told()?;
+    assert!(all(&told), "{told:?}");
     let described = cluster.kubectl(["describe", "service", "web-2"])?;
     assert!(described.contains("LeftOut"), "{described}");
     for agent in agents {
