@@ -129,4 +129,11 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
     /// SCTP.
     pub const SCTP: u8 = 132;
+
+    /// Whether what is translated of a protocol (TCP, SCTP; UDP) are connections, which begin and end by what they carry, and
+    /// keep their backend (semantics L3).
+    #[inline(always)]
+    pub const fn has_connections(protocol: u8) -> bool {
+        protocol != UDP
+    }
 }

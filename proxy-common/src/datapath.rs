@@ -244,7 +244,7 @@ const fn since(now: u32, then: u32) -> u32 {
     now.wrapping_sub(then)
 }
 
-/// TCP flags as flow tables keep them.
+/// TCP flags, and what stands for them in SCTP, as flow tables keep them.
 #[inline(always)]
 const fn seen_flags(h: &Headers) -> u8 {
     use crate::{abi::flow::seen, parse::tcp_flags};

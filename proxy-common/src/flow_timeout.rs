@@ -29,6 +29,20 @@ pub const TCP_UNCONFIRMED: u32 = 60;
 pub const UDP_UNCONFIRMED: u32 = 30;
 /// Seconds that an answered UDP flow lives: `nf_conntrack_udp_timeout_stream`.
 pub const UDP_ANSWERED: u32 = 120;
+/// Seconds that an idle SCTP association lives: `nf_conntrack_sctp_timeout_established` since Linux 6.2. Its heartbeats
+/// come every 30 seconds, and up to five may be lost (RFC 9260 §16).
+pub const SCTP_ESTABLISHED: u32 = 210;
+/// Seconds after the first side's SHUTDOWN: five times `RTO.Max`, for which it may be repeated (RFC 9260 §9.2, §16).
+/// Conntrack's is 3, and cuts off the repetitions.
+pub const SCTP_CLOSING: u32 = 300;
+/// Seconds after both sides' SHUTDOWN, while its completion may be lost: `RTO.Max` (RFC 9260 §16).
+pub const SCTP_CLOSED: u32 = 60;
+/// Seconds after an ABORT, or the completion of a shutdown: `nf_conntrack_sctp_timeout_closed`.
+pub const SCTP_RESET: u32 = 10;
+/// Seconds for which the cookie of an answer to an INIT is good: `Valid.Cookie.Life` (RFC 9260 §16).
+pub const SCTP_OPENING: u32 = 60;
+/// Seconds without an answer to an INIT, which is sent again after `RTO.Max` at the latest (RFC 9260 §16).
+pub const SCTP_UNCONFIRMED: u32 = 60;
 /// Seconds that a translated source is claimed for without an answer: there are few of them.
 pub const CLAIM_UNCONFIRMED: u32 = 30;
 /// Seconds after which whatever no client has finished opening makes room in a table that is nearly full; after as
@@ -50,15 +64,15 @@ const AHEAD: u32 = 60;
 pub enum Stage {
     /// No answer yet.
     Unconfirmed,
-    /// TCP: answered, not acknowledged by the client.
+    /// A connection (TCP, SCTP): answered, not acknowledged by the client.
     Opening,
     /// Both sides have been heard.
     Established,
-    /// TCP: one side has ended.
+    /// A connection: one side has ended.
     Closing,
-    /// TCP: both sides have ended.
+    /// A connection: both sides have ended.
     Closed,
-    /// TCP: one side has broken it off.
+    /// A connection: broken off by one side, or, of SCTP, over for both.
     Reset,
     /// One half alone is left.
     Orphan,
@@ -67,7 +81,7 @@ pub enum Stage {
 /// Why a flow is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// Not TCP, and its backend serves no more (semantics L3).
+    /// Of UDP, and its backend serves no more (semantics L3).
     BackendGone,
     /// Nothing was heard of it for as long as its stage allows.
     Idle(Stage),
@@ -76,7 +90,7 @@ pub enum Reason {
 /// Both halves of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowHalves {
-    /// IANA protocol number; whatever is not TCP is treated as UDP.
+    /// IANA protocol number.
     pub protocol: u8,
     /// Either half.
     pub one: FlowState,
@@ -107,7 +121,7 @@ impl FlowHalves {
         if (one.flags | other.flags) & flow_flags::CONFIRMED == 0 {
             return Stage::Unconfirmed;
         }
-        if self.protocol != protocol::TCP {
+        if !protocol::has_connections(self.protocol) {
             return Stage::Established;
         }
         let any = one.seen | other.seen;
@@ -141,7 +155,7 @@ impl FlowHalves {
         if hz == 0 {
             return None;
         }
-        if self.protocol != protocol::TCP && !self.serving {
+        if !protocol::has_connections(self.protocol) && !self.serving {
             return Some(Reason::BackendGone);
         }
         let stage = self.stage();
@@ -151,19 +165,25 @@ impl FlowHalves {
 
     /// Seconds that the flow may be idle.
     const fn limit(&self, stage: Stage, crowded: bool) -> u32 {
-        let tcp = self.protocol == protocol::TCP;
-        match stage {
-            Stage::Unconfirmed | Stage::Opening | Stage::Orphan if crowded => CROWDED,
-            Stage::Unconfirmed if self.one.flags & flow_flags::SNAT != 0 => CLAIM_UNCONFIRMED,
-            Stage::Unconfirmed if tcp => TCP_UNCONFIRMED,
-            Stage::Unconfirmed => UDP_UNCONFIRMED,
-            Stage::Opening => TCP_OPENING,
-            Stage::Established if tcp => TCP_ESTABLISHED,
-            Stage::Established => UDP_ANSWERED,
-            Stage::Closing => TCP_CLOSING,
-            Stage::Closed => TCP_CLOSED,
-            Stage::Reset => TCP_RESET,
-            Stage::Orphan => ORPHAN,
+        match (stage, self.protocol) {
+            (Stage::Unconfirmed | Stage::Opening | Stage::Orphan, _) if crowded => CROWDED,
+            (Stage::Orphan, _) => ORPHAN,
+            (Stage::Unconfirmed, _) if self.one.flags & flow_flags::SNAT != 0 => CLAIM_UNCONFIRMED,
+            (Stage::Unconfirmed, protocol::SCTP) => SCTP_UNCONFIRMED,
+            (Stage::Opening, protocol::SCTP) => SCTP_OPENING,
+            (Stage::Established, protocol::SCTP) => SCTP_ESTABLISHED,
+            (Stage::Closing, protocol::SCTP) => SCTP_CLOSING,
+            (Stage::Closed, protocol::SCTP) => SCTP_CLOSED,
+            (Stage::Reset, protocol::SCTP) => SCTP_RESET,
+            (Stage::Unconfirmed, protocol::TCP) => TCP_UNCONFIRMED,
+            (Stage::Established, protocol::TCP) => TCP_ESTABLISHED,
+            (Stage::Unconfirmed, _) => UDP_UNCONFIRMED,
+            (Stage::Established, _) => UDP_ANSWERED,
+            // Datagrams have no further stages.
+            (Stage::Opening, _) => TCP_OPENING,
+            (Stage::Closing, _) => TCP_CLOSING,
+            (Stage::Closed, _) => TCP_CLOSED,
+            (Stage::Reset, _) => TCP_RESET,
         }
     }
 }
@@ -178,7 +198,7 @@ pub fn is_kept(
     crowded: bool,
 ) -> bool {
     let least = if crowded { CROWDED } else { ALWAYS_KEPT };
-    (protocol == protocol::TCP || serving)
+    (protocol::has_connections(protocol) || serving)
         && elapsed(now, one.last_seen, hz) <= least.saturating_mul(hz)
 }
 

@@ -34,7 +34,7 @@ mod table;
 mod world;
 
 pub use array::Array;
-pub use frame::{Frame, PendingChecksum, checksum_of};
+pub use frame::{Frame, PendingChecksum, checksum_of, crc32c_of};
 pub use routes::{Listener, RouteTable};
 pub use segment::{MacPair, Segment, Transport};
 pub use service::{Placed, Service};

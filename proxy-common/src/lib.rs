@@ -11,6 +11,7 @@ pub mod addr;
 pub mod affinity;
 pub mod balance;
 pub mod checksum;
+pub mod crc32c;
 pub mod datapath;
 pub mod flow_timeout;
 pub mod hash;

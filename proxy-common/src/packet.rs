@@ -2,6 +2,7 @@
 
 use crate::{
     checksum::{Sum, update},
+    crc32c,
     datapath::{Work, answer::refuse},
 };
 
@@ -50,16 +51,21 @@ pub trait Packet {
         self.len() == 0
     }
 
-    /// Overwrites `N` bytes whose change no header checksum cancels (an IPv6 address, a hop limit), so that a sum
-    /// over the whole packet, where the kernel keeps one, stays right.
+    /// Overwrites `N` bytes whose change no header checksum cancels (an IPv6 address, a hop limit, SCTP's header), so that a
+    /// sum over the whole packet, where the kernel keeps one, stays right.
     fn store<const N: usize>(&mut self, off: usize, bytes: &[u8; N]) -> Option<()>;
 
-    /// Updates the transport checksum field at `off`. Must come before the change itself is written.
+    /// Updates the transport checksum field of TCP or UDP at `off`. Must come before the change itself is written.
     fn l4_checksum(&mut self, off: usize, change: ChecksumChange) -> Option<()>;
 
     /// Whether the transport checksum at `off` is left to the sender's device: the field then holds the
     /// pseudo-header's sum, not complemented (`CHECKSUM_PARTIAL`).
     fn checksum_pending(&mut self, off: usize) -> bool;
+
+    /// [`crc32c::change`]; the kernel's implementation makes it a function that is verified by itself.
+    fn crc32c_change(&mut self, ports: u32, len: u16) -> u32 {
+        crc32c::change(ports, len)
+    }
 
     /// Cuts or extends the packet at its tail. What is new is zero.
     fn resize(&mut self, len: u32) -> Option<()>;

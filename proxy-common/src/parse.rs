@@ -8,6 +8,28 @@ use crate::{
     packet::Packet,
 };
 
+/// Types of SCTP chunks (RFC 9260 §3.2).
+pub mod sctp_chunk {
+    /// DATA.
+    pub const DATA: u8 = 0;
+    /// INIT.
+    pub const INIT: u8 = 1;
+    /// INIT ACK.
+    pub const INIT_ACK: u8 = 2;
+    /// ABORT.
+    pub const ABORT: u8 = 6;
+    /// SHUTDOWN.
+    pub const SHUTDOWN: u8 = 7;
+    /// SHUTDOWN ACK.
+    pub const SHUTDOWN_ACK: u8 = 8;
+    /// COOKIE ECHO.
+    pub const COOKIE_ECHO: u8 = 10;
+    /// COOKIE ACK.
+    pub const COOKIE_ACK: u8 = 11;
+    /// SHUTDOWN COMPLETE.
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
+}
+
 /// Bits of [`Headers::tcp_flags`], as in the TCP header (RFC 9293 §3.1).
 pub mod tcp_flags {
     /// FIN.
@@ -31,22 +53,25 @@ pub struct Headers {
     pub l4: u8,
     /// IPv6, not IPv4.
     pub v6: bool,
-    /// TCP flags; zero for other protocols.
+    /// TCP flags; of SCTP, those that say of a connection what the packet's first chunk says of the association; zero for
+    /// other protocols.
     pub tcp_flags: u8,
     /// Hop limit.
     pub ttl: u8,
     /// A first fragment: others follow that have no ports.
     pub fragment: bool,
+    /// Of SCTP: bytes from the transport header to the end of the IP packet, which the frame may go beyond.
+    pub sctp_len: u16,
 }
 
 impl Headers {
-    /// A SYN without ACK, or any datagram: what may begin a flow.
+    /// A SYN without ACK, an INIT, or any datagram: what may begin a flow.
     #[inline(always)]
     pub const fn may_begin(&self) -> bool {
-        self.tuple.protocol != protocol::TCP || self.is_syn()
+        !protocol::has_connections(self.tuple.protocol) || self.is_syn()
     }
 
-    /// A TCP segment with SYN and without ACK.
+    /// A TCP segment with SYN and without ACK, or an INIT of SCTP.
     #[inline(always)]
     pub const fn is_syn(&self) -> bool {
         self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
@@ -56,13 +81,16 @@ impl Headers {
     #[inline(always)]
     pub const fn checksum_offset(&self) -> usize {
         self.l4 as usize
-            + if self.tuple.protocol == protocol::TCP {
-                16
-            } else {
-                6
+            + match self.tuple.protocol {
+                protocol::TCP => 16,
+                protocol::SCTP => SCTP_CHECKSUM,
+                _ => 6,
             }
     }
 }
+
+/// Offset of the checksum in SCTP's common header (RFC 9260 §3.1).
+pub const SCTP_CHECKSUM: usize = 8;
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
@@ -72,7 +100,7 @@ const ETH_P_8021AD: u16 = 0x88a8;
 /// Extension headers that are skipped in one packet; a packet with more is not ours.
 const MAX_EXTENSIONS: usize = 4;
 
-/// Finds the headers of a TCP or UDP packet; says no to any other, which is not ours, whatever its form. `h` is zero, or
+/// Finds the headers of a TCP, UDP or SCTP packet; says no to any other, which is not ours, whatever its form. `h` is zero, or
 /// of an earlier packet: its padding stays zero.
 ///
 /// A frame with a VLAN id belongs to the VLAN's own device, which sees it without the tag; a priority tag (id 0)
@@ -214,14 +242,16 @@ fn ipv6<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
 fn transport<P: Packet>(p: &mut P, h: &mut Headers, l4: usize, end: u32) -> Option<()> {
     const TCP: usize = 20;
     const UDP: usize = 8;
+    // The common header, and that of the first chunk.
+    const SCTP: usize = 12 + 4;
     if l4 > usize::from(u8::MAX) {
         return None;
     }
     h.l4 = l4 as u8;
-    let len = if h.tuple.protocol == protocol::TCP {
-        TCP
-    } else {
-        UDP
+    let len = match h.tuple.protocol {
+        protocol::TCP => TCP,
+        protocol::SCTP => SCTP,
+        _ => UDP,
     };
     if (l4 + len) as u32 > end {
         return None;
@@ -236,9 +266,28 @@ fn transport<P: Packet>(p: &mut P, h: &mut Headers, l4: usize, end: u32) -> Opti
             let w = p.window::<UDP>(l4)?;
             [w[0], w[1], w[2], w[3]]
         }
+        protocol::SCTP => {
+            let w = p.window::<SCTP>(l4)?;
+            h.tcp_flags = sctp_flags(w[12]);
+            h.sctp_len = u16::try_from(end - l4 as u32).ok()?;
+            [w[0], w[1], w[2], w[3]]
+        }
         _ => return None,
     };
     h.tuple.src_port = U16::from_bytes([w[0], w[1]]);
     h.tuple.dst_port = U16::from_bytes([w[2], w[3]]);
     Some(())
+}
+
+/// What a packet's first chunk says, in TCP's terms. An ABORT, or the end of a shutdown, ends the association for both sides
+/// at once, as RST does; chunks behind the first are not looked at: a SHUTDOWN behind a SACK is told by the answer to it.
+#[inline(always)]
+const fn sctp_flags(chunk: u8) -> u8 {
+    match chunk {
+        sctp_chunk::INIT => tcp_flags::SYN,
+        sctp_chunk::INIT_ACK => tcp_flags::SYN | tcp_flags::ACK,
+        sctp_chunk::SHUTDOWN | sctp_chunk::SHUTDOWN_ACK => tcp_flags::FIN,
+        sctp_chunk::ABORT | sctp_chunk::SHUTDOWN_COMPLETE => tcp_flags::RST,
+        _ => 0,
+    }
 }

@@ -153,7 +153,7 @@ pub trait PacketTables: Tables {
     fn remove_flow_load(&mut self, key: &FlowKey) -> bool;
     /// Asks the routing table.
     fn route(&mut self, query: RouteQuery<'_>) -> Route;
-    /// Whether a local socket would take the packet.
+    /// Whether a local socket of TCP or UDP would take the packet.
     fn listens(&mut self, tuple: &FlowKey) -> bool;
     /// [`begin`]; the kernel's implementation makes it a function that is verified by itself, with a stack frame of
     /// its own.

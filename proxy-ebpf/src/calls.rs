@@ -4,6 +4,7 @@
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
     abi::{counter::Counter, frontend::Scope},
+    crc32c,
     datapath::{answer, begin, choose, claim},
     load,
 };
@@ -94,6 +95,13 @@ pub extern "C" fn claim_tuple() -> u32 {
     let mut maps = Kernel(core::ptr::null_mut::<xdp_md>());
     // SAFETY: as above.
     claim::claim_tuple(&mut maps, unsafe { &mut *work })
+}
+
+/// `crc32c::change`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn crc32c_change(ports: u32, len: u32) -> u32 {
+    crc32c::change(ports, len as u16)
 }
 
 /// `datapath::answer::refuse` on the packet in `WORK`: 1 if it was answered.

@@ -16,6 +16,9 @@ use proxy_common::{
 /// Bytes that are made linear before parsing: Ethernet, tag, IP with options or a few extensions, TCP.
 const HEADERS: u32 = 14 + 4 + 60 + 60;
 
+/// `gso_size` of a packet whose pieces are as they are in its list of fragments.
+const GSO_BY_FRAGS: u32 = 0xffff;
+
 /// Offsets beyond this are not looked at; the verifier learns from it that an offset is small. More than a byte and
 /// what is added to it, so that offsets kept in bytes need no check.
 const MAX_OFFSET: usize = 0x1ff;
@@ -118,6 +121,11 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn crc32c_change(&mut self, ports: u32, len: u16) -> u32 {
+        crate::calls::crc32c_change(ports, u32::from(len))
+    }
+
+    #[inline(always)]
     fn resize(&mut self, len: u32) -> Option<()> {
         // SAFETY: the helper checks the length.
         let rc = unsafe { bpf_skb_change_tail(self.skb, len, 0) };
@@ -128,11 +136,12 @@ impl Packet for Frame {
     fn wire_len(&self, l3: usize) -> u32 {
         // SAFETY: the context of a tc program is valid.
         let (len, segment) = unsafe { ((*self.skb).len, (*self.skb).gso_size) };
-        // A segment's headers are small beside what they are allowed: a GSO packet is cut to the path's MSS.
-        if segment != 0 {
-            segment
-        } else {
-            len - (l3 as u32)
+        match segment {
+            0 => len - (l3 as u32),
+            // SCTP's pieces are cut already, by what the sender knows of the path.
+            GSO_BY_FRAGS => 0,
+            // A segment's headers are small beside what they are allowed: a GSO packet is cut to the path's MSS.
+            segment => segment,
         }
     }
 

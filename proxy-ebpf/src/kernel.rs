@@ -408,6 +408,10 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
 
     #[inline(always)]
     fn listens(&mut self, tuple: &FlowKey) -> bool {
+        // Nothing finds SCTP's sockets.
+        if tuple.protocol == protocol::SCTP {
+            return false;
+        }
         // SAFETY: all fields are integers and arrays of them, for which zero is a value.
         let mut t: bpf_sock_tuple = unsafe { core::mem::zeroed() };
         let (sport, dport) = (

@@ -102,6 +102,11 @@ impl Packet for XdpFrame {
     }
 
     #[inline(always)]
+    fn crc32c_change(&mut self, ports: u32, len: u16) -> u32 {
+        crate::calls::crc32c_change(ports, u32::from(len))
+    }
+
+    #[inline(always)]
     fn resize(&mut self, len: u32) -> Option<()> {
         let by = len.wrapping_sub(hint::black_box(self.len())).cast_signed();
         // SAFETY: the context is valid; the helper checks the length.

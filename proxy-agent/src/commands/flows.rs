@@ -90,15 +90,15 @@ pub enum State {
     New,
     /// A translated source is held by a flow without an answer, whose other half was evicted.
     Claimed,
-    /// TCP: answered, and the client has not acknowledged it.
+    /// A connection (TCP, SCTP): answered, and the client has not acknowledged it.
     Opening,
     /// Both sides were heard.
     Established,
-    /// TCP: one side has ended.
+    /// A connection: one side has ended.
     Closing,
-    /// TCP: both sides have ended.
+    /// A connection: both sides have ended.
     Closed,
-    /// TCP: broken off.
+    /// A connection: broken off, or, of SCTP, over for both.
     Reset,
     /// One half alone is left.
     Orphan,

@@ -17,6 +17,7 @@ use proxy_common::{
         counter::Counter,
         device::LinkType,
         flow::{FlowKey, FlowValue},
+        protocol,
         target::{BackendState, backend_lists},
     },
     datapath::{self, Ingress, Verdict, Work},
@@ -495,7 +496,7 @@ fn protocol_of(bytes: &[u8]) -> [u8; 2] {
 }
 
 /// Whether a sum over the whole packet must still hold afterwards. Not where the packet is made another one (a refusal),
-/// nor where it carries no checksum that changes with its ports; a packet that begins with its IP header is summed up
+/// nor where it carries no checksum that changes with its ports (of SCTP the sum is told of both); a packet that begins with its IP header is summed up
 /// from within by the test run.
 fn sums_can_hold(sent: &Sent) -> bool {
     let link = link(sent.hook.ifindex());
@@ -503,11 +504,12 @@ fn sums_can_hold(sent: &Sent) -> bool {
     link == LinkType::Ethernet
         && headers(&frame, link).is_none_or(|h| {
             let at = h.checksum_offset();
+            let no_sum = sent
+                .bytes
+                .get(at..at + 2)
+                .is_none_or(|field| field == [0, 0]);
             h.tuple.dst_port.get() != REFUSING_PORT
-                && sent
-                    .bytes
-                    .get(at..at + 2)
-                    .is_some_and(|field| field != [0, 0])
+                && (h.tuple.protocol == protocol::SCTP || !no_sum)
         })
 }
 

@@ -6,7 +6,7 @@ use proxy_common::{
     abi::{flow::FlowKey, protocol},
     datapath::Verdict,
     host::{MacPair, Segment, Transport},
-    parse::tcp_flags,
+    parse::{sctp_chunk, tcp_flags},
 };
 
 use crate::{
@@ -162,7 +162,7 @@ impl Generator {
         let source = 50_000 + self.chance.below(40) as u16;
         Talk {
             hook,
-            protocol: self.pick(&[protocol::TCP, protocol::UDP]),
+            protocol: self.pick(&[protocol::TCP, protocol::UDP, protocol::SCTP]),
             src: at(client, source).parse().expect("an address and port"),
             dst: at(address, port).parse().expect("an address and port"),
         }
@@ -190,17 +190,21 @@ impl Generator {
             _ if to_frontend => tcp_flags::SYN,
             _ => tcp_flags::SYN | tcp_flags::ACK,
         };
-        let transport = if talk.protocol == protocol::TCP {
-            Transport::Tcp {
+        let transport = match talk.protocol {
+            protocol::TCP => Transport::Tcp {
                 flags,
                 seq: self.chance.next() as u32,
                 ack: self.chance.next() as u32,
                 window: self.chance.next() as u16,
-            }
-        } else {
-            Transport::Udp {
+            },
+            protocol::SCTP => Transport::Sctp {
+                tag: self.chance.next() as u32,
+                chunk: self.chunk(to_frontend),
                 checksum: !self.one_in(6),
-            }
+            },
+            _ => Transport::Udp {
+                checksum: !self.one_in(6),
+            },
         };
         let mut segment = Segment::new(talk.src, talk.dst, transport)
             .identification(self.chance.next() as u16)
@@ -218,8 +222,11 @@ impl Generator {
         let raw = talk.hook.ifindex() == OVERLAY;
         let len = match self.chance.below(16) {
             // The length by which a test run takes it for this node's.
-            _ if raw && segment.protocol() == protocol::UDP => 12,
-            _ if raw => 0,
+            _ if raw => match segment.protocol() {
+                protocol::TCP => 0,
+                protocol::SCTP => 4,
+                _ => 12,
+            },
             0 => 1000 + self.chance.below(900),
             1 => self.chance.below(3),
             _ => self.chance.below(40),
@@ -233,6 +240,22 @@ impl Generator {
             return segment.raw_ip();
         }
         self.dressed(segment)
+    }
+
+    /// The first chunk of an SCTP packet.
+    fn chunk(&mut self, to_frontend: bool) -> u8 {
+        match self.chance.below(16) {
+            0 => self.pick(&[sctp_chunk::SHUTDOWN, sctp_chunk::SHUTDOWN_ACK]),
+            1 => self.pick(&[sctp_chunk::ABORT, sctp_chunk::SHUTDOWN_COMPLETE]),
+            2..5 => self.pick(&[
+                sctp_chunk::DATA,
+                sctp_chunk::COOKIE_ECHO,
+                sctp_chunk::COOKIE_ACK,
+            ]),
+            5 => self.chance.next() as u8,
+            _ if to_frontend => sctp_chunk::INIT,
+            _ => sctp_chunk::INIT_ACK,
+        }
     }
 
     /// Tags, options, extension headers, fragments.

@@ -12,7 +12,6 @@ use proxy_common::{
     },
     addr::Addr,
     host::{MacPair, Segment},
-    parse::tcp_flags,
     tables::FlowTable,
 };
 
@@ -54,10 +53,15 @@ fn numbers() {
         world.configure(|settings| settings.snat_ports[0].last = 39_999);
         object.maps.fill(&world);
         for names in &BOTH {
-            for protocol in [protocol::TCP, protocol::UDP] {
+            for protocol in [protocol::TCP, protocol::UDP, protocol::SCTP] {
                 rows(&object, names, protocol, &mut table);
             }
         }
+        let [short, long] = [12, 1_400].map(|payload| new_ports(&object, payload));
+        let _ = writeln!(
+            table,
+            "tc_pod_ingress, SCTP with another port and its checksum: {short} (44 bytes), {long} (1,432)"
+        );
         xdp::rows(&object, &mut table);
         table
     });
@@ -103,17 +107,17 @@ fn rows(object: &Object, names: &Names, protocol: u8, table: &mut String) {
         let packet = |begins: bool, src: &str, dst: &str| {
             let raw = ifindex == OVERLAY;
             // The length by which a test run takes a packet without an Ethernet header for this node's.
-            let len = if raw && protocol == protocol::TCP {
-                0
-            } else {
-                12
+            let len = match protocol {
+                protocol::TCP if raw => 0,
+                protocol::SCTP if raw => 4,
+                _ => 12,
             };
-            let segment = Segment::first(protocol, src, dst).payload(&[0x5a; 12][..len]);
             let segment = if begins {
-                segment
+                Segment::first(protocol, src, dst)
             } else {
-                segment.flags(tcp_flags::ACK)
+                Segment::later(protocol, src, dst)
             };
+            let segment = segment.payload(&[0x5a; 12][..len]);
             if raw {
                 segment.raw_ip()
             } else {
@@ -140,7 +144,7 @@ fn rows(object: &Object, names: &Names, protocol: u8, table: &mut String) {
         });
         let _ = writeln!(
             table,
-            "{:20} {:?} {} {not_ours:>9} {established:>13} {:>12}",
+            "{:20} {:?} {:4} {not_ours:>9} {established:>12} {:>12}",
             program.name(),
             names.family,
             protocol_name(protocol),
@@ -149,11 +153,40 @@ fn rows(object: &Object, names: &Names, protocol: u8, table: &mut String) {
     }
 }
 
+/// An established SCTP flow whose packets get another port: of two that are each other's translation, so that runs in a row
+/// all find one.
+fn new_ports(object: &Object, payload: usize) -> u32 {
+    let names = &BOTH[0];
+    let [src, one, other] = [
+        (names.pods[0].1, 40_000),
+        (names.vips[0], 80),
+        (names.vips[0], 81),
+    ]
+    .map(|(address, port)| at(address, port));
+    let keys = [&one, &other].map(|dst| key(protocol::SCTP, &src, dst));
+    for (key, out) in [(keys[0], keys[1]), (keys[1], keys[0])] {
+        let value = FlowValue {
+            out,
+            ..translated_to_itself(key, Half::Forward)
+        };
+        object.maps.put_flow(FlowTable::Confirmed, &key, &value);
+    }
+    let segment = Segment::sctp(&src, &one)
+        .payload(&vec![0x5a; payload])
+        .macs(macs(POD_A));
+    let nanoseconds = in_a_row(object, PacketProgram::PodIngress, POD_A, &segment);
+    for key in keys {
+        let flows = object.maps.flow_table(FlowTable::Confirmed);
+        flows.delete(&key).expect("a deletion");
+    }
+    nanoseconds
+}
+
 const fn protocol_name(protocol: u8) -> &'static str {
-    if protocol == protocol::TCP {
-        "TCP"
-    } else {
-        "UDP"
+    match protocol {
+        protocol::TCP => "TCP",
+        protocol::SCTP => "SCTP",
+        _ => "UDP",
     }
 }
 
@@ -193,15 +226,6 @@ fn run(
 /// as any other.
 fn known(object: &Object, protocol: u8, src: &str, dst: &str, half: Half) {
     let key = key(protocol, src, dst);
-    let value = |key: FlowKey, half: Half| FlowValue {
-        out: key,
-        backend: 1,
-        generation: 1,
-        half: half as u8,
-        flags: flow_flags::CONFIRMED,
-        fingerprint: key.fingerprint(),
-        ..FlowValue::default()
-    };
     let other = if half == Half::Forward {
         Half::Reverse
     } else {
@@ -209,11 +233,25 @@ fn known(object: &Object, protocol: u8, src: &str, dst: &str, half: Half) {
     };
     object
         .maps
-        .put_flow(FlowTable::Confirmed, &key, &value(key, half));
+        .put_flow(FlowTable::Confirmed, &key, &translated_to_itself(key, half));
     let back = key.inverted();
-    object
-        .maps
-        .put_flow(FlowTable::Confirmed, &back, &value(back, other));
+    object.maps.put_flow(
+        FlowTable::Confirmed,
+        &back,
+        &translated_to_itself(back, other),
+    );
+}
+
+fn translated_to_itself(key: FlowKey, half: Half) -> FlowValue {
+    FlowValue {
+        out: key,
+        backend: 1,
+        generation: 1,
+        half: half as u8,
+        flags: flow_flags::CONFIRMED,
+        fingerprint: key.fingerprint(),
+        ..FlowValue::default()
+    }
 }
 
 fn forget(object: &Object, protocol: u8, src: &str, dst: &str) {

@@ -152,6 +152,7 @@ pub fn world(crowding: Crowding) -> World {
     for names in &BOTH {
         world.node_addrs.put(addr(names.node), node_addr::NODE_PORT);
         world.node_addrs.put(addr(names.quiet_node), 0);
+        add_services(&world, names, protocol::SCTP);
         for protocol in [protocol::TCP, protocol::UDP] {
             add_services(&world, names, protocol);
             let listener = Listener {

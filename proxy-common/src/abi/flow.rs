@@ -55,6 +55,13 @@ impl FlowKey {
         }
     }
 
+    /// The two ports as every transport header begins with them.
+    #[inline(always)]
+    pub const fn port_bytes(&self) -> [u8; 4] {
+        let ([a, b], [c, d]) = (self.src_port.to_bytes(), self.dst_port.to_bytes());
+        [a, b, c, d]
+    }
+
     /// The two ports and the protocol as words, for hashing.
     #[inline(always)]
     const fn tail(&self) -> (u32, u32) {

@@ -12,6 +12,8 @@ const IPV4: usize = 20;
 const IPV6: usize = 40;
 /// Bytes of the transport header that an ICMP error quotes.
 const QUOTED: usize = 8;
+/// What it quotes beside of SCTP: up to the initiate tag of an INIT, without which nobody believes it (RFC 9260 §10).
+const QUOTED_MORE: usize = 12;
 const ICMP_LEN: usize = 8;
 
 /// Makes a packet to a frontend without endpoints its own refusal, up to the MAC addresses (semantics B5). Says no,
@@ -124,27 +126,32 @@ fn reset<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
 
 #[inline(always)]
 fn unreachable_v4<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
-    const LEN: usize = ICMP_LEN + IPV4 + QUOTED;
     let (l3, l4) = (usize::from(h.l3), usize::from(h.l4));
-    p.resize((l4 + LEN) as u32)?;
-    let quoted = quote::<P, { (IPV4 + QUOTED) / 4 }>(p, l3, l4 + ICMP_LEN)?;
-    ip_header(p, h, protocol::ICMP, LEN as u16)?;
+    let more = more(h);
+    let len = ICMP_LEN + IPV4 + QUOTED + more;
+    p.resize((l4 + len) as u32)?;
+    let rest = quote_more(p, more, l4, IPV4)?;
+    let quoted = quote::<P, { (IPV4 + QUOTED) / 4 }>(p, l3, l4 + ICMP_LEN)?.add(rest.0);
+    ip_header(p, h, protocol::ICMP, len as u16)?;
     let field = (!quoted.add16(u16::from_ne_bytes([3, 3])).fold()).to_ne_bytes();
     // A checksum still pending from the datagram is written into the last two bytes here, which are unused: since
-    // the message sums up to zero, what is written does not change that.
+    // the message sums up to zero, what is written does not change that. SCTP's would be written into the quote: by a
+    // device without SCTP offload, to which a packet that came in with it pending does not go back.
     *p.window::<ICMP_LEN>(l4)? = [3, 3, field[0], field[1], 0, 0, 0, 0];
     Some(())
 }
 
 #[inline(always)]
 fn unreachable_v6<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
-    const LEN: usize = ICMP_LEN + IPV6 + QUOTED;
     let (l3, l4) = (usize::from(h.l3), usize::from(h.l4));
-    let pending = p.checksum_pending(l4 + 6);
-    p.resize((l4 + LEN) as u32)?;
-    let quoted = quote::<P, { (IPV6 + QUOTED) / 4 }>(p, l3, l4 + ICMP_LEN)?;
-    ip_header(p, h, protocol::ICMPV6, LEN as u16)?;
-    let pseudo = pseudo_header(h, protocol::ICMPV6, LEN as u16);
+    let more = more(h);
+    let pending = more == 0 && p.checksum_pending(l4 + 6);
+    let len = ICMP_LEN + IPV6 + QUOTED + more;
+    p.resize((l4 + len) as u32)?;
+    let rest = quote_more(p, more, l4, IPV6)?;
+    let quoted = quote::<P, { (IPV6 + QUOTED) / 4 }>(p, l3, l4 + ICMP_LEN)?.add(rest.0);
+    ip_header(p, h, protocol::ICMPV6, len as u16)?;
+    let pseudo = pseudo_header(h, protocol::ICMPV6, len as u16);
     let sum = quoted.add(pseudo.0).add16(u16::from_ne_bytes([1, 4]));
     let field = (!sum.fold()).to_ne_bytes();
     // Where a checksum is still pending from the datagram, the device replaces the last two bytes (unused here) by
@@ -155,8 +162,27 @@ fn unreachable_v6<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
     Some(())
 }
 
-/// Moves the first `WORDS` words of the packet's IP part to where an error quotes them, the last first since the two
-/// places overlap, and sums them up.
+/// Bytes that an error quotes beside the usual ones.
+#[inline(always)]
+const fn more(h: &Headers) -> usize {
+    if h.tuple.protocol == protocol::SCTP {
+        QUOTED_MORE
+    } else {
+        0
+    }
+}
+
+/// Moves what is quoted beside the usual bytes, before those, and sums it up.
+#[inline(always)]
+fn quote_more<P: Packet>(p: &mut P, more: usize, l4: usize, ip: usize) -> Option<Sum> {
+    if more == 0 {
+        return Some(Sum::default());
+    }
+    let from = l4 + QUOTED;
+    quote::<P, { QUOTED_MORE / 4 }>(p, from, from + ICMP_LEN + ip)
+}
+
+/// Moves `WORDS` words to where an error quotes them, the last first since the two places overlap, and sums them up.
 #[inline(always)]
 fn quote<P: Packet, const WORDS: usize>(p: &mut P, from: usize, to: usize) -> Option<Sum> {
     let (mut sum, mut left) = (Sum::default(), WORDS);

@@ -7,6 +7,7 @@ use crate::{
         device::DeviceClass,
         flow::{FlowValue, Half, flow_flags, seen},
         frontend::{FrontendKind, Scope},
+        protocol,
         target::{Algorithm, TargetState},
     },
     addr::Addr,
@@ -266,7 +267,8 @@ enum Repeated {
 /// half, which may have been evicted alone, is there or can be made again.
 ///
 /// A SYN that is sent again after a retransmission's time has had no answer under the client's own port. The backend
-/// may know that tuple already, from a connection of this client straight to it, which we did not see.
+/// may know that tuple already, from a connection of this client straight to it, which we did not see. An INIT is answered
+/// on a tuple that is known, too (RFC 9260 §5.2.2): one that is sent again was lost.
 #[inline(always)]
 fn repeated<T: PacketTables>(t: &mut T, w: &mut Work) -> Repeated {
     let Some(entry) = t.flow(FlowTable::New, &w.h.tuple) else {
@@ -279,7 +281,7 @@ fn repeated<T: PacketTables>(t: &mut T, w: &mut Work) -> Repeated {
         && has_reverse(t, w)
     {
         let (now, hz) = (t.now(), t.settings().hz);
-        if !w.h.is_syn()
+        if w.h.tuple.protocol != protocol::TCP
             || w.value.flags & flow_flags::SNAT != 0
             || since(now, w.value.created) < hz / RETRANSMITS_PER_SECOND
         {

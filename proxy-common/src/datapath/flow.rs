@@ -32,8 +32,8 @@ pub(super) fn established<T: PacketTables>(t: &mut T, w: &mut Work, entry: T::Fl
     }
     if w.value.half != Half::Forward as u8 {
         // A backend's reply on its way in: translated where the client is. A SYN of its own on this tuple says
-        // that the flow is over.
-        if w.h.is_syn() {
+        // that the flow is over; an INIT belongs to it (RFC 9260 §5.2: both began, or the backend begins anew).
+        if w.h.is_syn() && w.h.tuple.protocol == protocol::TCP {
             retire(t, w);
             return Step::Begin;
         }
@@ -67,13 +67,13 @@ fn closed_by_backend<T: PacketTables>(t: &mut T, w: &mut Work) {
     }
 }
 
-/// Whether a SYN or datagram that meets a confirmed flow finds it over: closed, or its backend gone (semantics L3).
+/// Whether a SYN, INIT or datagram that meets a confirmed flow finds it over: closed, or its backend gone (semantics L3).
 #[inline(always)]
 fn is_over<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
     if balance::serving(t, slot(&w.value)).is_none() {
         return true;
     }
-    if w.h.tuple.protocol != protocol::TCP {
+    if !protocol::has_connections(w.h.tuple.protocol) {
         return false;
     }
     let closing = seen::FIN | seen::RST;
@@ -155,8 +155,10 @@ pub(super) fn reply<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
         closed_by_backend(t, w);
         return true;
     }
-    // Of TCP, only the answer to a SYN can be the first.
-    if w.h.tuple.protocol == protocol::TCP && seen_flags(&w.h) & (seen::SYN | seen::RST) == 0 {
+    // Of TCP, only the answer to a SYN can be the first; of SCTP, that to an INIT.
+    if protocol::has_connections(w.h.tuple.protocol)
+        && seen_flags(&w.h) & (seen::SYN | seen::RST) == 0
+    {
         return false;
     }
     let Some(entry) = t.flow(FlowTable::New, &w.h.tuple) else {
@@ -226,7 +228,7 @@ fn confirm_forward<T: PacketTables>(t: &mut T, w: &mut Work, now: u32) -> bool {
 /// What the client's first packet carried.
 #[inline(always)]
 pub(super) const fn first_seen(h: &Headers) -> u8 {
-    if h.tuple.protocol == protocol::TCP {
+    if protocol::has_connections(h.tuple.protocol) {
         seen::SYN
     } else {
         seen::DATA

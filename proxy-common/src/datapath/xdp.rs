@@ -12,6 +12,7 @@ use crate::{
         device::{LinkType, device_flags},
         flow::flow_flags,
         frontend::Scope,
+        protocol,
     },
     packet::Packet,
     parse::{Headers, parse},
@@ -172,9 +173,14 @@ fn way<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Work) 
 
 /// Whether the transport checksum looks like one that the sender left to its device (`CHECKSUM_PARTIAL`), of which XDP
 /// is not told: from a veth, in a virtual machine from its neighbours, in generic mode. A frame sent on must have it all.
-/// One in 65,536 others looks the same, and goes by tc.
+/// One in 65,536 others looks the same, and goes by tc. SCTP's is zero then ([`rewrite`]).
 #[inline(always)]
 fn may_be_pending<P: Packet>(p: &mut P, h: &Headers) -> bool {
+    if h.tuple.protocol == protocol::SCTP {
+        return p
+            .window::<4>(h.checksum_offset())
+            .is_none_or(|field| *field == [0; 4]);
+    }
     let said = if h.v6 {
         p.window::<40>(usize::from(h.l3))
             .map(|w| u16::from_be_bytes([w[4], w[5]]).wrapping_add(40))

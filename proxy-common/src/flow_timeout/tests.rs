@@ -66,6 +66,31 @@ fn tcp_ends_by_what_it_has_carried() {
 }
 
 #[test]
+fn sctp_ends_by_what_it_has_carried() {
+    for (client, backend, stage, seconds) in [
+        (seen::SYN, seen::SYN, Stage::Opening, SCTP_OPENING),
+        (OPEN, OPEN, Stage::Established, SCTP_ESTABLISHED),
+        (OPEN | seen::FIN, OPEN, Stage::Closing, SCTP_CLOSING),
+        (
+            OPEN | seen::FIN,
+            OPEN | seen::FIN,
+            Stage::Closed,
+            SCTP_CLOSED,
+        ),
+        (OPEN | seen::RST, OPEN, Stage::Reset, SCTP_RESET),
+    ] {
+        ends_after(seconds, false, Reason::Idle(stage), |idle| FlowHalves {
+            protocol: protocol::SCTP,
+            ..tcp(client, backend, idle)
+        });
+    }
+    let reason = Reason::Idle(Stage::Unconfirmed);
+    ends_after(SCTP_UNCONFIRMED, false, reason, |idle| {
+        unconfirmed(protocol::SCTP, 0, idle)
+    });
+}
+
+#[test]
 fn udp_ends_by_whether_it_was_answered() {
     let udp = |idle| FlowHalves {
         protocol: protocol::UDP,
@@ -81,7 +106,7 @@ fn udp_ends_by_whether_it_was_answered() {
 #[test]
 fn what_is_not_answered_goes_soon_and_sooner_where_there_is_no_room() {
     let reason = Reason::Idle(Stage::Unconfirmed);
-    for protocol in [protocol::TCP, protocol::UDP] {
+    for protocol in [protocol::TCP, protocol::UDP, protocol::SCTP] {
         let claim = |idle| unconfirmed(protocol, flow_flags::SNAT, idle);
         ends_after(CLAIM_UNCONFIRMED, false, reason, claim);
         ends_after(CROWDED, true, reason, claim);
@@ -101,17 +126,17 @@ fn what_is_not_answered_goes_soon_and_sooner_where_there_is_no_room() {
 }
 
 #[test]
-fn l3_only_tcp_outlives_its_backend() {
-    let gone = |flow: FlowHalves| FlowHalves {
+fn l3_only_connections_outlive_their_backends() {
+    let gone = |protocol, seen| FlowHalves {
         serving: false,
-        ..flow
+        protocol,
+        ..tcp(seen, seen, 0)
     };
-    assert_eq!(gone(tcp(OPEN, OPEN, 0)).expired(NOW, HZ, true), None);
-    let udp = FlowHalves {
-        protocol: protocol::UDP,
-        ..tcp(seen::DATA, seen::DATA, 0)
-    };
-    assert_eq!(gone(udp).expired(NOW, HZ, false), Some(Reason::BackendGone));
+    for protocol in [protocol::TCP, protocol::SCTP] {
+        assert_eq!(gone(protocol, OPEN).expired(NOW, HZ, true), None);
+    }
+    let udp = gone(protocol::UDP, seen::DATA);
+    assert_eq!(udp.expired(NOW, HZ, false), Some(Reason::BackendGone));
 }
 
 #[test]
@@ -157,7 +182,7 @@ fn any_half(way: Half) -> impl Strategy<Value = FlowState> {
 
 fn any_flow() -> impl Strategy<Value = FlowHalves> {
     (
-        prop::sample::select(vec![protocol::TCP, protocol::UDP]),
+        prop::sample::select(vec![protocol::TCP, protocol::UDP, protocol::SCTP]),
         any_half(Half::Forward),
         any_half(Half::Reverse),
         any::<bool>(),

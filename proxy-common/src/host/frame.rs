@@ -7,8 +7,10 @@ use crate::packet::{ChecksumChange, Packet};
 pub struct PendingChecksum {
     /// Offset of the first byte that it covers; it covers all to the end.
     pub start: usize,
-    /// Offset of its field, which holds the pseudo-header's sum, not complemented.
+    /// Offset of its field, which holds the pseudo-header's sum, not complemented; for a CRC, zero.
     pub field: usize,
+    /// It is SCTP's `CRC32c` (`csum_not_inet`).
+    pub crc: bool,
 }
 
 /// A packet, with what the kernel knows of it beside its bytes.
@@ -49,12 +51,16 @@ impl Frame {
     }
 
     /// What a device does with a pending checksum: sums up all that it covers, its field included, and writes the
-    /// complement (Linux: `skb_checksum_help`).
+    /// complement (Linux: `skb_checksum_help`, `skb_crc32c_csum_help`).
     #[must_use]
     pub fn completed(mut self) -> Self {
-        if let Some(PendingChecksum { start, field }) = self.pending.take()
-            && field + 2 <= self.bytes.len()
-        {
+        let Some(PendingChecksum { start, field, crc }) = self.pending.take() else {
+            return self;
+        };
+        if crc && field + 4 <= self.bytes.len() {
+            let sum = crc32c_of(&self.bytes[start..]);
+            self.bytes[field..field + 4].copy_from_slice(&sum.to_le_bytes());
+        } else if !crc && field + 2 <= self.bytes.len() {
             let sum = match checksum_of(&[&self.bytes[start..]]) {
                 0 => 0xffff,
                 sum => sum,
@@ -63,6 +69,18 @@ impl Frame {
         }
         self
     }
+}
+
+/// `CRC32c` bit by bit, as a number whose bytes SCTP's field holds in little-endian order (RFC 9260, appendix A).
+pub fn crc32c_of(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = crc >> 1 ^ if crc & 1 == 0 { 0 } else { 0x82f6_3b78 };
+        }
+    }
+    !crc
 }
 
 /// The checksum of parts one after the other, each of an even length but the last (RFC 1071), as a number.
@@ -138,10 +156,21 @@ mod tests {
         let seed = Sum::default().add16(0x1234).fold();
         let mut bytes = vec![1, 2, 3, 4, 0, 0, 7];
         bytes[4..6].copy_from_slice(&seed.to_ne_bytes());
-        let frame = Frame::new(bytes).pending(PendingChecksum { start: 2, field: 4 });
+        let frame = Frame::new(bytes).pending(PendingChecksum {
+            start: 2,
+            field: 4,
+            crc: false,
+        });
         let done = frame.completed();
         let pseudo = 0x1234u16.to_ne_bytes();
         assert_eq!(checksum_of(&[&pseudo, &done.bytes()[2..]]), 0);
         assert_eq!(done.bytes()[..2], [1, 2]);
+    }
+
+    #[test]
+    fn the_crc_is_that_of_the_catalogues() {
+        assert_eq!(crc32c_of(b"123456789"), 0xe306_9283);
+        // RFC 3720, appendix B.4.
+        assert_eq!(crc32c_of(&[0; 32]).to_le_bytes(), [0xaa, 0x36, 0x91, 0x8a]);
     }
 }

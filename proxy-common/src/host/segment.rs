@@ -1,9 +1,12 @@
-//! Building packets: TCP segments and UDP datagrams, with all checksums right.
+//! Building packets: TCP segments, UDP datagrams, SCTP packets of one chunk, with all checksums right.
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::frame::{Frame, PendingChecksum, checksum_of};
-use crate::{abi::protocol, parse::tcp_flags};
+use super::frame::{Frame, PendingChecksum, checksum_of, crc32c_of};
+use crate::{
+    abi::protocol,
+    parse::{SCTP_CHECKSUM, sctp_chunk, tcp_flags},
+};
 
 /// The MAC addresses of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,15 @@ pub enum Transport {
     },
     /// UDP.
     Udp {
+        /// Whether it carries a checksum.
+        checksum: bool,
+    },
+    /// SCTP.
+    Sctp {
+        /// Verification tag.
+        tag: u32,
+        /// [`sctp_chunk`] of its only chunk, whose value is the payload, not padded.
+        chunk: u8,
         /// Whether it carries a checksum.
         checksum: bool,
     },
@@ -109,22 +121,33 @@ impl Segment {
         Self::new(endpoint(src), endpoint(dst), transport)
     }
 
-    /// A packet of a protocol (TCP or UDP) between two `address:port`; of TCP, a SYN.
-    pub fn first(protocol: u8, src: &str, dst: &str) -> Self {
-        if protocol == protocol::TCP {
-            Self::tcp(src, dst).syn()
-        } else {
-            Self::udp(src, dst)
+    /// An SCTP packet with a DATA chunk, between two `address:port`.
+    pub fn sctp(src: &str, dst: &str) -> Self {
+        let transport = Transport::Sctp {
+            tag: 0x1234_5678,
+            chunk: sctp_chunk::DATA,
+            checksum: true,
+        };
+        Self::new(endpoint(src), endpoint(dst), transport)
+    }
+
+    /// A packet of a protocol (TCP, UDP, SCTP) in the midst of a flow between two `address:port`.
+    pub fn later(protocol: u8, src: &str, dst: &str) -> Self {
+        match protocol {
+            protocol::TCP => Self::tcp(src, dst),
+            protocol::SCTP => Self::sctp(src, dst),
+            _ => Self::udp(src, dst),
         }
     }
 
-    /// A packet of a protocol (TCP or UDP) between two `address:port`; of TCP, a SYN with ACK.
+    /// A packet of a protocol between two `address:port`; of TCP, a SYN, of SCTP, an INIT.
+    pub fn first(protocol: u8, src: &str, dst: &str) -> Self {
+        Self::later(protocol, src, dst).syn()
+    }
+
+    /// A packet of a protocol between two `address:port`; of TCP, a SYN with ACK, of SCTP, an INIT ACK.
     pub fn answer(protocol: u8, src: &str, dst: &str) -> Self {
-        if protocol == protocol::TCP {
-            Self::tcp(src, dst).syn_ack()
-        } else {
-            Self::udp(src, dst)
-        }
+        Self::later(protocol, src, dst).syn_ack()
     }
 
     /// With these TCP flags; a datagram has none.
@@ -136,28 +159,40 @@ impl Segment {
         self
     }
 
-    /// A SYN.
+    /// With this SCTP chunk.
     #[must_use]
-    pub fn syn(self) -> Self {
-        self.flags(tcp_flags::SYN)
+    pub fn chunk(mut self, new: u8) -> Self {
+        if let Transport::Sctp { chunk, .. } = &mut self.transport {
+            *chunk = new;
+        }
+        self
     }
 
-    /// A SYN with ACK.
+    /// A SYN; an INIT.
+    #[must_use]
+    pub fn syn(self) -> Self {
+        self.flags(tcp_flags::SYN).chunk(sctp_chunk::INIT)
+    }
+
+    /// A SYN with ACK; an INIT ACK.
     #[must_use]
     pub fn syn_ack(self) -> Self {
         self.flags(tcp_flags::SYN | tcp_flags::ACK)
+            .chunk(sctp_chunk::INIT_ACK)
     }
 
-    /// A FIN with ACK.
+    /// A FIN with ACK; a SHUTDOWN.
     #[must_use]
     pub fn fin(self) -> Self {
         self.flags(tcp_flags::FIN | tcp_flags::ACK)
+            .chunk(sctp_chunk::SHUTDOWN)
     }
 
-    /// A RST with ACK.
+    /// A RST with ACK; an ABORT.
     #[must_use]
     pub fn rst(self) -> Self {
         self.flags(tcp_flags::RST | tcp_flags::ACK)
+            .chunk(sctp_chunk::ABORT)
     }
 
     /// With these TCP sequence and acknowledgement numbers.
@@ -178,10 +213,11 @@ impl Segment {
         self
     }
 
-    /// A datagram without a checksum (RFC 768: a field of zero).
+    /// A datagram or SCTP packet without a checksum (RFC 768, RFC 9653: a field of zero).
     #[must_use]
     pub fn without_checksum(mut self) -> Self {
-        if let Transport::Udp { checksum } = &mut self.transport {
+        if let Transport::Udp { checksum } | Transport::Sctp { checksum, .. } = &mut self.transport
+        {
             *checksum = false;
         }
         self
@@ -291,6 +327,7 @@ impl Segment {
         match self.transport {
             Transport::Tcp { .. } => protocol::TCP,
             Transport::Udp { .. } => protocol::UDP,
+            Transport::Sctp { .. } => protocol::SCTP,
         }
     }
 
@@ -298,7 +335,9 @@ impl Segment {
     pub const fn has_checksum(&self) -> bool {
         matches!(
             self.transport,
-            Transport::Tcp { .. } | Transport::Udp { checksum: true }
+            Transport::Tcp { .. }
+                | Transport::Udp { checksum: true }
+                | Transport::Sctp { checksum: true, .. }
         )
     }
 
@@ -314,9 +353,12 @@ impl Segment {
         let start = bytes.len();
         let field = start + self.checksum_offset();
         bytes.extend_from_slice(&transport);
-        let pseudo = !checksum_of(&[&self.pseudo_header(transport.len())]);
-        bytes[field..field + 2].copy_from_slice(&pseudo.to_be_bytes());
-        Frame::new(bytes).pending(PendingChecksum { start, field })
+        let crc = self.protocol() == protocol::SCTP;
+        if !crc {
+            let pseudo = !checksum_of(&[&self.pseudo_header(transport.len())]);
+            bytes[field..field + 2].copy_from_slice(&pseudo.to_be_bytes());
+        }
+        Frame::new(bytes).pending(PendingChecksum { start, field, crc })
     }
 
     /// As bytes.
@@ -331,6 +373,7 @@ impl Segment {
         match self.transport {
             Transport::Tcp { .. } => 16,
             Transport::Udp { .. } => 6,
+            Transport::Sctp { .. } => SCTP_CHECKSUM,
         }
     }
 
@@ -415,9 +458,24 @@ impl Segment {
                 bytes.extend_from_slice(&[0, 0]);
                 checksum &= wanted;
             }
+            Transport::Sctp {
+                tag,
+                chunk,
+                checksum: wanted,
+            } => {
+                let len = (4 + self.payload.len()) as u16;
+                bytes.extend_from_slice(&tag.to_be_bytes());
+                bytes.extend_from_slice(&[0; 4]);
+                bytes.extend_from_slice(&[chunk, 0]);
+                bytes.extend_from_slice(&len.to_be_bytes());
+                checksum &= wanted;
+            }
         }
         bytes.extend_from_slice(&self.payload);
-        if checksum {
+        if checksum && self.protocol() == protocol::SCTP {
+            let sum = crc32c_of(&bytes);
+            bytes[SCTP_CHECKSUM..SCTP_CHECKSUM + 4].copy_from_slice(&sum.to_le_bytes());
+        } else if checksum {
             let sum = checksum_of(&[&self.pseudo_header(bytes.len()), &bytes]);
             // A UDP checksum of zero would mean that there is none (RFC 768).
             let sum = if sum == 0 && self.protocol() == protocol::UDP {

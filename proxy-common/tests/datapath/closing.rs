@@ -3,6 +3,7 @@
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind, protocol},
     host::{Segment, Service, World},
+    parse::sctp_chunk,
 };
 
 use crate::{
@@ -11,29 +12,36 @@ use crate::{
 };
 
 /// How a connection ends.
-type End = fn(&Tcp) -> Vec<Step<'static>>;
+type End = fn(&Connection) -> Vec<Step<'static>>;
 
-struct Tcp {
-    names: &'static Names,
+/// Of TCP, or an association of SCTP.
+struct Connection {
+    cast: Cast,
     client: String,
     frontend: String,
     backend: String,
 }
 
-impl Tcp {
-    fn of(names: &'static Names) -> Self {
+impl Connection {
+    fn of(names: &'static Names, protocol: u8) -> Self {
         Self {
             client: at(names.pod_a, 40_000),
             frontend: at(names.cluster_ip, 80),
             backend: at(names.far_pod, 8080),
-            names,
+            cast: Cast { names, protocol },
         }
     }
 
+    /// Of both families and protocols.
+    fn all() -> impl Iterator<Item = Self> {
+        let of = |names| [protocol::TCP, protocol::SCTP].map(|protocol| Self::of(names, protocol));
+        BOTH.iter().flat_map(of)
+    }
+
     fn world(&self) -> World {
-        let world = node(self.names);
+        let world = node(self.cast.names);
         world.add_service(
-            &Service::new(protocol::TCP)
+            &Service::new(self.cast.protocol)
                 .frontend(FrontendKind::ClusterIp, &self.frontend)
                 .backend(&self.backend),
         );
@@ -41,13 +49,13 @@ impl Tcp {
     }
 
     fn asks<'a>(&self, what: &'static str, make: impl Fn(Segment) -> Segment) -> Step<'a> {
-        let segment = make(Segment::tcp(&self.client, &self.frontend));
+        let segment = make(self.cast.later(&self.client, &self.frontend));
         let after = Fate::GoesOn(segment.clone().to(&self.backend));
         packet(what, Hook::Pod(POD_A), &segment, after)
     }
 
     fn answers<'a>(&self, what: &'static str, make: impl Fn(Segment) -> Segment) -> Step<'a> {
-        let segment = make(Segment::tcp(&self.backend, &self.client));
+        let segment = make(self.cast.later(&self.backend, &self.client));
         let after = Fate::GoesOn(segment.clone().from(&self.frontend));
         packet(what, Hook::Out(POD_A), &segment, after)
     }
@@ -67,8 +75,7 @@ fn created<'a>(times: u64) -> Step<'a> {
 
 #[test]
 fn p1_a_connection_is_translated_to_its_last_packet() {
-    for names in &BOTH {
-        let tcp = Tcp::of(names);
+    for tcp in Connection::all() {
         tell(
             || tcp.world(),
             || {
@@ -95,8 +102,7 @@ fn p1_a_connection_is_translated_to_its_last_packet() {
 
 #[test]
 fn a_port_used_again_after_the_end_begins_another_flow() {
-    for names in &BOTH {
-        let tcp = Tcp::of(names);
+    for tcp in Connection::all() {
         let ends: [End; 3] = [
             |tcp| {
                 vec![
@@ -126,8 +132,7 @@ fn a_port_used_again_after_the_end_begins_another_flow() {
 
 #[test]
 fn a_refused_connection_leaves_nothing_behind() {
-    for names in &BOTH {
-        let tcp = Tcp::of(names);
+    for tcp in Connection::all() {
         tell(
             || tcp.world(),
             || {
@@ -149,13 +154,10 @@ fn a_refused_connection_leaves_nothing_behind() {
 
 #[test]
 fn a_masqueraded_connection_that_was_closed_begins_again() {
-    for names in &BOTH {
+    for Connection { cast, .. } in Connection::all() {
+        let names = cast.names;
         let (client, frontend) = (at(names.client, 50_000), at(names.load_balancer, 80));
         let (source, backend) = (at(names.node, SNAT_PORT), at(names.far_pod, 8080));
-        let cast = Cast {
-            names,
-            protocol: protocol::TCP,
-        };
         let asks = |what, segment: &Segment| {
             let after = segment.clone().from(&source).to(&backend).hop_limit(63);
             packet(what, Hook::In(UPLINK), segment, Fate::Leaves(UPLINK, after))
@@ -165,8 +167,8 @@ fn a_masqueraded_connection_that_was_closed_begins_again() {
             packet(what, Hook::In(UPLINK), segment, Fate::Leaves(UPLINK, after))
         };
         let (to, from) = (
-            Segment::tcp(&client, &frontend),
-            Segment::tcp(&backend, &source),
+            cast.later(&client, &frontend),
+            cast.later(&backend, &source),
         );
         tell(
             || {
@@ -206,7 +208,7 @@ fn a_masqueraded_connection_that_was_closed_begins_again() {
 #[test]
 fn a_connection_that_the_backend_begins_on_the_flows_tuple_ends_the_flow() {
     for names in &BOTH {
-        let tcp = Tcp::of(names);
+        let tcp = Connection::of(names, protocol::TCP);
         let begins = Segment::tcp(&tcp.backend, &tcp.client).syn();
         let answers = Segment::tcp(&tcp.client, &tcp.backend).syn_ack();
         tell(
@@ -235,6 +237,59 @@ fn a_connection_that_the_backend_begins_on_the_flows_tuple_ends_the_flow() {
                         &answers,
                         Fate::Passes,
                     ),
+                ]);
+                story
+            },
+        );
+    }
+}
+
+/// RFC 9260 §9.2.
+#[test]
+fn an_association_that_was_shut_down_leaves_its_port_to_another() {
+    for names in &BOTH {
+        let sctp = Connection::of(names, protocol::SCTP);
+        let chunk = |kind| move |segment: Segment| segment.chunk(kind);
+        tell(
+            || sctp.world(),
+            || {
+                let mut story = sctp.opened();
+                story.extend([
+                    sctp.answers("SHUTDOWN", chunk(sctp_chunk::SHUTDOWN)),
+                    sctp.asks("data on its way", |segment| segment.payload(b"late")),
+                    sctp.asks("SHUTDOWN ACK", chunk(sctp_chunk::SHUTDOWN_ACK)),
+                    sctp.answers("SHUTDOWN COMPLETE", chunk(sctp_chunk::SHUTDOWN_COMPLETE)),
+                    created(1),
+                ]);
+                story.extend(sctp.opened());
+                story.push(created(2));
+                story
+            },
+        );
+    }
+}
+
+/// RFC 9260 §5.2: where both begin, or the backend has lost what it knew, it is one association.
+#[test]
+fn an_init_of_the_backend_on_the_flows_tuple_belongs_to_it() {
+    for names in &BOTH {
+        let sctp = Connection::of(names, protocol::SCTP);
+        let begins = Segment::sctp(&sctp.backend, &sctp.client).syn();
+        tell(
+            || sctp.world(),
+            || {
+                let mut story = sctp.opened();
+                story.extend([
+                    packet(
+                        "an INIT of the backend",
+                        Hook::In(UPLINK),
+                        &begins,
+                        Fate::Passes,
+                    ),
+                    sctp.answers("to the client", Segment::syn),
+                    sctp.asks("INIT ACK", Segment::syn_ack),
+                    sctp.answers("data", |segment| segment),
+                    created(1),
                 ]);
                 story
             },

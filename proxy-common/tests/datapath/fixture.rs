@@ -73,19 +73,14 @@ impl Cast {
 
     /// A later packet, with data.
     pub fn later(&self, src: &str, dst: &str) -> Segment {
-        let packet = if self.protocol == protocol::TCP {
-            Segment::tcp(src, dst)
-        } else {
-            Segment::udp(src, dst)
-        };
-        packet.payload(b"odd")
+        Segment::later(self.protocol, src, dst).payload(b"odd")
     }
 }
 
-/// Runs something for both families and both protocols.
+/// Runs something for both families and all protocols.
 pub fn for_each_cast(tell: impl Fn(Cast)) {
     for names in &BOTH {
-        for protocol in [protocol::TCP, protocol::UDP] {
+        for protocol in [protocol::TCP, protocol::UDP, protocol::SCTP] {
             tell(Cast { names, protocol });
         }
     }

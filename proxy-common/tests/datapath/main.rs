@@ -15,5 +15,6 @@ mod not_ours;
 mod properties;
 mod refusals;
 mod scene;
+mod sctp;
 mod straight;
 mod xdp;

@@ -75,15 +75,19 @@ impl Pair {
     }
 }
 
+fn connections() -> impl Iterator<Item = Pair> {
+    let of = |names| [protocol::TCP, protocol::SCTP].map(|protocol| Pair::of(names, protocol));
+    BOTH.iter().flat_map(of)
+}
+
 fn asks<'a>(what: &'static str, segment: &Segment, backend: &str) -> Step<'a> {
     let after = Fate::GoesOn(segment.clone().to(backend));
     packet(what, Hook::Pod(POD_A), segment, after)
 }
 
 #[test]
-fn l3_l4_an_established_tcp_flow_keeps_its_backend_whatever_the_lists_become() {
-    for names in &BOTH {
-        let pair = Pair::of(names, protocol::TCP);
+fn l3_l4_an_established_connection_keeps_its_backend_whatever_the_lists_become() {
+    for pair in connections() {
         // Terminating, and even gone: what is established goes on until it ends.
         for state in [BackendState::Serving, BackendState::NotServing] {
             tell(
@@ -108,9 +112,8 @@ fn l3_l4_an_established_tcp_flow_keeps_its_backend_whatever_the_lists_become() {
 }
 
 #[test]
-fn l3_a_new_tcp_connection_on_a_tuple_whose_backend_is_gone_goes_to_another() {
-    for names in &BOTH {
-        let pair = Pair::of(names, protocol::TCP);
+fn l3_a_new_connection_on_a_tuple_whose_backend_is_gone_goes_to_another() {
+    for pair in connections() {
         tell(
             || pair.world(),
             || {
@@ -157,7 +160,7 @@ fn l3_a_udp_flow_moves_as_soon_as_its_backend_no_longer_serves() {
 #[test]
 fn l3_an_unanswered_flow_moves_too() {
     for names in &BOTH {
-        for protocol in [protocol::TCP, protocol::UDP] {
+        for protocol in [protocol::TCP, protocol::UDP, protocol::SCTP] {
             let pair = Pair::of(names, protocol);
             let first = pair.cast.first(&pair.client, &pair.frontend);
             tell(
@@ -227,7 +230,7 @@ fn l3_the_first_endpoint_of_a_service_that_had_none_takes_its_flows() {
 #[test]
 fn an_id_used_again_for_a_stranger_gets_no_flow_of_its_predecessor() {
     for names in &BOTH {
-        for protocol in [protocol::TCP, protocol::UDP] {
+        for protocol in [protocol::TCP, protocol::UDP, protocol::SCTP] {
             let pair = Pair::of(names, protocol);
             tell(
                 || pair.world(),

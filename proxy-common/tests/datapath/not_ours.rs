@@ -4,6 +4,7 @@ use proxy_common::{
     abi::{frontend::FrontendKind, protocol},
     datapath::Verdict,
     host::{Frame, Segment, Service, World},
+    parse::sctp_chunk,
 };
 
 use crate::{
@@ -11,11 +12,13 @@ use crate::{
     node::{BOTH, Names, OVERLAY, POD_A, UPLINK, at, node},
 };
 
-/// A node with Services that answer to everybody, over TCP and UDP, and a confirmed flow.
+const PROTOCOLS: [u8; 3] = [protocol::TCP, protocol::UDP, protocol::SCTP];
+
+/// A node with Services that answer to everybody, over all protocols, and confirmed flows.
 fn busy(names: &Names) -> World {
     let world = node(names);
     let vip = at(names.load_balancer, 80);
-    for protocol in [protocol::TCP, protocol::UDP] {
+    for protocol in PROTOCOLS {
         world.add_service(
             &Service::new(protocol)
                 .frontend(FrontendKind::LoadBalancer, &vip)
@@ -50,17 +53,19 @@ fn passes(names: &Names, what: &str, bytes: &[u8], hooks: &[Hook]) {
 const ETHERNET: [Hook; 3] = [Hook::Pod(POD_A), Hook::In(UPLINK), Hook::Out(POD_A)];
 const RAW: [Hook; 2] = [Hook::In(OVERLAY), Hook::Out(OVERLAY)];
 
-/// What would be ours in every respect: a SYN and a datagram to a frontend, and the answers of a flow that is known.
+/// What would be ours in every respect: a SYN, an INIT and a datagram to a frontend, and the answers of a flow that is known.
 fn ours(names: &Names) -> Vec<Segment> {
     let (client, vip) = (at(names.pod_a, 1), at(names.load_balancer, 80));
     let backend = at(names.far_pod, 8080);
-    vec![
-        Segment::tcp(&client, &vip).syn().payload(b"data"),
-        Segment::tcp(&client, &vip).payload(b"data"),
-        Segment::udp(&client, &vip).payload(b"data"),
-        Segment::tcp(&backend, &client).payload(b"data"),
-        Segment::udp(&backend, &client).payload(b"data"),
-    ]
+    let of = |protocol| {
+        [
+            Segment::first(protocol, &client, &vip),
+            Segment::later(protocol, &client, &vip),
+            Segment::later(protocol, &backend, &client),
+        ]
+    };
+    let all = PROTOCOLS.into_iter().flat_map(of);
+    all.map(|segment| segment.payload(b"data")).collect()
 }
 
 #[test]
@@ -98,8 +103,10 @@ fn p4_a_packet_cut_short_whose_length_was_made_to_fit_passes_until_its_headers_a
             let bytes = segment.clone().raw_ip().bytes();
             let (ip, whole) = match (segment.is_v4(), segment.protocol()) {
                 (true, protocol::TCP) => (20, 40),
+                (true, protocol::SCTP) => (20, 36),
                 (true, _) => (20, 28),
                 (false, protocol::TCP) => (40, 60),
+                (false, protocol::SCTP) => (40, 56),
                 (false, _) => (40, 48),
             };
             for len in ip..whole {
@@ -178,8 +185,8 @@ fn p4_other_protocols_pass() {
             } else {
                 14 + 6
             };
-            // ICMP, IGMP, IP in IP, IPv6 in IP, GRE, ESP, AH, ICMPv6, no next header, SCTP.
-            for number in [1, 2, 4, 41, 47, 50, 51, 58, 59, 132, 255] {
+            // ICMP, IGMP, IP in IP, IPv6 in IP, GRE, ESP, AH, ICMPv6, no next header.
+            for number in [1, 2, 4, 41, 47, 50, 51, 58, 59, 255] {
                 let mut bytes = segment.bytes();
                 bytes[field] = number;
                 passes(names, "another protocol", &bytes, &ETHERNET);
@@ -232,7 +239,7 @@ fn p4_extension_headers_that_lie_or_never_end_pass() {
 fn p4_an_ipv4_address_in_ipv6_clothes_is_nobodys() {
     let v4 = &BOTH[0];
     let mapped = |ip: &str, port| format!("[::ffff:{ip}]:{port}");
-    for protocol in [protocol::TCP, protocol::UDP] {
+    for protocol in PROTOCOLS {
         let to = mapped(v4.load_balancer, 80);
         let bytes = Segment::first(protocol, "[2001:db8::5]:7", &to).bytes();
         passes(v4, "to a mapped address", &bytes, &ETHERNET);
@@ -244,7 +251,7 @@ fn p4_an_ipv4_address_in_ipv6_clothes_is_nobodys() {
 #[test]
 fn p4_what_no_frontend_takes_passes() {
     for names in &BOTH {
-        for protocol in [protocol::TCP, protocol::UDP] {
+        for protocol in PROTOCOLS {
             let client = at(names.pod_a, 40_000);
             for (address, port) in [
                 (names.load_balancer, 81),
@@ -273,6 +280,11 @@ fn p5_a_mid_flow_packet_without_state_passes() {
             base.clone().flags(0),
             base.clone().flags(!proxy_common::parse::tcp_flags::SYN),
         ] {
+            passes(names, "no state", &segment.bytes(), &ETHERNET);
+        }
+        // All chunks but INIT, of associations that nobody knows.
+        for chunk in (0..=u8::MAX).filter(|chunk| *chunk != sctp_chunk::INIT) {
+            let segment = Segment::sctp(&client, &vip).chunk(chunk);
             passes(names, "no state", &segment.bytes(), &ETHERNET);
         }
     }

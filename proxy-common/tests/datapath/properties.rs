@@ -2,6 +2,7 @@
 //! conversations share a tuple, a conversation keeps its backend, and every event is counted once.
 
 use proptest::prelude::*;
+use proxy_common::abi::protocol::{SCTP, TCP, UDP};
 
 use crate::{node::BOTH, scene::Scene};
 
@@ -21,10 +22,11 @@ pub enum Action {
     Answer(prop::sample::Index),
     /// A live conversation goes on, both ways.
     Speak(prop::sample::Index),
-    /// A conversation over TCP ends, by a FIN or RST of the client or of the backend.
+    /// A connection ends, by a FIN (SHUTDOWN) or RST (ABORT) of the client or of the backend.
     Finish(prop::sample::Index, bool, bool),
-    /// A client asks a backend by its own address, over TCP.
+    /// A client asks a backend by its own address, over TCP or SCTP.
     Straight {
+        protocol: u8,
         client: usize,
         port: u8,
         backend: usize,
@@ -41,16 +43,17 @@ pub struct Asking {
     pub client: usize,
     pub port: u8,
     pub frontend: usize,
-    pub udp: bool,
+    pub protocol: u8,
 }
 
 fn asking() -> impl Strategy<Value = Asking> {
-    (0..5usize, 0..PORTS, 0..5usize, any::<bool>()).prop_map(|(client, port, frontend, udp)| {
+    let protocol = prop::sample::select(vec![TCP, UDP, SCTP]);
+    (0..5usize, 0..PORTS, 0..5usize, protocol).prop_map(|(client, port, frontend, protocol)| {
         Asking {
             client,
             port,
             frontend,
-            udp,
+            protocol,
         }
     })
 }
@@ -64,8 +67,8 @@ fn action() -> impl Strategy<Value = Action> {
         6 => any::<prop::sample::Index>().prop_map(Action::Speak),
         3 => (any::<prop::sample::Index>(), any::<bool>(), any::<bool>())
             .prop_map(|(which, by_client, reset)| Action::Finish(which, by_client, reset)),
-        2 => (0..5usize, 0..PORTS, 0..6usize)
-            .prop_map(|(client, port, backend)| Action::Straight { client, port, backend }),
+        2 => (prop::sample::select(vec![TCP, SCTP]), 0..5usize, 0..PORTS, 0..6usize).prop_map(
+            |(protocol, client, port, backend)| Action::Straight { protocol, client, port, backend }),
         2 => (0..60u32).prop_map(Action::Wait),
         2 => (0..6usize).prop_map(Action::Toggle),
     ]

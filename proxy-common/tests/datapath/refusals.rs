@@ -35,8 +35,14 @@ fn reset(cast: &Cast, client: &str, frontend: &str, seq: u32) -> Segment {
         .macs_swapped()
 }
 
-/// The refusal of a datagram (RFC 792, RFC 4443): the IP header and eight bytes of what was sent, in an ICMP message.
+/// The refusal of a datagram (RFC 792, RFC 4443): the IP header and eight bytes of what was sent, in an ICMP message; of SCTP
+/// as many as hold an INIT's tag (RFC 9260 §10).
 fn unreachable(sent: &Segment, client: &str, frontend: &str) -> Vec<u8> {
+    let quoted = if sent.protocol() == protocol::SCTP {
+        20
+    } else {
+        8
+    };
     let sent = sent.bytes();
     let v4 = sent[12..14] == [8, 0];
     let (header, number, kind) = if v4 {
@@ -44,7 +50,7 @@ fn unreachable(sent: &Segment, client: &str, frontend: &str) -> Vec<u8> {
     } else {
         (40, 58, [1, 4])
     };
-    let mut message = [&kind[..], &[0; 6], &sent[14..14 + header + 8]].concat();
+    let mut message = [&kind[..], &[0; 6], &sent[14..14 + header + quoted]].concat();
 
     let around = Segment::udp(frontend, client)
         .identification(0)
@@ -109,9 +115,9 @@ fn b5_a_syn_is_answered_with_a_reset_that_acknowledges_it() {
 }
 
 #[test]
-fn b5_a_datagram_is_answered_with_port_unreachable_that_quotes_it() {
+fn b5_a_datagram_or_init_is_answered_with_port_unreachable_that_quotes_it() {
     for_each_cast(|cast| {
-        if cast.protocol != protocol::UDP {
+        if cast.protocol == protocol::TCP {
             return;
         }
         let names = cast.names;
@@ -121,6 +127,10 @@ fn b5_a_datagram_is_answered_with_port_unreachable_that_quotes_it() {
         ] {
             let frontend = at(names.load_balancer, 80);
             for payload in [&b""[..], b"odd", b"even", &[0x5a; 1400]] {
+                // An INIT that has no tag to quote is nobody's.
+                if cast.protocol == protocol::SCTP && payload.len() < 4 {
+                    continue;
+                }
                 let sent = cast.first(&client, &frontend).payload(payload);
                 let world = world(&cast);
                 let mut frame = sent.frame();
@@ -177,6 +187,25 @@ fn sums_up(frame: &Frame, v4: bool) {
     }
 }
 
+/// Its device is the one that it goes back to, and need not write it: the quote is whole.
+#[test]
+fn b5_port_unreachable_quotes_an_init_whose_checksum_was_pending() {
+    for names in &BOTH {
+        let cast = Cast {
+            names,
+            protocol: protocol::SCTP,
+        };
+        let (client, frontend) = (at(names.pod_a, 40_000), at(names.load_balancer, 80));
+        let sent = cast.first(&client, &frontend).payload(&[0x5a; 16]);
+        let mut frame = sent.pending_frame();
+        let verdict = run(&world(&cast), Hook::Pod(POD_A), &mut frame);
+        assert_eq!(verdict, Verdict::Bounce);
+        let quoted = sent.without_checksum();
+        let expected = unreachable(&quoted, &client, &frontend);
+        assert_eq!(Dump(frame.bytes()), Dump(&expected));
+    }
+}
+
 #[test]
 fn b5_without_a_checksum_a_datagram_is_refused_all_the_same() {
     let cast = Cast {
@@ -202,14 +231,14 @@ fn b5_without_a_checksum_a_datagram_is_refused_all_the_same() {
 #[test]
 fn b5_p5_only_what_begins_a_connection_is_refused() {
     for_each_cast(|cast| {
-        if cast.protocol != protocol::TCP {
+        if cast.protocol == protocol::UDP {
             return;
         }
         let (client, frontend) = (
             at(cast.names.pod_a, 40_000),
             at(cast.names.load_balancer, 80),
         );
-        let base = Segment::tcp(&client, &frontend);
+        let base = cast.later(&client, &frontend);
         let story = || {
             [
                 base.clone(),

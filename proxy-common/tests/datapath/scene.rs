@@ -7,13 +7,13 @@ use proxy_common::{
     abi::{
         counter::Counter,
         frontend::FrontendKind,
-        protocol::{TCP, UDP},
+        protocol::{SCTP, TCP, UDP, has_connections},
         settings::PortRange,
         target::BackendState,
     },
     datapath::Verdict,
     host::{Service, World},
-    parse::tcp_flags,
+    parse::{sctp_chunk, tcp_flags},
 };
 
 use crate::{
@@ -44,6 +44,16 @@ impl Part {
             Self::Later => tcp_flags::ACK,
             Self::Fin => tcp_flags::FIN | tcp_flags::ACK,
             Self::Reset => tcp_flags::RST | tcp_flags::ACK,
+        }
+    }
+
+    const fn chunk(self) -> u8 {
+        match self {
+            Self::First => sctp_chunk::INIT,
+            Self::Answer => sctp_chunk::INIT_ACK,
+            Self::Later => sctp_chunk::DATA,
+            Self::Fin => sctp_chunk::SHUTDOWN,
+            Self::Reset => sctp_chunk::ABORT,
         }
     }
 }
@@ -90,7 +100,7 @@ impl Scene {
             ids: Default::default(),
             packets: 0,
         };
-        for protocol in [TCP, UDP] {
+        for protocol in [TCP, UDP, SCTP] {
             scene.add_services(protocol);
         }
         scene
@@ -148,10 +158,11 @@ impl Scene {
             Action::Speak(which) => self.speak(*which),
             Action::Finish(which, by_client, reset) => self.finish(*which, *by_client, *reset),
             Action::Straight {
+                protocol,
                 client,
                 port,
                 backend,
-            } => self.straight(*client, *port, *backend),
+            } => self.straight(*protocol, *client, *port, *backend),
             Action::Wait(tenths) => {
                 let ticks = self.world.settings.get().hz * tenths / 10;
                 self.world.clock.set(self.world.clock.get() + ticks);
@@ -174,9 +185,8 @@ impl Scene {
 
     fn outer(&self, asking: &Asking) -> Tuple {
         let client = &self.clients[asking.client];
-        let protocol = if asking.udp { UDP } else { TCP };
         let src = at(client.address, 50_000 + u16::from(asking.port));
-        Tuple::new(protocol, &src, &self.frontends[asking.frontend].at)
+        Tuple::new(asking.protocol, &src, &self.frontends[asking.frontend].at)
     }
 
     /// A packet of a client to a frontend; says whether it was translated.
@@ -324,14 +334,14 @@ impl Scene {
 
     fn finish(&mut self, which: prop::sample::Index, by_client: bool, reset: bool) {
         let live = self.model.live();
-        let tcp: Vec<Tuple> = live
+        let connections: Vec<Tuple> = live
             .into_iter()
-            .filter(|outer| outer.protocol == TCP)
+            .filter(|outer| has_connections(outer.protocol))
             .collect();
-        if tcp.is_empty() {
+        if connections.is_empty() {
             return;
         }
-        let outer = *which.get(&tcp);
+        let outer = *which.get(&connections);
         let part = if reset { Part::Reset } else { Part::Fin };
         match self.asking_of(&outer) {
             Some(asking) if by_client => {
@@ -352,18 +362,18 @@ impl Scene {
             client: conversation.client,
             port: (outer.src.port() - 50_000) as u8,
             frontend,
-            udp: outer.protocol == UDP,
+            protocol: outer.protocol,
         })
     }
 
-    /// A SYN straight to a backend: left alone, unless its tuple is that of a live conversation.
-    fn straight(&mut self, client: usize, port: u8, backend: usize) {
+    /// A SYN or INIT straight to a backend: left alone, unless its tuple is that of a live conversation.
+    fn straight(&mut self, protocol: u8, client: usize, port: u8, backend: usize) {
         let who = self.clients[client];
         if who.address == self.backends[backend].address {
             return;
         }
         let src = at(who.address, 50_000 + u16::from(port));
-        let outer = Tuple::new(TCP, &src, &self.backends[backend].at());
+        let outer = Tuple::new(protocol, &src, &self.backends[backend].at());
         let hook = if who.is_pod {
             Hook::Pod(who.device)
         } else {

@@ -110,11 +110,11 @@ impl FlowTables {
         Ok(None)
     }
 
-    /// Whether the backend of a half still serves, as packets see it (`balance::serving`). Of TCP it is not asked, since
-    /// that may outlive its backend.
+    /// Whether the backend of a half still serves, as packets see it (`balance::serving`). Of a connection it is not asked,
+    /// since that may outlive its backend.
     pub fn is_served(&self, half: &Found) -> bool {
         let value = &half.value;
-        half.key.protocol == protocol::TCP
+        protocol::has_connections(half.key.protocol)
             || self.backends.get(value.backend).is_ok_and(|backend| {
                 backend.word.generation() == value.generation
                     && backend.word.state() == BackendState::Serving

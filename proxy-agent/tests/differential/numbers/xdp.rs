@@ -12,7 +12,6 @@ use proxy_common::{
         protocol,
     },
     host::Segment,
-    parse::tcp_flags,
     tables::FlowTable,
 };
 
@@ -45,7 +44,7 @@ pub fn rows(object: &Object, table: &mut String) {
     *table +=
         "\n                            not ours   left to tc  established    reply     new flow\n";
     for names in &BOTH {
-        for protocol in [protocol::TCP, protocol::UDP] {
+        for protocol in [protocol::TCP, protocol::UDP, protocol::SCTP] {
             row(object, names, protocol, table);
         }
     }
@@ -105,7 +104,7 @@ fn row(object: &Object, names: &Names, protocol: u8, table: &mut String) {
     all.sort_unstable();
     let _ = writeln!(
         table,
-        "{XDP_PROGRAM:20} {:?} {} {not_ours:>9} {left:>12} {established:>12} {reply:>8} {:>12}",
+        "{XDP_PROGRAM:20} {:?} {:4} {not_ours:>8} {left:>12} {established:>12} {reply:>8} {:>12}",
         names.family,
         super::protocol_name(protocol),
         all[all.len() / 2]
@@ -114,9 +113,8 @@ fn row(object: &Object, names: &Names, protocol: u8, table: &mut String) {
 
 /// A packet of a connection that has begun, with hops for many runs.
 fn packet(protocol: u8, src: &str, dst: &str) -> Segment {
-    Segment::first(protocol, src, dst)
+    Segment::later(protocol, src, dst)
         .payload(&[0x5a; 12])
-        .flags(tcp_flags::ACK)
         .hop_limit(255)
         .macs(macs(UPLINK))
 }

@@ -3,7 +3,12 @@
 use std::net::SocketAddr;
 
 use proxy_common::{
-    abi::{counter::Counter, device::LinkType, flow::Half, protocol::TCP},
+    abi::{
+        counter::Counter,
+        device::LinkType,
+        flow::Half,
+        protocol::{SCTP, TCP},
+    },
     addr::Addr,
     datapath::Verdict,
     host::{Frame, Segment, Transport},
@@ -24,17 +29,21 @@ impl Scene {
     /// become, all of its checksums must be those of a packet made so.
     pub(super) fn put(&mut self, hook: Hook, tuple: Tuple, part: Part) -> (Verdict, Tuple) {
         self.packets = self.packets.wrapping_add(1);
-        let transport = if tuple.protocol == TCP {
-            Transport::Tcp {
+        let transport = match tuple.protocol {
+            TCP => Transport::Tcp {
                 flags: part.flags(),
                 seq: u32::from(self.packets) << 9,
                 ack: 77,
                 window: self.packets,
-            }
-        } else {
-            Transport::Udp {
+            },
+            SCTP => Transport::Sctp {
+                tag: u32::from(self.packets) << 9,
+                chunk: part.chunk(),
+                checksum: !self.packets.is_multiple_of(5),
+            },
+            _ => Transport::Udp {
                 checksum: !self.packets.is_multiple_of(5) || tuple.src.is_ipv6(),
-            }
+            },
         };
         let payload: Vec<u8> = (0..self.packets % 7).map(|n| n as u8).collect();
         let device = match hook {
