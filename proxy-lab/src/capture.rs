@@ -108,7 +108,7 @@ impl Captured {
 const PATIENCE: Duration = Duration::from_millis(30);
 
 impl Host {
-    /// Starts to collect the frames of TCP and UDP from or to these ports (none: all frames) that pass a device of this
+    /// Starts to collect the frames of TCP, UDP and SCTP from or to these ports (none: all frames) that pass a device of this
     /// host, in both directions.
     ///
     /// What comes in is seen before tc ingress, what goes out after tc egress.

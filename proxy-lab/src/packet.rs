@@ -12,6 +12,7 @@ const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
 
 /// An IP packet in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,14 @@ pub enum Flaw {
         found: u16,
         /// What it should be.
         right: u16,
+    },
+    /// The `CRC32c` of SCTP.
+    #[error("the checksum of SCTP is wrong: {found:#010x}, not {right:#010x}")]
+    Crc {
+        /// In the packet.
+        found: u32,
+        /// What it should be.
+        right: u32,
     },
     /// UDP over IPv6 must have one (RFC 8200, section 8.1).
     #[error("UDP over IPv6 without a checksum")]
@@ -135,9 +144,9 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// Source and destination with their ports, for TCP and UDP.
+    /// Source and destination with their ports, for TCP, UDP and SCTP.
     pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
-        if self.later_fragment || ![TCP, UDP].contains(&self.protocol) {
+        if self.later_fragment || ![TCP, UDP, SCTP].contains(&self.protocol) {
             return None;
         }
         let (from, to) = (word(self.payload, 0).ok()?, word(self.payload, 2).ok()?);
@@ -163,6 +172,7 @@ impl<'a> Packet<'a> {
             UDP => (6, self.pseudo_header()),
             ICMP => (2, 0),
             ICMPV6 => (2, self.pseudo_header()),
+            SCTP => return self.check_crc(),
             _ => return Ok(()),
         };
         let found = word(self.payload, at)?;
@@ -185,6 +195,17 @@ impl<'a> Packet<'a> {
                 found,
                 right,
             })
+        }
+    }
+
+    /// SCTP has a CRC over all but its own field, and no pseudo-header (RFC 9260 section 6.8).
+    fn check_crc(&self) -> Result<(), Flaw> {
+        let found = u32::from_le_bytes(bytes(self.payload, 8)?);
+        let right = crc32c(&[&self.payload[..8], &[0; 4], &self.payload[12..]]);
+        if found == right {
+            Ok(())
+        } else {
+            Err(Flaw::Crc { found, right })
         }
     }
 
@@ -241,6 +262,16 @@ fn sum(data: &[u8]) -> u64 {
 /// The sum without the checksum field at `at`.
 fn without(data: &[u8], at: usize) -> u64 {
     sum(&data[..at]) + sum(&data[at + 2..])
+}
+
+/// `CRC32c` of parts one after the other, bit by bit (RFC 9260 appendix A).
+fn crc32c(parts: &[&[u8]]) -> u32 {
+    let bytes = parts.iter().flat_map(|part| part.iter());
+    !bytes.fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
+        })
+    })
 }
 
 fn complement(mut sum: u64) -> u16 {
@@ -312,6 +343,28 @@ mod tests {
         odd[at + 6] = 0;
         odd[at + 7] = 0;
         assert_eq!(check_sums(&odd), Err(Flaw::Missing));
+    }
+
+    #[test]
+    fn sctp_has_a_crc_without_a_pseudo_header() {
+        assert_eq!(crc32c(&[b"1234", b"56789"]), 0xe306_9283);
+        // An ABORT (12 bytes of header, 4 of chunk) from port 80 to 40000 with tag 0x12345678, padded by the device.
+        let packet = "0050 9c40 12345678 00000000 06000004";
+        let crc = crc32c(&[&frame(packet)]).to_le_bytes();
+        let mut abort = frame(
+            "ffffffffffff 020000000001 86dd 6000 0000 0010 8440
+             00000000000000000000000000000001 00000000000000000000000000000002",
+        );
+        abort.extend(frame(packet));
+        let at = ETHERNET + 40 + 8;
+        abort[at..at + 4].copy_from_slice(&crc);
+        abort.extend([0xff; 6]);
+        assert_eq!(check_sums(&abort), Ok(()));
+        let packet = Packet::read(&abort).expect("whole").expect("IP");
+        let (from, to) = packet.ends().expect("SCTP");
+        assert_eq!((from.port(), to.port()), (80, 40_000));
+        abort[at - 6] ^= 1;
+        assert!(matches!(check_sums(&abort), Err(Flaw::Crc { .. })));
     }
 
     #[test]

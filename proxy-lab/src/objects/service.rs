@@ -1,5 +1,6 @@
 //! `v1.Service`.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ pub struct Service {
 #[derive(Debug, Clone)]
 struct Port {
     name: String,
-    protocol: Protocol,
+    protocol: String,
     number: u16,
     exposed: Option<u16>,
 }
@@ -91,12 +92,12 @@ impl Service {
         self
     }
 
-    /// A port.
+    /// A port. The protocol is one that hosts here speak, or another that Kubernetes knows (`SCTP`).
     #[must_use]
-    pub fn port(mut self, name: &str, protocol: Protocol, number: u16) -> Self {
+    pub fn port(mut self, name: &str, protocol: impl Display, number: u16) -> Self {
         self.ports.push(Port {
             name: name.to_owned(),
-            protocol,
+            protocol: protocol.to_string(),
             number,
             exposed: None,
         });
@@ -209,7 +210,7 @@ impl Service {
     pub fn slice(&self, family: Family, target: u16) -> Slice {
         let slice = Slice::new(&self.namespace, &self.name, family);
         self.ports.iter().fold(slice, |slice, port| {
-            slice.port(&port.name, port.protocol, target)
+            slice.port(&port.name, &port.protocol, target)
         })
     }
 
@@ -228,7 +229,8 @@ impl Service {
 impl From<Service> for Value {
     fn from(mut service: Service) -> Self {
         let ports = service.ports.iter().map(|port| {
-            let mut object = json!({"name": port.name, "protocol": port.protocol.to_string(), "port": port.number});
+            let mut object =
+                json!({"name": port.name, "protocol": port.protocol, "port": port.number});
             if let Some(node_port) = port.exposed {
                 object["nodePort"] = node_port.into();
             }

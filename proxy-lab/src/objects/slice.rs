@@ -1,5 +1,6 @@
 //! `discovery.k8s.io/v1.EndpointSlice`.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
@@ -7,7 +8,6 @@ use serde_json::{Value, json};
 use crate::address::Family;
 use crate::host::Host;
 use crate::lab::Pod;
-use crate::protocol::Protocol;
 
 /// An EndpointSlice.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ impl Slice {
 
     /// A port: the name is the Service port's, the number is where the endpoints listen.
     #[must_use]
-    pub fn port(mut self, name: &str, protocol: Protocol, number: u16) -> Self {
+    pub fn port(mut self, name: &str, protocol: impl Display, number: u16) -> Self {
         let port = json!({"name": name, "protocol": protocol.to_string(), "port": number});
         self.0["ports"]
             .as_array_mut()
