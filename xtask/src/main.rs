@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod conformance;
 mod demo;
 mod image;
 mod lint;
@@ -53,6 +54,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Judge this proxy and kube-proxy, rule by rule, on the real control plane, and write docs/conformance.md (root)
+    Conformance {
+        /// Arguments for the judge itself, see `cargo xtask conformance -- --help`; with any, nothing is written unless asked
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Build all, then show Services at work in a lab of network namespaces (root)
     Demo {
         /// Arguments for the demo itself, see `cargo xtask demo -- --help`
@@ -73,6 +80,7 @@ fn main() -> ExitCode {
         Command::Test { part } => test::run(&ui, &workspace, part),
         Command::Verify => verify::run(&ui, &workspace),
         Command::Bench { arguments } => bench::run(&ui, &workspace, &arguments),
+        Command::Conformance { arguments } => conformance::run(&ui, &workspace, &arguments),
         Command::Demo { arguments } => demo::run(&ui, &workspace, &arguments),
     });
     match result {

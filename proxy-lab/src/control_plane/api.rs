@@ -110,14 +110,49 @@ impl Api {
         .map_err(failed(what))
     }
 
+    /// Changes an object as `kubectl patch --type merge` does (RFC 7386); only kind, namespace and name of `object` count.
+    pub fn patch(&self, object: impl Into<Value>, patch: impl Into<Value>) -> Result<()> {
+        let (object, patch) = (object.into(), patch.into());
+        let what = format!("changing {}", describe(&object));
+        self.request(what, move |client| async move {
+            let (api, object) = resource(&client, object)?;
+            let name = object.metadata.name.unwrap_or_default();
+            let parameters = PatchParams::default();
+            api.patch(&name, &parameters, &Patch::Merge(&patch)).await
+        })
+        .map(drop)
+    }
+
+    /// Makes the fields of an object's status as given (RFC 7386); what else `object` has does not count.
+    pub fn patch_status(&self, object: impl Into<Value>) -> Result<()> {
+        let object = object.into();
+        let what = format!("changing the status of {}", describe(&object));
+        self.request(what, move |client| async move {
+            let patch = Patch::Merge(json!({"status": object["status"]}));
+            let (api, object) = resource(&client, object)?;
+            let name = object.metadata.name.unwrap_or_default();
+            let parameters = PatchParams::default();
+            api.patch_status(&name, &parameters, &patch).await
+        })
+        .map(drop)
+    }
+
     /// Deletes an object; only its kind, namespace and name count. That it is not there is fine.
     pub fn delete(&self, object: impl Into<Value>) -> Result<()> {
-        let object = object.into();
+        self.delete_with(object.into(), DeleteParams::default())
+    }
+
+    /// The same without a grace period.
+    pub fn delete_now(&self, object: impl Into<Value>) -> Result<()> {
+        self.delete_with(object.into(), DeleteParams::default().grace_period(0))
+    }
+
+    fn delete_with(&self, object: Value, parameters: DeleteParams) -> Result<()> {
         let what = format!("deleting {}", describe(&object));
         self.request(what, move |client| async move {
             let (api, object) = resource(&client, object)?;
             let name = object.metadata.name.unwrap_or_default();
-            match api.delete(&name, &DeleteParams::default()).await {
+            match api.delete(&name, &parameters).await {
                 Err(error) if !is_not_found(&error) => Err(error),
                 _ => Ok(()),
             }

@@ -147,6 +147,10 @@ impl Life {
             .ends
             .get_or_insert_with(|| Instant::now() + exits.unwrap_or(grace).min(grace));
         if self.shared.has(&self.uid) && Instant::now() < ends {
+            // Meanwhile it is probed like any other.
+            if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) {
+                self.run(pod, node).await?;
+            }
             return Ok(Next::Until(ends));
         }
         self.remove().await?;

@@ -56,7 +56,14 @@ pub(super) fn running(pod: &Pod, own: Pair, node: Pair) -> Value {
 
 /// The status of a pod whose containers died and are not started again.
 pub(super) fn failed() -> Value {
-    json!({"phase": "Failed", "reason": "Crashed", "message": "killed by the lab"})
+    let now = Timestamp::now().to_string();
+    let unready = ["ContainersReady", "Ready"].map(|kind| {
+        json!({"type": kind, "status": "False", "reason": "PodFailed", "lastTransitionTime": now})
+    });
+    json!({
+        "phase": "Failed", "reason": "Crashed", "message": "killed by the lab",
+        "conditions": unready,
+    })
 }
 
 /// Whether `wanted` says something new: phase, address or a condition.

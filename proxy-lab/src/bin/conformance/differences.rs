@@ -1,0 +1,79 @@
+//! Where a subject does something else than the rule says, and why the rule is as it is. A difference that is not
+//! here fails the run, and so does one that is here and does not occur.
+
+use crate::subject::Subject;
+
+/// A known difference.
+#[derive(Debug)]
+pub struct Difference {
+    /// The case's name.
+    pub case: &'static str,
+    /// Who differs.
+    pub subjects: &'static [Subject],
+    /// What they do, and why the rule is right.
+    pub reason: &'static str,
+}
+
+const KUBE_PROXY: &[Subject] = &[Subject::Iptables, Subject::Nftables];
+const NFTABLES: &[Subject] = &[Subject::Nftables];
+const OURS: &[Subject] = &[Subject::Sockets, Subject::Packets];
+
+/// All of them.
+pub const ALL: &[Difference] = &[
+    Difference {
+        case: "cluster-ip-not-from-outside",
+        subjects: KUBE_PROXY,
+        reason: "kube-proxy forwards what any host sends to a ClusterIP through a node. A ClusterIP is meant for the cluster; \
+                 who wants it reachable from outside says so (`--external-cluster-ip`).",
+    },
+    Difference {
+        case: "external-cluster-shows-the-client-here",
+        subjects: KUBE_PROXY,
+        reason: "kube-proxy masquerades all that comes from outside by externalTrafficPolicy Cluster. Where the pod is on the node \
+                 that was asked, the answer leaves through it anyway, so the pod may see its client.",
+    },
+    Difference {
+        case: "hairpin-is-seen-from-the-service",
+        subjects: KUBE_PROXY,
+        reason: "kube-proxy masquerades a pod that reaches itself with an address of the node. Any address that leads back will do; \
+                 the Service's own tells the pod by which way the request came, and none of the node's ports is used up.",
+    },
+    Difference {
+        case: "node-port-on-the-ipv6-loopback-of-nodes",
+        subjects: KUBE_PROXY,
+        reason: "The kernel routes nothing from ::1 to another host, so kube-proxy cannot serve it. A socket that is translated when \
+                 it connects never has that address.",
+    },
+    Difference {
+        case: "node-port-on-the-loopback-of-nodes",
+        subjects: NFTABLES,
+        reason: "kube-proxy gave this up with nftables (KEP-3866), since it needs `route_localnet`, which opens the loopback to the \
+                 network. A socket that is translated when it connects needs no such route.",
+    },
+    Difference {
+        case: "node-port-on-all-addresses-of-a-node",
+        subjects: NFTABLES,
+        reason: "In nftables mode kube-proxy's default is the node's primary addresses, in iptables mode it is all. Ours is all, since \
+                 clusters that come from iptables mode count on it (`--nodeport-addresses=primary` gives the other).",
+    },
+    Difference {
+        case: "external-ip-does-not-take-a-nodes-own-traffic",
+        subjects: KUBE_PROXY,
+        reason: "Whoever may write a Service can take a port of a node from the process that listens on it, by naming the node's \
+                 address as an external IP (CVE-2020-8554). Ours leaves such a port to its listener.",
+    },
+    Difference {
+        case: "large-requests-by-udp",
+        subjects: OURS,
+        reason: "OURS TO MEND: fragments are passed on untranslated (and counted, `fragment_passed`), so datagrams larger than a \
+                 frame reach a pod only where sockets are translated. Rule P3 is not done yet.",
+    },
+];
+
+/// Why a subject does not pass a case, if that is known.
+pub fn reason(case: &str, subject: Subject) -> Option<&'static str> {
+    let found = ALL
+        .iter()
+        .find(|difference| difference.case == case && difference.subjects.contains(&subject));
+    found.map(|difference| difference.reason)
+}

@@ -1,0 +1,164 @@
+//! One lab, one control plane; the subjects one after the other, each with all cases.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proxy_lab::{ControlPlane, Lab, Result};
+
+use crate::case::{Case, Failure, Outcome};
+use crate::differences;
+use crate::ground::{self, Ground, Numbers, Restart};
+use crate::results::{Row, Verdict};
+use crate::subject::{Running, Subject};
+
+/// What shall run.
+pub struct Plan {
+    pub subjects: Vec<Subject>,
+    pub cases: Vec<Case>,
+    /// Cases at once, those aside that run alone.
+    pub jobs: usize,
+}
+
+/// Runs it; rows come by subject and in the order of the cases.
+pub fn run(plan: &Plan) -> Result<Vec<Row>> {
+    let lab = ground::lab()?;
+    let cluster = ground::control_plane(&lab)?;
+    let numbers = Numbers::default();
+    let mut rows = Vec::new();
+    for &subject in &plan.subjects {
+        let judged = judge(&lab, cluster, subject, plan, &numbers);
+        if judged.is_err() && !proxy_lab::interrupted() {
+            lab.print_agent_logs();
+        }
+        rows.extend(judged?);
+    }
+    Ok(rows)
+}
+
+fn judge(
+    lab: &Lab,
+    cluster: &ControlPlane,
+    subject: Subject,
+    plan: &Plan,
+    numbers: &Numbers,
+) -> Result<Vec<Row>> {
+    let start = Instant::now();
+    let running = Running::start(lab, cluster, subject)?;
+    eprintln!(
+        "{}: runs on all nodes after {:.1?}",
+        subject.title(),
+        start.elapsed()
+    );
+    let judge = Judge {
+        lab,
+        cluster,
+        subject,
+        restart: &|| running.restart(),
+        numbers,
+    };
+    let (alone, together): (Vec<_>, Vec<_>) = plan.cases.iter().partition(|case| case.exclusive);
+    let mut rows = judge.all(&together, plan.jobs);
+    rows.extend(judge.all(&alone, 1));
+    let failed = rows
+        .iter()
+        .any(|row| matches!(row.verdict, Verdict::Differs(_)) && row.is_unexplained());
+    if failed {
+        running.print_logs();
+    }
+    running.stop()?;
+    ground::wait_until_cleared(cluster)?;
+    rows.sort_by_key(|row| plan.cases.iter().position(|case| case.name == row.case));
+    eprintln!("{}: judged in {:.0?}", subject.title(), start.elapsed());
+    Ok(rows)
+}
+
+struct Judge<'a> {
+    lab: &'a Lab,
+    cluster: &'a ControlPlane,
+    subject: Subject,
+    restart: Restart<'a>,
+    numbers: &'a Numbers,
+}
+
+impl Judge<'_> {
+    /// Runs cases, several at a time.
+    fn all(&self, cases: &[&Case], jobs: usize) -> Vec<Row> {
+        let next = AtomicUsize::new(0);
+        let rows = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for _ in 0..jobs.min(cases.len()) {
+                scope.spawn(|| {
+                    while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if proxy_lab::interrupted() {
+                            return;
+                        }
+                        let row = self.one(case);
+                        eprintln!("{row}");
+                        rows.lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(row);
+                    }
+                });
+            }
+        });
+        rows.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn one(&self, case: &Case) -> Row {
+        let start = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.attempt(case)));
+        let outcome = outcome.unwrap_or_else(|panic| {
+            let words = panic.downcast_ref::<String>().map(String::as_str);
+            let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(Failure::differs(format!(
+                "it panicked: {}",
+                words.unwrap_or("without a word")
+            )))
+        });
+        Row {
+            case: case.name.to_owned(),
+            subject: self.subject,
+            verdict: match outcome {
+                Ok(()) => Verdict::Passes,
+                Err(Failure::NotApplicable(why)) => Verdict::NotApplicable(why),
+                Err(failure) => Verdict::Differs(failure.to_string()),
+            },
+            took: round(start.elapsed()),
+        }
+    }
+
+    fn attempt(&self, case: &Case) -> Outcome {
+        let in_vain = differences::reason(case.name, self.subject).is_some();
+        let subject = (self.subject, self.restart);
+        let ground = Ground::new(self.lab, self.cluster, subject, self.numbers, in_vain)?;
+        let outcome = (case.run)(&ground);
+        if outcome.is_err() && !in_vain {
+            self.show(&ground);
+        }
+        ground.clear()?;
+        outcome
+    }
+
+    /// What there is in the API when a case fails.
+    fn show(&self, ground: &Ground<'_>) {
+        let words = [
+            "-n",
+            &ground.space,
+            "get",
+            "services,endpointslices,pods",
+            "-o",
+            "wide",
+        ];
+        match self.cluster.kubectl(words) {
+            Ok(text) => eprintln!("{text}"),
+            Err(error) => eprintln!("{}", error.chain()),
+        }
+    }
+}
+
+fn round(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
