@@ -7,6 +7,7 @@ mod conformance;
 mod demo;
 mod image;
 mod lint;
+mod mutants;
 mod process;
 mod setup;
 mod summary;
@@ -46,6 +47,14 @@ enum Command {
         /// Only this part
         part: Option<test::Part>,
     },
+    /// Make named mistakes in a copy of the sources, and expect that the conformance suite notices each (root)
+    Mutants {
+        /// Only these
+        names: Vec<String>,
+        /// Say which there are, and do nothing
+        #[arg(long)]
+        list: bool,
+    },
     /// Load every eBPF program and print what it costs: instructions verified, time (root)
     Verify,
     /// Measure the product in the lab on the real control plane (root)
@@ -78,6 +87,8 @@ fn main() -> ExitCode {
         Command::Image => image::run(&ui, &workspace),
         Command::Lint => lint::run(&ui, &workspace),
         Command::Test { part } => test::run(&ui, &workspace, part),
+        Command::Mutants { list: true, .. } => mutants::list(&ui, &workspace),
+        Command::Mutants { names, .. } => mutants::run(&ui, &workspace, &names),
         Command::Verify => verify::run(&ui, &workspace),
         Command::Bench { arguments } => bench::run(&ui, &workspace, &arguments),
         Command::Conformance { arguments } => conformance::run(&ui, &workspace, &arguments),

@@ -69,6 +69,20 @@ impl Workspace {
         self.target.join(profile).join(name)
     }
 
+    /// A copy of the workspace that mutations are made in, with what is built of it.
+    pub fn for_mutants(&self) -> Self {
+        let folder = self.target.join("mutants");
+        Self {
+            root: folder.join("sources"),
+            target: folder.join("target"),
+        }
+    }
+
+    /// Cargo's target folder.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Where container images are made.
     pub fn image(&self) -> PathBuf {
         self.target.join("image")

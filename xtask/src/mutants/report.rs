@@ -1,0 +1,90 @@
+//! What the conformance suite says of its cases, as far as we read it.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+/// The results of a run.
+#[derive(Debug, Deserialize)]
+pub struct Report {
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Row {
+    case: String,
+    subject: String,
+    verdict: Verdict,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "verdict", content = "why", rename_all = "kebab-case")]
+enum Verdict {
+    Passes,
+    Differs(String),
+    NotApplicable(String),
+}
+
+impl Report {
+    /// Reads the file that `conformance --report` writes.
+    pub fn read(file: &Path) -> Result<Self> {
+        let text = fs::read_to_string(file)
+            .with_context(|| format!("could not read {}", file.display()))?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is no report of the suite", file.display()))
+    }
+
+    /// The cases that did not pass, each with its subject.
+    pub fn failed(&self) -> impl Iterator<Item = String> {
+        let rows = self.rows.iter();
+        rows.filter(|row| matches!(row.verdict, Verdict::Differs(_)))
+            .map(Row::name)
+    }
+
+    /// The cases that passed, by parts of their names, with one of these subjects.
+    pub fn passed(&self, patterns: &[String], subjects: &[String]) -> Vec<String> {
+        let rows = self.rows.iter().filter(|row| {
+            row.verdict == Verdict::Passes
+                && subjects.contains(&row.subject)
+                && patterns.iter().any(|pattern| row.case.contains(pattern))
+        });
+        rows.map(Row::name).collect()
+    }
+}
+
+impl Row {
+    fn name(&self) -> String {
+        format!("{} ({})", self.case, self.subject)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_told_apart_by_case_and_subject() {
+        let text = r#"{"kernel": "6", "took": 3, "rows": [
+            {"case": "hints", "subject": "sockets", "verdict": {"verdict": "passes"}, "took": {"secs": 1, "nanos": 0}},
+            {"case": "hints", "subject": "packets", "verdict": {"verdict": "differs", "why": "no"}},
+            {"case": "other", "subject": "sockets", "verdict": {"verdict": "not-applicable", "why": "no SCTP"}}
+        ]}"#;
+        let report: Report = serde_json::from_str(text).expect("is a report");
+        assert_eq!(report.failed().collect::<Vec<_>>(), ["hints (packets)"]);
+        let words = |words: &[&str]| {
+            words
+                .iter()
+                .map(|&word| word.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let passed =
+            |cases: &[&str], subjects: &[&str]| report.passed(&words(cases), &words(subjects));
+        assert_eq!(
+            passed(&["int", "oth"], &["sockets", "packets"]),
+            ["hints (sockets)"]
+        );
+        assert!(passed(&["hints"], &["packets"]).is_empty());
+        assert!(passed(&["other"], &["sockets"]).is_empty());
+    }
+}
