@@ -43,9 +43,10 @@ impl Host {
 fn get(to: SocketAddr, path: &str, timeout: Duration) -> io::Result<HttpAnswer> {
     let mut stream = TcpStream::connect_timeout(&to, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
+    // 1.0 has no chunks: the body is as it comes, up to the connection's end.
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.0\r\nHost: {to}\r\nConnection: close\r\n\r\n"
     )?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
