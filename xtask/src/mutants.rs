@@ -48,7 +48,7 @@ pub fn run(ui: &Ui, workspace: &Workspace, names: &[String]) -> Result<()> {
     let toolchain = build::lab(ui, workspace)?;
     let laboratory = Laboratory::new(workspace, &toolchain)?;
 
-    let mut summary = Summary::default();
+    let mut summary = Summary::begin();
     let mut right = None;
     summary.run(ui, "without a mistake", || {
         ui.step("without a mistake", |step| {
