@@ -38,19 +38,16 @@ const fn powers(of: u32) -> [u32; 256] {
     all
 }
 
-/// Product of two polynomials, modulo the generator.
+/// Product of two polynomials, modulo the generator. Masks, not branches: nobody can predict them, and the verifier would
+/// follow each.
 #[inline(always)]
 const fn multiply(a: u32, mut b: u32) -> u32 {
     let (mut product, mut i) = (0, 0);
     while i < u32::BITS {
-        if a & (ONE >> i) != 0 {
-            product ^= b;
-        }
-        b = if b & 1 == 0 {
-            b >> 1
-        } else {
-            b >> 1 ^ POLYNOMIAL
-        };
+        // All ones where the bit is set: its sign, spread.
+        let coefficient = ((a << i).cast_signed() >> 31).cast_unsigned();
+        product ^= b & coefficient;
+        b = b >> 1 ^ (POLYNOMIAL & 0u32.wrapping_sub(b & 1));
         i += 1;
     }
     product
