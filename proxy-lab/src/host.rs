@@ -1,8 +1,10 @@
 //! A host: a network namespace with a `lab-host` process in it, be it a node, a pod or the workstation.
 
+mod balancer;
 mod inner;
 mod process;
 mod server;
+mod udp_stream;
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
@@ -16,8 +18,10 @@ use crate::netns::Netns;
 use crate::protocol::{
     Answer, Command, Exchange, ProbeReport, ProbeRequest, Protocol, TcpRequest, Tunnel, UdpRequest,
 };
+pub use balancer::Balancer;
 use process::Process;
 pub use server::Server;
+pub use udp_stream::UdpStream;
 
 /// A host. Its methods block, and may be called from several threads at once.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 //! thread of its own, and writes [`Reply`]s to stdout. It ends when stdin does, unless it was told to detach, so
 //! that no process outlives the lab that started it.
 
+mod balancer;
 mod hold;
 mod probe;
 mod tcp_client;
@@ -9,6 +10,7 @@ mod tcp_server;
 mod tunnel;
 mod udp_client;
 mod udp_server;
+mod udp_stream;
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, Write as _};
@@ -22,8 +24,10 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::protocol::{
     Answer, Command, Exchange, Failure, FailureKind, Hello, Protocol, Reply, Request, Serve,
 };
+use balancer::Balancer;
 use hold::Hold;
 use probe::Probe;
+use udp_stream::UdpStream;
 
 /// Tells builds of this module and of the protocol apart: a library never talks to a `lab-host` of another build.
 pub const FINGERPRINT: u64 = {
@@ -32,6 +36,7 @@ pub const FINGERPRINT: u64 = {
     hash = fnv(hash, include_bytes!("protocol/outcome.rs"));
     hash = fnv(hash, include_bytes!("protocol/request.rs"));
     hash = fnv(hash, include_bytes!("inside.rs"));
+    hash = fnv(hash, include_bytes!("inside/balancer.rs"));
     hash = fnv(hash, include_bytes!("inside/hold.rs"));
     hash = fnv(hash, include_bytes!("inside/probe.rs"));
     hash = fnv(hash, include_bytes!("inside/tcp_client.rs"));
@@ -39,6 +44,7 @@ pub const FINGERPRINT: u64 = {
     hash = fnv(hash, include_bytes!("inside/tunnel.rs"));
     hash = fnv(hash, include_bytes!("inside/udp_client.rs"));
     hash = fnv(hash, include_bytes!("inside/udp_server.rs"));
+    hash = fnv(hash, include_bytes!("inside/udp_stream.rs"));
     hash = fnv(hash, include_bytes!("tun.rs"));
     fnv(hash, include_bytes!("bin/lab-host.rs"))
 };
@@ -104,6 +110,8 @@ struct State {
     holds: Mutex<HashMap<u64, Hold>>,
     probes: Mutex<HashMap<u64, Probe>>,
     sockets: Mutex<HashMap<u64, Arc<Socket>>>,
+    streams: Mutex<HashMap<u64, UdpStream>>,
+    balancers: Mutex<HashMap<u64, Balancer>>,
 }
 
 enum Server {
@@ -180,6 +188,44 @@ impl State {
                 )]))
             }
             Command::UdpClose { socket } => taken(&self.sockets, socket).map(|_| Answer::Done),
+            Command::UdpStreamStart(request) => {
+                let handle = self.handle();
+                let stream = UdpStream::start(request)
+                    .map_err(|error| format!("starting a UDP stream: {error}"))?;
+                locked(&self.streams).insert(handle, stream);
+                Ok(Answer::Started { handle })
+            }
+            Command::UdpStreamReport { stream, stop: true } => {
+                Ok(Answer::Streamed(taken(&self.streams, stream)?.stop()))
+            }
+            Command::UdpStreamReport {
+                stream,
+                stop: false,
+            } => {
+                let streams = locked(&self.streams);
+                Ok(Answer::Streamed(
+                    streams
+                        .get(&stream)
+                        .ok_or_else(|| unknown(stream))?
+                        .report(),
+                ))
+            }
+            Command::BalanceStart(request) => {
+                let handle = self.handle();
+                let balancer = Balancer::start(request)
+                    .map_err(|error| format!("starting a balancer: {error}"))?;
+                locked(&self.balancers).insert(handle, balancer);
+                Ok(Answer::Started { handle })
+            }
+            Command::BalanceStop { balancer } => {
+                let balancer = taken(&self.balancers, balancer)?;
+                Ok(Answer::Balanced(balancer.stop()))
+            }
+            Command::BalanceReport { balancer } => {
+                let balancers = locked(&self.balancers);
+                let running = balancers.get(&balancer).ok_or_else(|| unknown(balancer))?;
+                Ok(Answer::Balanced(running.report()))
+            }
             Command::Tunnel(tunnel) => {
                 let device = tunnel.device.clone();
                 tunnel::start(tunnel)

@@ -9,8 +9,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use outcome::{Exchange, Failure, FailureKind, Identity, ProbeReport};
-pub use request::{ProbeRequest, Serve, TcpRequest, Tunnel, UdpRequest, unspecified_like};
+pub use outcome::{
+    BalanceReport, Exchange, Failure, FailureKind, Identity, ProbeReport, UdpStreamReport, UdpTurn,
+};
+pub use request::{
+    BalanceRequest, BalancedNode, ProbeRequest, Serve, TcpRequest, Tunnel, UdpRequest,
+    UdpStreamRequest, unspecified_like,
+};
 
 /// The first line that a `lab-host` prints.
 #[derive(Debug, Serialize, Deserialize)]
@@ -102,6 +107,27 @@ pub enum Command {
         /// From [`Answer::Started`].
         socket: u64,
     },
+    /// Start a UDP stream; answered by [`Answer::Started`].
+    UdpStreamStart(UdpStreamRequest),
+    /// What a UDP stream saw so far; answered by [`Answer::Streamed`].
+    UdpStreamReport {
+        /// From [`Answer::Started`].
+        stream: u64,
+        /// Also stop it.
+        stop: bool,
+    },
+    /// Start a balancer; answered by [`Answer::Started`].
+    BalanceStart(BalanceRequest),
+    /// Stop a balancer; answered by [`Answer::Balanced`].
+    BalanceStop {
+        /// From [`Answer::Started`].
+        balancer: u64,
+    },
+    /// What a balancer saw so far; answered by [`Answer::Balanced`].
+    BalanceReport {
+        /// From [`Answer::Started`].
+        balancer: u64,
+    },
     /// Carry a tun device's packets to and from other hosts.
     Tunnel(Tunnel),
     /// Go on living when stdin ends.
@@ -136,6 +162,10 @@ pub enum Answer {
     Exchanges(Vec<Exchange>),
     /// A prober's report.
     Probed(ProbeReport),
+    /// A balancer's report.
+    Balanced(BalanceReport),
+    /// A UDP stream's report.
+    Streamed(UdpStreamReport),
 }
 
 /// Transport protocol.

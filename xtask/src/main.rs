@@ -59,7 +59,7 @@ enum Command {
     Verify,
     /// Measure the product in the lab on the real control plane (root)
     Bench {
-        /// Which measurement: `api-latency`, `api-start` or `packets`, and its numbers
+        /// Which measurement: `api-latency`, `api-start`, `rolling-update` or `packets`, and its numbers
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },

@@ -83,7 +83,8 @@ fn attempt(request: &ProbeRequest) -> Vec<Exchange> {
     }
 }
 
-fn add(report: &mut ProbeReport, since: Duration, exchange: Exchange) {
+/// Counts an attempt that ended.
+pub(super) fn add(report: &mut ProbeReport, since: Duration, exchange: Exchange) {
     report.attempts += 1;
     match exchange.outcome {
         Ok(identity) => {

@@ -132,6 +132,38 @@ impl ProbeReport {
     }
 }
 
+/// What a balancer saw.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct BalanceReport {
+    /// Of the connections.
+    pub connections: ProbeReport,
+    /// Connections that were answered after a SYN's first retransmission (1 s) only.
+    pub late: u64,
+    /// What health checks said when it was another than before, oldest first: time since the balancer started, the node's
+    /// place in the request, and whether it takes connections.
+    pub turns: Vec<(Duration, usize, bool)>,
+}
+
+/// What a UDP stream saw.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct UdpStreamReport {
+    /// Times that its socket was opened.
+    pub opened: u64,
+    /// Answers.
+    pub answers: u64,
+    /// What was another than before, oldest first.
+    pub turns: Vec<UdpTurn>,
+}
+
+/// A turn in a UDP stream.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UdpTurn {
+    /// When, as [`now`](crate::clock::now) tells it.
+    pub at: Duration,
+    /// The server that answers from now on, or the error that calls end with.
+    pub what: Result<String, Failure>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -197,6 +197,40 @@ pub struct ProbeRequest {
     pub timeout: Duration,
 }
 
+/// One UDP socket that sends a question each `interval`, whether or not answers come, until it is stopped.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UdpStreamRequest {
+    /// Destination.
+    pub to: SocketAddr,
+    /// Whether the socket is connected. One that cannot be connected, or loses its peer, is opened anew at its next turn.
+    pub connected: bool,
+    /// Time between questions.
+    pub interval: Duration,
+}
+
+/// A balancer as clouds have it, and its clients: new connections, one after the other, each to a node that says that it
+/// takes them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BalanceRequest {
+    /// The nodes.
+    pub nodes: Vec<BalancedNode>,
+    /// Time between two health checks of a node.
+    pub check_interval: Duration,
+    /// Connections a second in total.
+    pub rate: u32,
+    /// For each: connect, send and read together.
+    pub timeout: Duration,
+}
+
+/// A node as a balancer sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BalancedNode {
+    /// Where connections go.
+    pub to: SocketAddr,
+    /// Where it says, by HTTP status 200, that it takes them (`healthCheckNodePort`).
+    pub check: SocketAddr,
+}
+
 /// A tun device whose packets go to other hosts, each in a UDP datagram.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tunnel {

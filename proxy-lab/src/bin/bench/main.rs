@@ -5,6 +5,7 @@ mod api_latency;
 mod api_start;
 mod cluster;
 mod figures;
+mod rolling_update;
 
 use std::process::ExitCode;
 
@@ -13,6 +14,7 @@ Measures the agent on the real control plane, in a lab (needs root; a quiet mach
 
 usage: bench api-latency [CHANGES [SERVICES…]]   from an API write to traffic, beside kube-proxy (200 changes at 100 and 5000)
        bench api-start [SERVICES]                start with Services of four endpoints each (10000)
+       bench rolling-update [RATE]               connections lost while local pods are replaced, beside kube-proxy (1000 a second)
 ";
 
 fn main() -> ExitCode {
@@ -34,6 +36,12 @@ fn main() -> ExitCode {
                 services
             };
             api_latency::run(changes, services).map(|()| true)
+        }
+        "rolling-update" => {
+            let rate = numbers
+                .first()
+                .map_or(Some(1000), |rate| u32::try_from(*rate).ok());
+            rate.map_or(Ok(false), |rate| rolling_update::run(rate).map(|()| true))
         }
         "api-start" => api_start::run(numbers.first().copied().unwrap_or(10_000)).map(|()| true),
         _ => Ok(false),
