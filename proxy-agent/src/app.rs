@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     config::NodePortAddresses,
     dataplane::{
-        abort::Aborter,
+        abort::{Aborter, Protocol},
         attach::{Attachments, Port, TcMode},
         clock::Clock,
         foreign::Inspector,
@@ -90,8 +90,19 @@ pub struct AppConfig {
     pub maglev_seed: String,
     /// Whether UDP sockets that are connected to a backend that is gone are aborted.
     pub abort_udp_sockets: bool,
+    /// Whether TCP connections to backends that are deleted are ended.
+    pub end_tcp: bool,
     /// Created when the first full list is programmed.
     pub ready_file: Option<PathBuf>,
+}
+
+impl AppConfig {
+    /// Whose sockets are aborted when their backend is gone.
+    fn protocols_to_abort(&self) -> Vec<Protocol> {
+        let tcp = self.end_tcp.then_some(Protocol::Tcp);
+        let udp = self.abort_udp_sockets.then_some(Protocol::Udp);
+        tcp.into_iter().chain(udp).collect()
+    }
 }
 
 /// The running agent.
@@ -144,6 +155,7 @@ impl App {
         settings::write(
             &pins,
             config.socket_lb,
+            config.end_tcp,
             config.snat_ports,
             config.forward_mark,
             clock.hz(),
@@ -152,9 +164,9 @@ impl App {
         let programmer = Programmer::open(KernelMaps::open(&pins)?, Capacities::default())?;
         let collector = Collector::open(&pins, clock)?;
         monitor.watch_datapath(counters(&pins)?);
-        let aborter = config
-            .abort_udp_sockets
-            .then(|| Aborter::start(&pins))
+        let protocols = config.protocols_to_abort();
+        let aborter = (!protocols.is_empty())
+            .then(|| Aborter::start(&pins, protocols, monitor.aborted_sockets()))
             .transpose()?;
         let (watcher, observed) = Watcher::start()
             .await

@@ -133,6 +133,7 @@ impl RuleArgs {
                     service_proxy_name: service_proxy_name.filter(|name| !name.is_empty()),
                     external_cluster_ip,
                     default_algorithm,
+                    end_tcp: false,
                 },
             },
             node_port_addresses: NodePortAddresses::parse(&nodeport_addresses)?,

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::{no_local::NoLocal, triggers::Triggers};
 use crate::{
-    dataplane::sys::map::CounterMap,
+    dataplane::{abort::Protocol, sys::map::CounterMap},
     health::{Health, checks::Checks},
     maps::Maps,
     metrics::Metrics,
@@ -87,6 +87,12 @@ impl Monitor {
     /// The counters of the datapath, to be read at each scrape.
     pub fn watch_datapath(&self, counters: CounterMap) {
         self.metrics.datapath.watch(counters);
+    }
+
+    /// Counts sockets that were aborted, by protocol; from whatever thread.
+    pub fn aborted_sockets(&self) -> impl Fn(Protocol, usize) + Send + use<> {
+        let metrics = Arc::clone(&self.metrics);
+        move |protocol, count| metrics.own.count_aborted_sockets(protocol, count)
     }
 
     /// What is wrong with objects as the servers see it: a health check's port that can't be served.

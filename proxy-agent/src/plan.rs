@@ -143,6 +143,9 @@ pub struct ServicePlan {
     /// Endpoints that serve although no target lists them for new connections (terminating, or left out by
     /// topology), by key (its list is always `Cluster`): their flows go on (semantics L3, L4, L6).
     pub draining: BTreeMap<TargetKey, Vec<BackendPlan>>,
+    /// Endpoints that do not serve, though they are not deleted, by key (its list is always `Cluster`): TCP connections to them
+    /// go on. Known only where those to deleted ones are ended ([`Options::end_tcp`](crate::policy::Options::end_tcp)).
+    pub not_serving: BTreeMap<TargetKey, Vec<BackendPlan>>,
     /// What load balancers are told about it. Not in the maps.
     pub health_check: Option<HealthCheck>,
 }

@@ -19,7 +19,7 @@ use self::{
 use crate::{
     claims::ClaimKey,
     model::{EndpointSlice, Service, Sharing},
-    plan::{Empty, FrontendPlan, ServicePlan, TargetPlan},
+    plan::{Empty, FrontendPlan, Protocol, ServicePlan, TargetPlan},
 };
 
 /// What the rules depend on besides objects.
@@ -31,6 +31,8 @@ pub struct Options {
     pub external_cluster_ip: bool,
     /// How backends are chosen where a Service does not say.
     pub default_algorithm: Algorithm,
+    /// TCP connections to endpoints that are deleted end, so it must be known of those that do not serve that they are not.
+    pub end_tcp: bool,
 }
 
 impl Options {
@@ -108,14 +110,22 @@ pub fn plan(
                 },
             );
         }
-        let draining: Vec<_> = candidates
-            .iter()
-            .filter(|c| c.serves() && !listed.contains(&c.key()))
-            .map(|c| c.backend(here))
-            .collect();
+        let unlisted = |serves: bool| -> Vec<_> {
+            candidates
+                .iter()
+                .filter(|c| c.serves() == serves && !listed.contains(&c.key()))
+                .map(|c| c.backend(here))
+                .collect()
+        };
+        let draining = unlisted(true);
         if !draining.is_empty() {
             plan.draining
                 .insert(port.with_list(List::Cluster), draining);
+        }
+        let not_serving = unlisted(false);
+        if options.end_tcp && port.protocol == Protocol::Tcp && !not_serving.is_empty() {
+            plan.not_serving
+                .insert(port.with_list(List::Cluster), not_serving);
         }
     }
     plan.frontends.sort_unstable();

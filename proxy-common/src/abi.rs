@@ -16,7 +16,7 @@ pub mod target;
 
 /// Version of everything in this module. Pinned maps of another version are never read: they live in a folder
 /// of their own (`<bpffs>/v<ABI_VERSION>`).
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// The kind of a map, as far as the two sides must agree on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

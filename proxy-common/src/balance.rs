@@ -188,6 +188,15 @@ fn select_in<T: Tables>(
     None
 }
 
+/// Whether the backend that an id and generation name was deleted.
+#[inline(always)]
+pub fn is_deleted<T: Tables>(t: &mut T, slot: Slot) -> bool {
+    t.backend(slot.backend).is_none_or(|backend| {
+        backend.word.generation() != slot.generation
+            || matches!(backend.word.state(), BackendState::Gone)
+    })
+}
+
 /// The backend that an id and generation name, while it serves.
 #[inline(always)]
 pub fn serving<T: Tables>(t: &mut T, slot: Slot) -> Option<Backend> {

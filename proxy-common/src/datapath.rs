@@ -143,6 +143,10 @@ fn ingress<P: Packet, T: PacketTables>(
     match known(t, w, scope) {
         Known::Forward => return forward::onward(p, t, at, w),
         Known::Back => return forward::back(p, t, at, w),
+        Known::End => {
+            flow::retire(t, w);
+            return refuse(p, t, w, at, Counter::TcpEnded);
+        }
         Known::Pass => return Verdict::Pass,
         Known::No => {}
     }
@@ -154,15 +158,25 @@ fn ingress<P: Packet, T: PacketTables>(
         begin::Step::Pass => Verdict::Pass,
         begin::Step::Translate => forward::onward(p, t, at, w),
         begin::Step::Drop(reason) => drop(t, reason),
-        begin::Step::Refuse => {
-            if !p.refuse(w) {
-                return drop(t, Counter::DropAnswer);
-            }
-            forward::swap_macs(p, at.link);
-            t.count(Counter::RejectedNoEndpoint);
-            Verdict::Bounce
-        }
+        begin::Step::Refuse => refuse(p, t, w, at, Counter::RejectedNoEndpoint),
     }
+}
+
+/// Sends a packet back as its own refusal, counted as `what`.
+#[inline(always)]
+fn refuse<P: Packet, T: PacketTables>(
+    p: &mut P,
+    t: &mut T,
+    w: &Work,
+    at: Ingress,
+    what: Counter,
+) -> Verdict {
+    if !p.refuse(w) {
+        return drop(t, Counter::DropAnswer);
+    }
+    forward::swap_macs(p, at.link);
+    t.count(what);
+    Verdict::Bounce
 }
 
 /// What the flow tables say of a packet that comes in.
@@ -171,6 +185,8 @@ enum Known {
     Forward,
     /// Of a backend that saw a translated source.
     Back,
+    /// Of a client, whose flow is not to outlive its backend.
+    End,
     /// To be left alone.
     Pass,
     /// Nothing.
@@ -182,6 +198,7 @@ fn known<T: PacketTables>(t: &mut T, w: &mut Work, scope: Scope) -> Known {
     if let Some(entry) = t.flow(FlowTable::Confirmed, &w.h.tuple) {
         match flow::established(t, w, entry) {
             flow::Step::Translate => return Known::Forward,
+            flow::Step::End => return Known::End,
             flow::Step::Pass => return Known::Pass,
             flow::Step::Begin => {}
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
+use clap::builder::BoolishValueParser;
 use proxy_common::abi::settings::PortRange;
 
 use crate::{
@@ -108,6 +109,15 @@ pub struct RunArgs {
     )]
     abort_udp_sockets: bool,
 
+    /// End TCP connections to backends that were deleted, at once: sockets get ECONNABORTED, packets RST. Those to
+    /// backends that terminate, or do not serve, go on.
+    #[arg(
+        long,
+        env = "PROXY_END_TCP_OF_DELETED_BACKENDS",
+        value_parser = BoolishValueParser::new()
+    )]
+    end_tcp_of_deleted_backends: bool,
+
     /// What the datapath logs of single packets and sockets; `off` costs nothing.
     #[arg(long, env = "PROXY_DATAPATH_LOG", value_enum, default_value_t)]
     datapath_log: DatapathLog,
@@ -179,12 +189,14 @@ impl RunArgs {
             manage_forward,
             maglev_seed,
             abort_udp_sockets,
+            end_tcp_of_deleted_backends: end_tcp,
             datapath_log,
             tc,
             xdp,
             ready_file,
         } = self;
-        let rules = rules.check()?;
+        let mut rules = rules.check()?;
+        rules.planner.options.end_tcp = end_tcp;
         if let Some(range) = snat_ports.overlapping(service_node_port_range) {
             bail!(
                 "--snat-ports {}-{} shares ports with the node ports {}-{}: a reply could not be told from a request",
@@ -211,6 +223,7 @@ impl RunArgs {
             xdp,
             maglev_seed,
             abort_udp_sockets,
+            end_tcp,
             ready_file,
         })
     }

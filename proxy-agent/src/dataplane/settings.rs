@@ -179,6 +179,7 @@ pub enum SettingsError {
 pub fn write(
     pins: &PinFolder,
     socket_lb: SocketLb,
+    end_tcp: bool,
     ports: SnatPorts,
     mark: ForwardMark,
     hz: u32,
@@ -202,7 +203,7 @@ pub fn write(
             before.hash_key
         },
         hz,
-        flags: socket_lb.flags(),
+        flags: socket_lb.flags() | if end_tcp { settings_flags::END_TCP } else { 0 },
         snat_ports: ports.0,
         hairpin_ports: ports.used().last().unwrap_or_default(),
         mark: mark.value(),

@@ -116,7 +116,8 @@ pub(super) fn draft(
 
 impl Drafting<'_> {
     fn all(&mut self, plan: &ServicePlan) -> Result<(), Reason> {
-        for key in plan.targets.keys().chain(plan.draining.keys()) {
+        let unlisted = plan.draining.keys().chain(plan.not_serving.keys());
+        for key in plan.targets.keys().chain(unlisted) {
             self.port(key)?;
         }
         for (key, target) in &plan.targets {
@@ -130,12 +131,14 @@ impl Drafting<'_> {
         }
         for (key, target) in &plan.targets {
             for backend in &target.backends {
-                self.backend(key, backend)?;
+                self.backend(key, backend, true)?;
             }
         }
-        for (key, backends) in &plan.draining {
-            for backend in backends {
-                self.backend(key, backend)?;
+        for (plans, serving) in [(&plan.draining, true), (&plan.not_serving, false)] {
+            for (key, backends) in plans {
+                for backend in backends {
+                    self.backend(key, backend, serving)?;
+                }
             }
         }
         for (key, target) in &plan.targets {
@@ -177,7 +180,12 @@ impl Drafting<'_> {
         Ok(id)
     }
 
-    fn backend(&mut self, key: &TargetKey, plan: &BackendPlan) -> Result<(), Reason> {
+    fn backend(
+        &mut self,
+        key: &TargetKey,
+        plan: &BackendPlan,
+        serving: bool,
+    ) -> Result<(), Reason> {
         let owner = self.owner(key);
         let protocol = key.protocol;
         let key = BackendKey::new(owner, plan);
@@ -206,15 +214,17 @@ impl Drafting<'_> {
                 let weight = plan.weight;
                 self.ops.push(Op::SetWeight { id, weight });
             }
-            if old.lists != lists {
-                let word = serving(old.generation, lists);
+            let word = word(old.generation, serving, lists);
+            if old.serving != serving {
+                self.ops.push(Op::FlipBackend { id, word });
+            } else if old.lists != lists {
                 self.ops.push(Op::SetLists { id, word });
             }
             (id, old.generation)
         } else {
             let (id, generation) = self.resources.take_backend()?;
             self.taken.backends.push((id, generation));
-            let value = value(protocol, plan, serving(generation, lists));
+            let value = value(protocol, plan, word(generation, serving, lists));
             self.ops.push(Op::PutBackend { id, value, meta });
             (id, generation)
         };
@@ -222,6 +232,7 @@ impl Drafting<'_> {
             id,
             generation,
             weight: plan.weight,
+            serving,
             lists,
             meta,
         };
@@ -259,7 +270,7 @@ impl Drafting<'_> {
         self.resources.promise_frontends(new)
     }
 
-    /// Backends that the Service had and has no more under any identity.
+    /// Backends that the Service had and has no more under any identity. (Of those that do not serve, plans have TCP's only.)
     fn gone(&self) -> Vec<Gone> {
         let place = |key: &BackendKey| (key.owner, key.address, key.port);
         let kept: BTreeSet<_> = self.next.backends.keys().map(place).collect();
@@ -361,8 +372,13 @@ fn names_of(meta: &BackendMeta) -> impl Iterator<Item = u32> {
     [meta.node, meta.zone].into_iter().filter(|&id| id != 0)
 }
 
-const fn serving(generation: u32, lists: u8) -> BackendWord {
-    BackendWord::new(generation, BackendState::Serving).in_lists(lists)
+const fn word(generation: u32, serving: bool, lists: u8) -> BackendWord {
+    let state = if serving {
+        BackendState::Serving
+    } else {
+        BackendState::NotServing
+    };
+    BackendWord::new(generation, state).in_lists(lists)
 }
 
 fn value(protocol: Protocol, plan: &BackendPlan, word: BackendWord) -> abi::Backend {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use proxy_common::abi::frontend::FrontendKey;
+use proxy_common::abi::{frontend::FrontendKey, target::BackendState};
 
 use super::{draft::Gone, resources::Retired};
 use crate::{maps::Op, plan::ServiceName};
@@ -49,6 +49,8 @@ fn step(op: &Op) -> u8 {
     match op {
         Op::PutName { .. } => 0,
         Op::PutBackend { .. } | Op::SetBackendMeta { .. } | Op::SetWeight { .. } => 1,
+        // One that serves again does so before any list names it.
+        Op::FlipBackend { word, .. } if word.state() == BackendState::Serving => 1,
         Op::PutRange { .. } => 2,
         Op::WriteSlots { .. } => 3,
         Op::PutTarget { .. } => 4,

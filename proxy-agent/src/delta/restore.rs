@@ -197,7 +197,7 @@ impl Restoring<'_> {
         };
         let whole = id > 0
             && id < self.resources.capacities.backends
-            && value.word.state() == BackendState::Serving
+            && value.word.state() != BackendState::Gone
             && value.word.generation() != 0
             && value.protocol == port.protocol as u8
             && value.addr.family() == port.family;
@@ -216,6 +216,7 @@ impl Restoring<'_> {
                 id,
                 generation: value.word.generation(),
                 weight: value.weight,
+                serving: value.word.state() == BackendState::Serving,
                 lists: value.word.lists(),
                 meta,
             }
@@ -264,9 +265,11 @@ impl Restoring<'_> {
             .slots_of(word)
             .map(|slot| {
                 let owner = self.snapshot.meta_backends.get(&slot.backend)?.owner;
+                let word = self.snapshot.backend(slot.backend).word;
                 let right = self.kept_backends.contains(&slot.backend)
                     && owner == kept.value.service
-                    && self.snapshot.backend(slot.backend).word.generation() == slot.generation;
+                    && word.state() == BackendState::Serving
+                    && word.generation() == slot.generation;
                 right.then_some(slot.backend)
             })
             .collect()

@@ -61,6 +61,8 @@ pub(super) struct Backend {
     pub id: u32,
     pub generation: u32,
     pub weight: u32,
+    /// Whether it serves.
+    pub serving: bool,
     /// [`backend_lists`](proxy_common::abi::target::backend_lists).
     pub lists: u8,
     pub meta: BackendMeta,

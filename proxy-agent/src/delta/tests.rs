@@ -6,7 +6,7 @@ use proxy_common::{
     abi::{
         frontend::{FrontendKind, Scope},
         meta::List,
-        target::{Algorithm, Backend},
+        target::{Algorithm, Backend, BackendState, BackendWord},
     },
     addr::Family,
 };
@@ -170,6 +170,44 @@ fn l4_a_draining_backend_keeps_its_id_and_serves() {
         ..before
     };
     assert_eq!(maps.contents.backend(2), expected);
+}
+
+#[test]
+fn l4_a_backend_that_does_not_serve_keeps_its_id_until_it_is_deleted() {
+    let (mut delta, mut maps) = (Delta::new(Capacities::default()), MemoryMaps::default());
+    let web = name("web");
+    set(&mut delta, &mut maps, &web, &plan(1, &[1, 2]));
+    let before = maps.contents.backend(2);
+    let mut not_serving = plan(1, &[1]);
+    not_serving.not_serving.insert(key(), vec![backend(2)]);
+    // Its word is last on the way down, and first on the way up.
+    assert_eq!(
+        set(&mut delta, &mut maps, &web, &not_serving),
+        [OpKind::WriteSlots, OpKind::FlipTarget, OpKind::FlipBackend]
+    );
+    let expected = Backend {
+        word: BackendWord::new(before.word.generation(), BackendState::NotServing),
+        ..before
+    };
+    assert_eq!(maps.contents.backend(2), expected);
+    assert_eq!(
+        set(&mut delta, &mut maps, &web, &plan(1, &[1, 2])),
+        [OpKind::FlipBackend, OpKind::WriteSlots, OpKind::FlipTarget]
+    );
+    assert_eq!(maps.contents.backend(2), before);
+
+    set(&mut delta, &mut maps, &web, &not_serving);
+    let deleted = delta.stage([(&web, &plan(1, &[1]))]);
+    let gone: Vec<_> = deleted
+        .groups
+        .iter()
+        .flat_map(|group| &group.gone)
+        .collect();
+    assert_eq!(gone.len(), 1, "{gone:?}");
+    assert_eq!(gone[0].address, backend(2).address);
+    let mut ops = deleted.groups.iter().flat_map(|group| &group.ops);
+    let word = BackendWord::new(before.word.generation(), BackendState::Gone);
+    assert!(ops.all(|op| *op == Op::FlipBackend { id: 2, word }));
 }
 
 #[test]

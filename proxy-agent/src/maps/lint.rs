@@ -188,7 +188,7 @@ fn backends(maps: &Snapshot, found: &mut Vec<Violation>) {
             ..Backend::default()
         };
         let meta = maps.meta_backends.get(&id);
-        let owned = backend.word.state() == BackendState::Serving
+        let owned = backend.word.state() != BackendState::Gone
             && meta.is_some_and(|meta| owners.contains(&meta.owner));
         if *backend != cleared && !owned {
             found.push(Violation::LostBackend(id));

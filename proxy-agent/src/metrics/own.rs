@@ -5,7 +5,10 @@ use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use proxy_common::abi::{ABI_VERSION, MAPS, device::DeviceClass};
 
 use super::Factory;
-use crate::{delta::refusal::Reason, maps::OpKind, model::Problem, programmer::Statistics};
+use crate::{
+    dataplane::abort::Protocol, delta::refusal::Reason, maps::OpKind, model::Problem,
+    programmer::Statistics,
+};
 
 /// The metrics.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub struct Own {
     pub source_synced: IntGauge,
     source_updated: Gauge,
     flows_collected: IntCounter,
+    sockets_aborted: IntCounterVec,
     health_check_ports: IntGaugeVec,
 }
 
@@ -121,6 +125,11 @@ impl Own {
                 "proxy_flows_collected_total",
                 "Flows that were over and were removed from the flow tables.",
             )?,
+            sockets_aborted: factory.counters(
+                "proxy_sockets_aborted_total",
+                "Sockets that were aborted because the backend that they were connected to is gone.",
+                &["protocol"],
+            )?,
             health_check_ports: factory.gauges(
                 "proxy_health_check_ports",
                 "Sockets for health checks of Services (healthCheckNodePort).",
@@ -143,6 +152,9 @@ impl Own {
         }
         for kind in KINDS {
             self.problems.with_label_values(&[kind]);
+        }
+        for protocol in Protocol::ALL {
+            self.count_aborted_sockets(protocol, 0);
         }
         self.set_devices(std::iter::empty());
         self.set_health_check_ports(0, 0);
@@ -204,6 +216,17 @@ impl Own {
     /// Objects changed.
     pub fn source_updated(&self, time: Timestamp) {
         self.source_updated.set(time.as_duration().as_secs_f64());
+    }
+
+    /// Sockets were aborted because their backend is gone.
+    pub fn count_aborted_sockets(&self, protocol: Protocol, count: usize) {
+        let label = match protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        self.sockets_aborted
+            .with_label_values(&[label])
+            .inc_by(count as u64);
     }
 
     /// Flows were removed.

@@ -41,15 +41,18 @@ fn cluster_ip(service_name: &str, ip: &str) -> Event {
     )
 }
 
-/// A slice; endpoints are `10.244.0.1`, or `!10.244.0.1` for one that is terminating.
+/// A slice; endpoints are `10.244.0.1`, `!10.244.0.1` for one that is terminating, or `-10.244.0.1` for one that is not ready.
 fn slice(slice_name: &str, of: &str, endpoints: &[&str]) -> Event {
     let endpoints: Vec<String> = endpoints
         .iter()
-        .map(|text| match text.strip_prefix('!') {
-            Some(ip) => format!(
+        .map(|text| match text.split_at(1) {
+            ("!", ip) => format!(
                 "{{addresses: [{ip}], conditions: {{ready: false, serving: true, terminating: true}}}}"
             ),
-            None => format!("{{addresses: [{text}]}}"),
+            ("-", ip) => format!(
+                "{{addresses: [{ip}], conditions: {{ready: false, serving: false}}}}"
+            ),
+            _ => format!("{{addresses: [{text}]}}"),
         })
         .collect();
     let yaml = format!(
@@ -165,6 +168,26 @@ fn l4_endpoints_that_leave_are_draining() {
     let plan = planner.take_changes().remove(0).1;
     assert_eq!(listed(&plan), ["10.244.0.1", "10.244.0.2"]);
     assert!(plan.draining.is_empty());
+}
+
+#[test]
+fn l3_what_does_not_serve_is_known_where_connections_to_what_is_deleted_end() {
+    for end_tcp in [false, true] {
+        let mut planner = Planner::new(PlannerConfig {
+            options: Options {
+                end_tcp,
+                ..Options::default()
+            },
+            ..planner().config
+        });
+        planner.apply(cluster_ip("web", "10.96.0.1"));
+        planner.apply(slice("one", "web", &["10.244.0.1", "-10.244.0.2"]));
+        let plan = planner.take_changes().remove(0).1;
+        assert_eq!(listed(&plan), ["10.244.0.1"]);
+        assert!(plan.draining.is_empty());
+        let known = plan.not_serving.get(&target()).map(|all| addresses(all));
+        assert_eq!(known, end_tcp.then(|| vec!["10.244.0.2".to_owned()]));
+    }
 }
 
 #[test]

@@ -59,6 +59,12 @@ impl Shape {
         self.features & feature != 0
     }
 
+    /// Endpoints that are there and do not serve, of those in no list.
+    const fn not_serving(self) -> u8 {
+        let all = (1 << ENDPOINTS) - 1;
+        self.local & all & !self.cluster & !self.draining
+    }
+
     pub fn random(chance: &mut Chance) -> Self {
         let bits = chance.next();
         let all = (1u8 << ENDPOINTS) - 1;
@@ -75,6 +81,7 @@ impl Shape {
     pub fn nudged(mut self, chance: &mut Chance) -> Self {
         match chance.below(4) {
             0 => self.features ^= 1 << chance.below(16),
+            1 if chance.below(2) == 0 => self.local ^= 1 << chance.below(ENDPOINTS.into()),
             1 => self.draining ^= 1 << chance.below(ENDPOINTS.into()),
             _ => self.cluster ^= 1 << chance.below(ENDPOINTS.into()),
         }
@@ -219,12 +226,22 @@ fn plan(service: u8, shape: Shape, owns_shared: bool) -> ServicePlan {
                     .clone()
                     .any(|(_, target)| target.backends.iter().any(|b| b.address == backend.address))
             };
-            let draining: Vec<_> = backends(service, shape, shape.draining, family)
-                .into_iter()
-                .filter(|backend| !is_listed(backend))
-                .collect();
-            if !draining.is_empty() && listed.next().is_some() {
+            let unlisted = |mask| -> Vec<_> {
+                backends(service, shape, mask, family)
+                    .into_iter()
+                    .filter(|backend| !is_listed(backend))
+                    .collect()
+            };
+            let draining = unlisted(shape.draining);
+            let not_serving = unlisted(shape.not_serving());
+            if listed.next().is_none() {
+                continue;
+            }
+            if !draining.is_empty() {
                 plan.draining.insert(key(List::Cluster), draining);
+            }
+            if !not_serving.is_empty() && protocol == Protocol::Tcp {
+                plan.not_serving.insert(key(List::Cluster), not_serving);
             }
         }
     }

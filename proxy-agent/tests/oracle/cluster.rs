@@ -136,6 +136,7 @@ fn config(world: &World) -> PlannerConfig {
             service_proxy_name: world.proxy_name.clone(),
             external_cluster_ip: world.external_cluster_ip,
             default_algorithm: Algorithm::RoundRobin,
+            end_tcp: false,
         },
         ..PlannerConfig::default()
     }

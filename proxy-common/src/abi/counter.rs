@@ -57,6 +57,7 @@ counters! {
     DropAnswer = "drop_answer", "Dropped: a refusal could not be built from the packet (IP options or extension headers).";
     XdpSent = "xdp_sent", "A translated packet was sent out by XDP.";
     XdpPassed = "xdp_passed", "XDP left a packet of a Service to tc.";
+    TcpEnded = "tcp_ended", "A client's packet was answered with RST: the backend of its connection was deleted.";
     FragmentPassed = "fragment_passed", "A fragment to a frontend went on to the kernel untranslated.";
 }
 

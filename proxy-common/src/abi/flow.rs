@@ -179,3 +179,16 @@ pub struct FlowValue {
     pub fingerprint: u32,
 }
 const _: () = assert!(size_of::<FlowValue>() == 64);
+
+impl FlowValue {
+    /// Whether this half, found under `key`, is of a connection that its client has opened straight to the backend: not
+    /// to a frontend ([`flow_flags::PORT`] alone is translated).
+    #[inline(always)]
+    pub const fn is_straight(&self, key: &FlowKey) -> bool {
+        if self.half == Half::Forward as u8 {
+            self.out.dst.same(&key.dst) && self.out.dst_port.get() == key.dst_port.get()
+        } else {
+            self.out.src.same(&key.src) && self.out.src_port.get() == key.src_port.get()
+        }
+    }
+}

@@ -23,6 +23,8 @@ pub mod settings_flags {
     pub const SOCKETS_PODS_TCP: u32 = 1;
     /// The same, for UDP.
     pub const SOCKETS_PODS_UDP: u32 = 2;
+    /// A TCP flow whose backend was deleted ends with its client's next packet.
+    pub const END_TCP: u32 = 4;
 }
 
 /// The one element of `SETTINGS`.

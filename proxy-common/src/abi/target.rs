@@ -216,7 +216,7 @@ pub enum BackendState {
     Gone = 0,
     /// Serves; whether it takes new connections is said by the slots.
     Serving = 1,
-    /// Known, not serving (any more).
+    /// Known, not serving (any more): flows that may outlive that go on.
     NotServing = 2,
 }
 

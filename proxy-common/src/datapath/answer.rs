@@ -78,6 +78,8 @@ fn ip_header<P: Packet>(p: &mut P, h: &Headers, protocol: u8, payload: u16) -> O
     Some(())
 }
 
+/// A segment with ACK is answered from where its sender expects the other side to go on; one without, such as a SYN, is
+/// acknowledged.
 #[inline(always)]
 fn reset<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
     const LEN: usize = 20;
@@ -85,9 +87,14 @@ fn reset<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
     let pending = p.checksum_pending(l4 + 16);
     let w = p.window::<LEN>(l4)?;
     let seq = u32::from_be_bytes([w[4], w[5], w[6], w[7]]);
+    let (seq, ack, flags) = if h.tcp_flags & tcp_flags::ACK != 0 {
+        ([w[8], w[9], w[10], w[11]], [0; 4], tcp_flags::RST)
+    } else {
+        let ack = seq.wrapping_add(1).to_be_bytes();
+        ([0; 4], ack, tcp_flags::RST | tcp_flags::ACK)
+    };
     p.resize((l4 + LEN) as u32)?;
     ip_header(p, h, protocol::TCP, LEN as u16)?;
-    let ack = seq.wrapping_add(1).to_be_bytes();
     let (s, d) = (h.tuple.dst_port.to_bytes(), h.tuple.src_port.to_bytes());
     let w = p.window::<LEN>(l4)?;
     *w = [
@@ -95,16 +102,16 @@ fn reset<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
         s[1],
         d[0],
         d[1],
-        0,
-        0,
-        0,
-        0,
+        seq[0],
+        seq[1],
+        seq[2],
+        seq[3],
         ack[0],
         ack[1],
         ack[2],
         ack[3],
         5 << 4,
-        tcp_flags::RST | tcp_flags::ACK,
+        flags,
         0,
         0,
         0,

@@ -7,10 +7,11 @@ use crate::{
         counter::Counter,
         flow::{FlowValue, Half, flow_flags, seen},
         protocol,
+        settings::settings_flags,
         target::Slot,
     },
     balance, load,
-    parse::Headers,
+    parse::{Headers, tcp_flags},
     tables::{FlowRef, FlowTable, Insert, PacketTables},
 };
 
@@ -22,6 +23,8 @@ pub(super) enum Step {
     Pass,
     /// The flow is over: this packet may begin another.
     Begin,
+    /// The flow is to be [retired](retire), and its client to be told.
+    End,
 }
 
 /// A packet at ingress whose tuple is a half of a confirmed flow.
@@ -42,6 +45,9 @@ pub(super) fn established<T: PacketTables>(t: &mut T, w: &mut Work, entry: T::Fl
     if w.h.may_begin() && is_over(t, w) {
         retire(t, w);
         return Step::Begin;
+    }
+    if must_end(t, w) {
+        return Step::End;
     }
     let now = t.now();
     entry.touch(now, seen_flags(&w.h));
@@ -86,6 +92,17 @@ fn is_over<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
         .is_none_or(|reverse| reverse.seen & closing != 0)
 }
 
+/// Whether the TCP flow in `Work::value` is not to outlive its backend (ADR 25), which was deleted. What was opened straight
+/// to the backend is not the proxy's to end, and a client that breaks off itself is not answered.
+#[inline(always)]
+fn must_end<T: PacketTables>(t: &mut T, w: &Work) -> bool {
+    w.h.tuple.protocol == protocol::TCP
+        && t.settings().flags & settings_flags::END_TCP != 0
+        && w.h.tcp_flags & tcp_flags::RST == 0
+        && !w.value.is_straight(&w.h.tuple)
+        && balance::is_deleted(t, slot(&w.value))
+}
+
 /// The backend of a flow, as slots name it.
 #[inline(always)]
 pub(super) const fn slot(value: &FlowValue) -> Slot {
@@ -107,7 +124,7 @@ pub(super) fn other_table(value: &FlowValue, table: FlowTable) -> FlowTable {
 
 /// Removes both halves of the confirmed flow of which the packet's tuple is one.
 #[inline(always)]
-fn retire<T: PacketTables>(t: &mut T, w: &mut Work) {
+pub(super) fn retire<T: PacketTables>(t: &mut T, w: &mut Work) {
     w.key = w.value.out.inverted();
     t.remove_flow(FlowTable::Confirmed, &w.h.tuple);
     t.remove_flow(other_table(&w.value, FlowTable::Confirmed), &w.key);

@@ -101,7 +101,8 @@ fn known<P: Packet, T: PacketTables>(
         }
         match flow::established(t, w, entry) {
             flow::Step::Translate => return Known::Forward,
-            flow::Step::Pass => return Known::Pass,
+            // An answer is tc's to give.
+            flow::Step::Pass | flow::Step::End => return Known::Pass,
             flow::Step::Begin => {}
         }
     }

@@ -4,6 +4,7 @@ mod claims;
 mod clients_of_cluster;
 mod clients_outside;
 mod closing;
+mod deleted_backends;
 mod fixture;
 mod hairpin;
 mod limits;

@@ -5,65 +5,69 @@ use std::collections::{BTreeMap, BTreeSet};
 use proxy_common::{
     abi::{
         frontend::{FrontendKey, Scope},
-        protocol,
         socket::{SocketFrontend, SocketKey},
     },
     addr::Addr,
 };
 use zerocopy::network_endian::U16;
 
-use crate::{dataplane::sys::sock_diag::Connected, delta::Gone, plan::Protocol};
+use crate::{
+    dataplane::sys::sock_diag::{self, Connected},
+    delta::Gone,
+};
 
-/// Places of UDP backends that are gone, and the Service ports that had them: the same endpoint may go on serving
+/// Places of backends that are gone, by protocol, and the Service ports that had them: the same endpoint may go on serving
 /// another.
 #[derive(Debug, Default)]
-pub struct Lost(BTreeMap<(Addr, U16), BTreeSet<u32>>);
+pub struct Lost(BTreeMap<(u8, Addr, U16), BTreeSet<u32>>);
 
 impl Lost {
     pub fn new<'a>(gone: impl IntoIterator<Item = &'a Gone>) -> Self {
         let mut places: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for gone in gone {
-            if gone.protocol == Protocol::Udp {
-                let place = (Addr::from(gone.address), U16::new(gone.port));
-                places.entry(place).or_default().insert(gone.owner);
-            }
+            let address = Addr::from(gone.address);
+            let place = (gone.protocol as u8, address, U16::new(gone.port));
+            places.entry(place).or_default().insert(gone.owner);
         }
         Self(places)
     }
 
     /// Whether a socket was sent to one of these places.
     pub fn may_have(&self, key: &SocketKey) -> bool {
-        key.protocol == protocol::UDP && self.0.contains_key(&(key.addr, key.port))
+        self.0.contains_key(&place(key))
     }
 
     /// … and by a Service port that has lost it; `owner` is that which the socket's frontend leads to now. A frontend
     /// that leads nowhere went together with its backends.
     pub fn has(&self, key: &SocketKey, owner: Option<u32>) -> bool {
-        let owners = self.0.get(&(key.addr, key.port));
-        key.protocol == protocol::UDP
-            && owners.is_some_and(|owners| owner.is_none_or(|owner| owners.contains(&owner)))
+        let owners = self.0.get(&place(key));
+        owners.is_some_and(|owners| owner.is_none_or(|owner| owners.contains(&owner)))
     }
 }
 
-/// Where a UDP socket's frontend may stand in `FRONTENDS`, as the hooks look it up: under its address, else as a node
+const fn place(key: &SocketKey) -> (u8, Addr, U16) {
+    (key.protocol, key.addr, key.port)
+}
+
+/// Where the frontend of a socket may stand in `FRONTENDS`, as the hooks look it up: under its address, else as a node
 /// port.
-pub fn frontend_keys(frontend: &SocketFrontend) -> [FrontendKey; 2] {
+pub fn frontend_keys(protocol: u8, frontend: &SocketFrontend) -> [FrontendKey; 2] {
     let unspecified = Addr::unspecified(frontend.addr.family());
     [frontend.addr, unspecified].map(|addr| FrontendKey {
         addr,
         port: frontend.port,
-        protocol: protocol::UDP,
+        protocol,
         scope: Scope::Cluster as u8,
     })
 }
 
-/// Under what a connected UDP socket stands in `SOCKET_FRONTENDS`.
-pub fn key_of(socket: &Connected) -> SocketKey {
+/// Under what a connected socket stands in `SOCKET_FRONTENDS`.
+pub fn key_of(protocol: sock_diag::Protocol, socket: &Connected) -> SocketKey {
     SocketKey {
         cookie: socket.cookie(),
         addr: socket.peer(),
         port: socket.peer_port(),
-        protocol: protocol::UDP,
+        protocol: protocol as u8,
         pad: [0; 5],
     }
 }
@@ -73,6 +77,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::plan::Protocol;
 
     fn gone(address: &str, protocol: Protocol, owner: u32) -> Gone {
         Gone {
@@ -108,6 +113,7 @@ mod tests {
             ("10.0.0.1", 54, Protocol::Udp, 7, false),
             ("10.0.0.1", 53, Protocol::Tcp, 7, false),
             ("10.0.0.2", 53, Protocol::Udp, 7, false),
+            ("10.0.0.2", 53, Protocol::Tcp, 7, true),
             ("10.0.0.3", 53, Protocol::Udp, 7, false),
         ] {
             let key = key(address, port, protocol);
@@ -143,10 +149,10 @@ mod tests {
                 port: U16::new(30_053),
                 pad: [0; 6],
             };
-            let keys = frontend_keys(&frontend);
+            let keys = frontend_keys(Protocol::Udp as u8, &frontend);
             assert_eq!(keys.map(|key| key.addr), [addr, unspecified]);
             assert!(keys.iter().all(|key| key.port == frontend.port
-                && key.protocol == protocol::UDP
+                && key.protocol == Protocol::Udp as u8
                 && key.scope == 0));
         }
     }

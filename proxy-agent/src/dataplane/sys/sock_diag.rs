@@ -8,7 +8,7 @@ use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use proxy_common::addr::Family;
 use zerocopy::IntoBytes as _;
 
-pub use message::Connected;
+pub use message::{Connected, Protocol};
 use message::{Destroy, Dump, Reply, replies};
 
 /// What the kernel fills at most for one read of a list (`netlink_dump`).
@@ -30,14 +30,16 @@ impl SockDiag {
         })
     }
 
-    /// The connected UDP sockets of a family that `wanted` picks. `ENOENT`: this kernel has no `udp_diag`.
-    pub fn connected_udp(
+    /// The connected sockets of a protocol and family that `wanted` picks. `ENOENT`: this kernel has no `udp_diag`, or no
+    /// `tcp_diag`.
+    pub fn connected(
         &mut self,
+        protocol: Protocol,
         family: Family,
         mut wanted: impl FnMut(&Connected) -> bool,
     ) -> io::Result<Vec<Connected>> {
         let mut found = Vec::new();
-        self.send(Dump::connected_udp(family).as_bytes())?;
+        self.send(Dump::connected(protocol, family).as_bytes())?;
         loop {
             for reply in replies(self.receive()?) {
                 match reply {
@@ -50,10 +52,10 @@ impl SockDiag {
         }
     }
 
-    /// Disconnects a UDP socket with `ECONNABORTED`. Says whether it was still the one that was listed, with the same
-    /// peer. `EOPNOTSUPP`: this kernel is built without `CONFIG_INET_DIAG_DESTROY`.
-    pub fn abort_udp(&mut self, socket: &Connected) -> io::Result<bool> {
-        self.send(Destroy::udp(socket).as_bytes())?;
+    /// Ends a socket's connection with `ECONNABORTED`; TCP's peer is told. Says whether it was still the one that was listed,
+    /// with the same peer. `EOPNOTSUPP`: this kernel is built without `CONFIG_INET_DIAG_DESTROY`.
+    pub fn abort(&mut self, protocol: Protocol, socket: &Connected) -> io::Result<bool> {
+        self.send(Destroy::of(protocol, socket).as_bytes())?;
         loop {
             for reply in replies(self.receive()?) {
                 match reply {

@@ -17,8 +17,41 @@ const SOCK_DESTROY: u16 = 21;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// A UDP socket is either this or `TCP_CLOSE` (`include/net/tcp_states.h`).
+/// States of sockets (`include/net/tcp_states.h`). A UDP socket is in the first or in `TCP_CLOSE`; of TCP's, what is left out has
+/// no peer, or ends by itself.
 const TCP_ESTABLISHED: u32 = 1;
+const TCP_SYN_SENT: u32 = 2;
+const TCP_FIN_WAIT1: u32 = 4;
+const TCP_FIN_WAIT2: u32 = 5;
+const TCP_CLOSE_WAIT: u32 = 8;
+
+/// The protocols whose sockets can be aborted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Protocol {
+    /// TCP.
+    Tcp = protocol::TCP,
+    /// UDP.
+    Udp = protocol::UDP,
+}
+
+impl Protocol {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+
+    const fn connected_states(self) -> u32 {
+        match self {
+            Self::Udp => 1 << TCP_ESTABLISHED,
+            Self::Tcp => {
+                1 << TCP_ESTABLISHED
+                    | 1 << TCP_SYN_SENT
+                    | 1 << TCP_FIN_WAIT1
+                    | 1 << TCP_FIN_WAIT2
+                    | 1 << TCP_CLOSE_WAIT
+            }
+        }
+    }
+}
 
 /// `struct nlmsghdr`.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable)]
@@ -74,7 +107,7 @@ struct Listed {
 }
 const _: () = assert!(size_of::<Listed>() == 72);
 
-/// The request for all connected UDP sockets of a family.
+/// The request for all connected sockets of a protocol and family.
 #[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
 #[repr(transparent)]
 pub struct Dump(Request);
@@ -85,29 +118,29 @@ pub struct Dump(Request);
 pub struct Destroy(Request);
 
 impl Dump {
-    pub fn connected_udp(family: Family) -> Self {
+    pub fn connected(protocol: Protocol, family: Family) -> Self {
         let number = match family {
             Family::V4 => AF_INET,
             Family::V6 => AF_INET6,
         };
         let flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let mut request = udp(SOCK_DIAG_BY_FAMILY, flags, number);
-        request.states = 1 << TCP_ESTABLISHED;
+        let mut request = request(SOCK_DIAG_BY_FAMILY, flags, protocol, number);
+        request.states = protocol.connected_states();
         Self(request)
     }
 }
 
 impl Destroy {
-    pub fn udp(socket: &Connected) -> Self {
+    pub fn of(protocol: Protocol, socket: &Connected) -> Self {
         let flags = NLM_F_REQUEST | NLM_F_ACK;
-        let mut request = udp(SOCK_DESTROY, flags, socket.family);
+        let mut request = request(SOCK_DESTROY, flags, protocol, socket.family);
         request.states = u32::MAX;
         request.id = socket.id;
         Self(request)
     }
 }
 
-fn udp(kind: u16, flags: u16, family: u8) -> Request {
+fn request(kind: u16, flags: u16, protocol: Protocol, family: u8) -> Request {
     Request {
         header: Header {
             len: size_of::<Request>() as u32,
@@ -116,7 +149,7 @@ fn udp(kind: u16, flags: u16, family: u8) -> Request {
             ..Header::default()
         },
         family,
-        protocol: protocol::UDP,
+        protocol: protocol as u8,
         extensions: 0,
         pad: 0,
         states: 0,
@@ -124,7 +157,7 @@ fn udp(kind: u16, flags: u16, family: u8) -> Request {
     }
 }
 
-/// A connected UDP socket.
+/// A connected socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connected {
     family: u8,

@@ -45,7 +45,7 @@ fn v4(last: u8) -> [u8; 16] {
 
 #[test]
 fn a_list_asks_for_connected_sockets_only() {
-    let dump = Dump::connected_udp(Family::V6);
+    let dump = Dump::connected(Protocol::Udp, Family::V6);
     let bytes = dump.as_bytes();
     assert_eq!(bytes[..4], 72_u32.to_ne_bytes());
     assert_eq!(bytes[4..6], 20_u16.to_ne_bytes());
@@ -61,7 +61,7 @@ fn an_abort_names_the_socket_that_was_listed_by_its_cookie_too() {
         family: listed.family,
         id: listed.id,
     };
-    let destroy = Destroy::udp(&socket);
+    let destroy = Destroy::of(Protocol::Udp, &socket);
     let bytes = destroy.as_bytes();
     assert_eq!(bytes[4..6], 21_u16.to_ne_bytes());
     assert_eq!(bytes[6..8], 0x5_u16.to_ne_bytes());
