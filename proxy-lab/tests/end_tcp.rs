@@ -1,4 +1,4 @@
-//! TCP connections to a backend that was deleted (ADR 26): ended at once where that is asked for, be they of sockets that were
+//! TCP connections to a backend that was deleted (ADR 27): ended at once where that is asked for, be they of sockets that were
 //! connected to it, or of packets that are translated; and never because it merely terminates, or does not serve (semantics L4).
 
 use std::net::SocketAddr;

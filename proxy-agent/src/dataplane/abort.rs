@@ -1,6 +1,6 @@
 //! Aborting what cannot end by itself: a UDP socket that the socket hooks have connected to a backend that is gone would
 //! send to nobody for as long as it lives. It gets `ECONNABORTED`, and a living backend when it connects again
-//! (semantics L6). TCP sockets too, where that is asked for (ADR 26).
+//! (semantics L6). TCP sockets too, where that is asked for (ADR 27).
 //!
 //! Only sockets that were translated are looked for, by what the hooks wrote down of them, and only if there are any:
 //! most backends go without a socket left. Then the network namespaces of all processes are entered one after the

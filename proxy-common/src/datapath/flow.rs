@@ -92,7 +92,7 @@ fn is_over<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
         .is_none_or(|reverse| reverse.seen & closing != 0)
 }
 
-/// Whether the TCP flow in `Work::value` is not to outlive its backend (ADR 26), which was deleted. What was opened straight
+/// Whether the TCP flow in `Work::value` is not to outlive its backend (ADR 27), which was deleted. What was opened straight
 /// to the backend is not the proxy's to end, and a client that breaks off itself is not answered.
 #[inline(always)]
 fn must_end<T: PacketTables>(t: &mut T, w: &Work) -> bool {

@@ -1,4 +1,4 @@
-//! TCP to a backend that was deleted, where such connections are to be ended (ADR 26): the client's next packet is answered
+//! TCP to a backend that was deleted, where such connections are to be ended (ADR 27): the client's next packet is answered
 //! with a reset that its stack accepts, and the flow is gone.
 
 use proxy_common::{
