@@ -138,7 +138,8 @@ pub fn run(label: &str, proxy: Proxy, rate: u32) -> Result<Report> {
 fn start<'lab>(lab: &'lab Lab, cluster: &ControlPlane, proxy: Proxy) -> Result<Vec<Running<'lab>>> {
     let start = |node: &'lab Node| match proxy {
         Proxy::Agent => {
-            let options = AgentOptions::kube(&cluster.kubeconfig(&Identity::KubeProxy)?);
+            let kubeconfig = cluster.kubeconfig(&Identity::KubeProxy)?;
+            let options = AgentOptions::kube(&kubeconfig).ready_within(PATIENCE);
             node.spawn_agent(&options).map(Running::Agent)
         }
         Proxy::KubeProxy(mode) => KubeProxy::start(cluster, node, mode).map(Running::KubeProxy),
