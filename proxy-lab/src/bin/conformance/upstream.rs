@@ -42,8 +42,10 @@ const API: &str = "the API server's own work: the same with any proxy";
 const CNI: &str = "the network plugin's own work: no Service is involved";
 const CLOUD: &str = "needs a cloud's load balancer";
 /// The lab's servers speak TCP and UDP.
-const SCTP: &str =
-    "SCTP: the lab's kernels have it as a module at best, and the lab's hosts do not speak it";
+const SCTP: &str = "needs SCTP sockets, which the lab's kernels need not have (`CONFIG_IP_SCTP`): \
+    `proxy-lab/tests/sctp` plays associations with frames, over the same paths";
+const SCTP_OF_NODE: &str = "upstream skips it (kubernetes #96482); hooks on sockets do not see SCTP, and ours translates none \
+    of the node's own processes";
 
 /// All of them, by file.
 pub const FILES: &[(&str, &[Test])] = &[
@@ -138,7 +140,7 @@ const SERVICE: &[Test] = &[
     Test::new("should serve the same port and different protocols on a LoadBalancer"),
     Test::without(
         "should allow creating a basic SCTP service with pod and endpoints",
-        SCTP,
+        API,
     ),
 ];
 
@@ -148,7 +150,7 @@ const NETWORKING: &[Test] = &[
     Test::without("should function for pod-Service: sctp", SCTP),
     Test::new("should function for node-Service: http"),
     Test::new("should function for node-Service: udp"),
-    Test::without("should function for node-Service: sctp", SCTP),
+    Test::without("should function for node-Service: sctp", SCTP_OF_NODE),
     Test::new("should function for endpoint-Service: http"),
     Test::new("should function for endpoint-Service: udp"),
     Test::without("should function for endpoint-Service: sctp", SCTP),
