@@ -2,8 +2,10 @@
 
 mod affinity;
 mod connections;
+mod dual_stack;
 mod endpoints;
 mod external_ips;
+mod health;
 mod lifecycle;
 mod load_balancer;
 mod node_ports;
@@ -13,6 +15,8 @@ mod service_types;
 mod source_addresses;
 mod stale_flows;
 mod termination;
+mod topology;
+mod wire;
 
 use crate::case::Case;
 
@@ -20,18 +24,22 @@ use crate::case::Case;
 pub fn all() -> impl Iterator<Item = Case> {
     [
         service_types::CASES,
+        dual_stack::CASES,
         external_ips::CASES,
         endpoints::CASES,
         termination::CASES,
+        topology::CASES,
         policies::CASES,
         rejection::CASES,
         node_ports::CASES,
         connections::CASES,
+        wire::CASES,
         affinity::CASES,
         source_addresses::CASES,
         load_balancer::CASES,
         stale_flows::CASES,
         lifecycle::CASES,
+        health::CASES,
     ]
     .into_iter()
     .flatten()

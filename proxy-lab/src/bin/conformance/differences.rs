@@ -39,6 +39,12 @@ pub const ALL: &[Difference] = &[
                  the Service's own tells the pod by which way the request came, and none of the node's ports is used up.",
     },
     Difference {
+        case: "source-ranges-of-one-family",
+        subjects: KUBE_PROXY,
+        reason: "kube-proxy lets everybody in over a family of which no range is given. Who lists ranges means to let in those \
+                 alone; a dual-stack Service must not be open to the world by the family that was forgotten.",
+    },
+    Difference {
         case: "node-port-on-the-ipv6-loopback-of-nodes",
         subjects: KUBE_PROXY,
         reason: "The kernel routes nothing from ::1 to another host, so kube-proxy cannot serve it. A socket that is translated when \
