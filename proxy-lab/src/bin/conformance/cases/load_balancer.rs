@@ -268,7 +268,7 @@ fn external_policy_local(ground: &Ground<'_>) -> Outcome {
     ground.served_by(from_outside(ground, ip), [&b.name])
 }
 
-fn set_ranges(ground: &Ground<'_>, service: &Service, ranges: Value) -> Outcome {
+fn set_ranges(ground: &Ground<'_>, service: &Service, ranges: &Value) -> Outcome {
     ground.change_service(service, &json!({"loadBalancerSourceRanges": ranges}))?;
     Ok(ground.settled()?)
 }
@@ -280,17 +280,17 @@ fn ranges_from_outside(ground: &Ground<'_>) -> Outcome {
     let own = json!([format!("{}/32", client.v4), format!("{}/128", client.v6)]);
     let (service, ip) = balanced(ground, json!({"loadBalancerSourceRanges": own}))?;
     ground.served_by(from_outside(ground, ip), all)?;
-    set_ranges(ground, &service, json!(NOBODY))?;
+    set_ranges(ground, &service, &json!(NOBODY))?;
     ground.silent(from_outside(ground, ip))?;
     // They are the LoadBalancer IP's alone.
     let node_port = ground.node("worker-1").at(Family::V4, service.node_port());
     ground.served_by([Way::tcp(ground.outside(), node_port)], all)?;
     ground.served_by([Way::tcp(ground.client(), service.vip())], all)?;
-    set_ranges(ground, &service, json!(EVERYBODY))?;
+    set_ranges(ground, &service, &json!(EVERYBODY))?;
     ground.served_by(from_outside(ground, ip), all)?;
-    set_ranges(ground, &service, json!(NOBODY))?;
+    set_ranges(ground, &service, &json!(NOBODY))?;
     ground.silent([Way::tcp(ground.outside(), at(ip, Family::V4).into())])?;
-    set_ranges(ground, &service, Value::Null)?;
+    set_ranges(ground, &service, &Value::Null)?;
     ground.served_by(from_outside(ground, ip), all)
 }
 
@@ -306,7 +306,7 @@ fn ranges_from_pods(ground: &Ground<'_>) -> Outcome {
     ground.settled()?;
     ground.silent(Family::ALL.map(|family| Way::tcp(far, at(ip, family).into())))?;
     ground.served_by([Way::tcp(far, service.vip())], all)?;
-    set_ranges(ground, &service, json!(NOBODY))?;
+    set_ranges(ground, &service, &json!(NOBODY))?;
     ground.silent(from_pod(ground, ip))?;
     ground.served_by([Way::tcp(ground.client(), service.vip())], all)
 }
