@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use proxy_lab::{LabError, Result};
 
@@ -77,24 +78,33 @@ fn figures(results: &Results) -> String {
     );
     let _ = writeln!(
         text,
-        "Linux {}, Kubernetes v1.36; {:.0} min for all on two cores.\n",
+        "Linux {}, Kubernetes {}; all in {} on two cores.\n",
         results.kernel,
-        results.took.as_secs_f64() / 60.0
+        results.kubernetes,
+        minutes(results.took)
     );
-    text += "| subject | pass | differ | do not apply |\n|---|---|---|---|\n";
+    text += "| subject | pass | differ | do not apply | time |\n|---|---|---|---|---|\n";
     for subject in Subject::ALL {
-        let count =
-            |of: fn(&Verdict) -> bool| results.by(subject).filter(|row| of(&row.verdict)).count();
+        let count = |of: fn(&Verdict) -> bool| {
+            let rows = results.by(subject);
+            rows.filter(|row| of(&row.verdict)).count()
+        };
+        let took = results.times.get(&subject).copied().unwrap_or_default();
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} |",
             subject.title(),
             count(|verdict| *verdict == Verdict::Passes),
             count(|verdict| matches!(verdict, Verdict::Differs(_))),
             count(|verdict| matches!(verdict, Verdict::NotApplicable(_))),
+            minutes(took),
         );
     }
     text
+}
+
+fn minutes(time: Duration) -> String {
+    format!("{}:{:02} min", time.as_secs() / 60, time.as_secs() % 60)
 }
 
 fn theirs_with_a_case() -> usize {
@@ -169,4 +179,29 @@ the same ground, or a reason why there is none.
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first columns of the rows of tables.
+    fn first_columns(document: &str) -> BTreeSet<&str> {
+        let rows = document.lines().filter_map(|line| line.strip_prefix("| "));
+        rows.filter_map(|row| row.split(" |").next()).collect()
+    }
+
+    #[test]
+    fn the_committed_document_has_the_cases_and_the_names_that_there_are() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance.md");
+        let committed = std::fs::read_to_string(&path).expect("is there");
+        let now = text(&Results::default());
+        let [committed, now] = [&committed, &now].map(|document| first_columns(document));
+        let missing: Vec<_> = now.difference(&committed).collect();
+        let stale: Vec<_> = committed.difference(&now).collect();
+        assert!(
+            missing.is_empty() && stale.is_empty(),
+            "`cargo xtask conformance` writes it anew; missing: {missing:?}; stale: {stale:?}"
+        );
+    }
 }

@@ -14,7 +14,6 @@ mod subject;
 mod upstream;
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use options::{Options, Task};
 use proxy_lab::Result;
@@ -30,7 +29,7 @@ usage: conformance [--subjects NAME[,NAME…]] [--cases PATTERN[,PATTERN…]] [-
 
   --subjects  of iptables, nftables (kube-proxy), sockets, packets (ours); all, if not given
   --cases     those whose name has one of the patterns in it, or whose rule is one
-  --jobs      cases at once (3)
+  --jobs      cases at once (6)
   --report    write what came of it, as JSON
   --earlier   take what this run does not judge from the report of an earlier one
   --write     write the document, as Markdown
@@ -72,14 +71,12 @@ fn main() -> ExitCode {
 /// Whether all is as it should be.
 fn judge(options: &Options) -> Result<bool> {
     proxy_lab::take_down_on_signals()?;
-    let start = Instant::now();
     let earlier = options.earlier.as_deref().map(Results::read).transpose()?;
-    let rows = runner::run(&Plan {
+    let mut results = runner::run(&Plan {
         subjects: options.subjects.clone(),
         cases: options.chosen(),
         jobs: options.jobs,
     })?;
-    let mut results = Results::new(rows, start.elapsed());
     if let Some(earlier) = earlier {
         results.complete_with(earlier);
     }

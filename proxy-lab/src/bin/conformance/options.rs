@@ -42,7 +42,7 @@ pub fn read(mut words: impl Iterator<Item = String>) -> Result<Task, String> {
     let mut options = Options {
         subjects: Subject::ALL.to_vec(),
         patterns: Vec::new(),
-        jobs: 3,
+        jobs: 6,
         report: None,
         earlier: None,
         document: None,

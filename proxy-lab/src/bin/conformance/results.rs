@@ -1,5 +1,6 @@
 //! What a run came to, and its form as a JSON file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -36,6 +37,10 @@ pub enum Verdict {
 pub struct Results {
     /// The kernel's version.
     pub kernel: String,
+    /// The API server's version.
+    pub kubernetes: String,
+    /// How long each subject took.
+    pub times: BTreeMap<Subject, Duration>,
     /// By subject and in the order of the cases.
     pub rows: Vec<Row>,
     /// All of it, with the lab's and the control plane's start.
@@ -84,16 +89,6 @@ impl fmt::Display for Row {
 }
 
 impl Results {
-    /// Of rows that were judged now, on this kernel.
-    pub fn new(rows: Vec<Row>, took: Duration) -> Self {
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        Self {
-            kernel: kernel.trim().to_owned(),
-            rows,
-            took,
-        }
-    }
-
     /// Whether nothing has to be explained or forgotten.
     pub fn are_good(&self) -> bool {
         !self
@@ -140,6 +135,9 @@ impl Results {
 
     /// Takes from an earlier run what this one has not.
     pub fn complete_with(&mut self, earlier: Self) {
+        for (subject, took) in earlier.times {
+            *self.times.entry(subject).or_default() += took;
+        }
         for row in earlier.rows {
             if self.of(&row.case, row.subject).is_none() {
                 self.rows.push(row);

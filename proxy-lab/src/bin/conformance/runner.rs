@@ -11,7 +11,7 @@ use proxy_lab::{ControlPlane, Lab, Result};
 use crate::case::{Case, Failure, Outcome};
 use crate::differences;
 use crate::ground::{self, Ground, Numbers, Restart};
-use crate::results::{Row, Verdict};
+use crate::results::{Results, Row, Verdict};
 use crate::subject::{Running, Subject};
 
 /// What shall run.
@@ -22,20 +22,36 @@ pub struct Plan {
     pub jobs: usize,
 }
 
-/// Runs it; rows come by subject and in the order of the cases.
-pub fn run(plan: &Plan) -> Result<Vec<Row>> {
+/// Runs it.
+pub fn run(plan: &Plan) -> Result<Results> {
+    let start = Instant::now();
     let lab = ground::lab()?;
     let cluster = ground::control_plane(&lab)?;
     let numbers = Numbers::default();
-    let mut rows = Vec::new();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut results = Results {
+        kernel: kernel.trim().to_owned(),
+        kubernetes: version(cluster)?,
+        ..Results::default()
+    };
     for &subject in &plan.subjects {
-        let judged = judge(&lab, cluster, subject, plan, &numbers);
-        if judged.is_err() && !proxy_lab::interrupted() {
-            lab.print_agent_logs();
-        }
-        rows.extend(judged?);
+        let start = Instant::now();
+        results
+            .rows
+            .extend(judge(&lab, cluster, subject, plan, &numbers)?);
+        eprintln!("{}: judged in {:.0?}", subject.title(), start.elapsed());
+        results.times.insert(subject, start.elapsed());
     }
-    Ok(rows)
+    results.took = start.elapsed();
+    Ok(results)
+}
+
+/// The API server's version.
+fn version(cluster: &ControlPlane) -> Result<String> {
+    let text = cluster.kubectl(["version", "-o", "json"])?;
+    let versions: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let version = versions["serverVersion"]["gitVersion"].as_str();
+    Ok(version.unwrap_or("of an unknown version").to_owned())
 }
 
 fn judge(
@@ -71,7 +87,6 @@ fn judge(
     running.stop()?;
     ground::wait_until_cleared(cluster)?;
     rows.sort_by_key(|row| plan.cases.iter().position(|case| case.name == row.case));
-    eprintln!("{}: judged in {:.0?}", subject.title(), start.elapsed());
     Ok(rows)
 }
 

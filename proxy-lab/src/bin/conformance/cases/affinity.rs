@@ -7,7 +7,7 @@ use proxy_lab::Host;
 use serde_json::{Value, json};
 
 use crate::case::{Case, Outcome, ensure};
-use crate::ground::{Ground, Server, Way};
+use crate::ground::{Ground, PORT, Server, Way};
 
 pub const CASES: &[Case] = &[
     Case::new(
@@ -55,6 +55,24 @@ pub const CASES: &[Case] = &[
         "affinity-is-switched-by-node-port",
         &["should be able to switch session affinity for NodePort service"],
         |ground| is_switched(ground, true),
+    ),
+    Case::new(
+        "L2",
+        "affinity-by-load-balancer-ip",
+        &[
+            "should have session affinity work for LoadBalancer service with Cluster traffic policy",
+            "should be able to switch session affinity for LoadBalancer service with Cluster traffic policy",
+        ],
+        |ground| by_load_balancer_ip(ground, "Cluster", 4),
+    ),
+    Case::new(
+        "L2",
+        "affinity-by-load-balancer-ip-and-local-policy",
+        &[
+            "should have session affinity work for LoadBalancer service with Local traffic policy",
+            "should be able to switch session affinity for LoadBalancer service with Local traffic policy",
+        ],
+        |ground| by_load_balancer_ip(ground, "Local", 2),
     ),
     Case::new("L2", "affinity-over-all-frontends", &[], over_all_frontends),
     Case::new("L2", "affinity-to-a-pod-that-goes", &[], pod_goes),
@@ -105,6 +123,29 @@ fn by_node_port(ground: &Ground<'_>) -> Outcome {
     }
     let udp = (to.ip(), service.node_port_of(1)).into();
     one_server(ground, &Way::udp(ground.outside(), udp)).map(drop)
+}
+
+/// On, off and on again, for a client outside, who reaches the first so many pods.
+fn by_load_balancer_ip(ground: &Ground<'_>, policy: &str, reached: usize) -> Outcome {
+    let servers = ground.servers(FOUR)?;
+    let names = || servers[..reached].iter().map(|server| &server.name);
+    let ip = ground.load_balancer_ip().v4;
+    let spec = json!({"sessionAffinity": "ClientIP", "externalTrafficPolicy": policy});
+    let service = ground.balanced("web", &spec, ip.into())?;
+    until_all_are_known(ground, &servers)?;
+    let way = Way::tcp(ground.outside(), (ip, PORT).into());
+    let first = one_server(ground, &way)?;
+    ensure(names().any(|name| *name == first), || {
+        format!("{way}: {first}")
+    })?;
+    ground.change_service(
+        &service,
+        &json!({"sessionAffinity": "None", "sessionAffinityConfig": null}),
+    )?;
+    ground.served_by([way], names())?;
+    ground.change_service(&service, &json!({"sessionAffinity": "ClientIP"}))?;
+    ground.settled()?;
+    one_server(ground, &way).map(drop)
 }
 
 /// After the timeout a client is new: among some rounds there is one with another server.

@@ -25,6 +25,12 @@ pub const CASES: &[Case] = &[
         created_anew,
     ),
     Case::new(
+        "S1",
+        "load-balancer-ips-follow-the-status",
+        &["should complete a service status lifecycle"],
+        status_changes,
+    ),
+    Case::new(
         "B6",
         "rolling-update-without-a-failure",
         &[],
@@ -93,6 +99,27 @@ fn created_anew(ground: &Ground<'_>) -> Outcome {
     })?;
     ground.served_by(Way::both(ground.client(), second.vip()), [&b.name])?;
     ground.served_by([Way::tcp(ground.node("worker-1"), second.vip())], [&b.name])
+}
+
+/// One address more, only that one, none; the node port serves all the time.
+fn status_changes(ground: &Ground<'_>) -> Outcome {
+    let [a] = ground.servers([("a", "worker-2")])?;
+    let [first, second] = [ground.load_balancer_ip().v4, ground.load_balancer_ip().v4];
+    let service = ground.balanced("web", &json!({}), first.into())?;
+    let at = |ip: std::net::Ipv4Addr| Way::tcp(ground.outside(), (ip, 80).into());
+    let node = Way::tcp(ground.outside(), ground.at_node("worker-1", &service));
+    ground.served_by([at(first), node], [&a.name])?;
+    let probe = ground.probe(&node)?;
+    ground.set_ingress(&service, &json!([{"ip": first}, {"ip": second}]))?;
+    ground.served_by([at(second), at(first)], [&a.name])?;
+    ground.set_ingress(&service, &json!([{"ip": second}]))?;
+    ground.settled()?;
+    ground.unanswered([at(first)])?;
+    ground.served_by([at(second)], [&a.name])?;
+    ground.set_ingress(&service, &json!(null))?;
+    ground.settled()?;
+    ground.unanswered([at(second)])?;
+    ground.never_failed(probe)
 }
 
 /// Pods are replaced one by one, each with time to end, and no request fails.

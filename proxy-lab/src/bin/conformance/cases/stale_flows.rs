@@ -8,7 +8,7 @@ use proxy_lab::{Host, Result, TcpRequest, UdpSocket};
 use serde_json::{Value, json};
 
 use crate::case::{Case, Outcome, ensure};
-use crate::ground::{Ground, Server, TARGET, Way};
+use crate::ground::{Ground, PORT, Server, TARGET, Way};
 use crate::subject::Subject;
 
 pub const CASES: &[Case] = &[
@@ -23,6 +23,14 @@ pub const CASES: &[Case] = &[
         "udp-server-is-replaced-behind-a-node-port",
         &["should be able to preserve UDP traffic when server pod cycles for a NodePort service"],
         behind_a_node_port,
+    ),
+    Case::new(
+        "L3",
+        "udp-server-is-replaced-behind-a-load-balancer-ip",
+        &[
+            "should be able to preserve UDP traffic when server pod cycles for a LoadBalancer service",
+        ],
+        behind_a_load_balancer_ip,
     ),
     Case::new(
         "L3",
@@ -166,6 +174,27 @@ fn behind_a_node_port(ground: &Ground<'_>) -> Outcome {
         Sender::new(ground.client(), to)?,
         Sender::new(ground.node("worker-1"), to)?,
         Sender::new(ground.outside(), ground.at_node("worker-2", &service))?,
+    ];
+    replaced(ground, &senders, &first, || {
+        let [second] = ground.servers([("b", "worker-1")])?;
+        Ok(second)
+    })
+}
+
+fn behind_a_load_balancer_ip(ground: &Ground<'_>) -> Outcome {
+    let [first] = ground.servers([("a", "worker-2")])?;
+    let ip = ground.load_balancer_ip().v4;
+    ground.balanced("web", &json!({}), ip.into())?;
+    let to = (ip, PORT).into();
+    let ways = [
+        Way::udp(ground.outside(), to),
+        Way::udp(ground.client(), to),
+    ];
+    ground.served_by(ways, [&first.name])?;
+    let senders = [
+        Sender::new(ground.outside(), to)?,
+        Sender::new(ground.client(), to)?,
+        Sender::new(ground.node("worker-1"), to)?,
     ];
     replaced(ground, &senders, &first, || {
         let [second] = ground.servers([("b", "worker-1")])?;

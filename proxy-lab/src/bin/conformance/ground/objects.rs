@@ -211,6 +211,15 @@ impl Ground<'_> {
         self.node(node).at(Family::V4, service.node_port())
     }
 
+    /// Creates a Service of the type LoadBalancer, with this address from the cloud.
+    pub fn balanced(&self, name: &str, spec: &Value, ip: IpAddr) -> Result<Service> {
+        let mut all = json!({"type": "LoadBalancer"});
+        merge(&mut all, spec);
+        let service = self.service(name, &all)?;
+        self.set_ingress(&service, &json!([{"ip": ip}]))?;
+        self.get_service(name)
+    }
+
     /// Gives a Service LoadBalancer IPs, as a cloud would.
     pub fn set_ingress(&self, service: &Service, ingress: &Value) -> Result<()> {
         let mut object = self.reference("v1", "Service", &service.name);
