@@ -214,6 +214,7 @@ fn mirrored(ground: &Ground<'_>) -> Outcome {
     ground.api().put(endpoints(&b))?;
     ground.served_by([way], [&b.name])?;
     ground.delete("v1", "Endpoints", "web")?;
+    ground.until_endpoints("web", [])?;
     ground.refused([way])
 }
 

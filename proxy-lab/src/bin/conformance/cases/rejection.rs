@@ -48,7 +48,14 @@ fn at_the_cluster_ip(ground: &Ground<'_>) -> Outcome {
     let [a] = ground.servers([("a", "worker-2")])?;
     ground.served_by(Way::both(ground.client(), service.vip()), [&a.name])?;
     ground.delete_pod(&a)?;
+    until_nobody_is_left(ground)?;
     ground.refused(Way::both(ground.client(), service.vip()))
+}
+
+/// Waits until the subject knows that the Service has no endpoints. (A pod that is about to go refuses as well.)
+fn until_nobody_is_left(ground: &Ground<'_>) -> Outcome {
+    ground.until_endpoints("web", [])?;
+    Ok(ground.settled()?)
 }
 
 fn at_node_ports(ground: &Ground<'_>) -> Outcome {
@@ -84,6 +91,7 @@ fn failed_pods(ground: &Ground<'_>) -> Outcome {
     let ways = Way::both(ground.client(), service.vip());
     ground.served_by(ways, [&a.name])?;
     ground.cluster.fail_pod(&ground.space, &a.name)?;
+    until_nobody_is_left(ground)?;
     ground.refused(ways)?;
     ground.refused([Way::tcp(ground.node("worker-1"), service.vip())])
 }

@@ -79,10 +79,12 @@ impl<'a> Way<'a> {
     /// Each from a port that nobody has used lately: from one that was, it would belong to a flow that is there already.
     fn datagrams(&self, times: usize, request: &UdpRequest) -> Result<Answers> {
         let mut exchanges = Vec::with_capacity(times);
-        for _ in 0..times {
+        while exchanges.len() < times {
             let number = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
             let port = FIRST_PORT + number % (LAST_PORT - FIRST_PORT);
-            exchanges.extend(self.from.udp_all(request.clone().from_port(port))?);
+            let exchange = self.from.udp_all(request.clone().from_port(port))?;
+            // One that the kernel has given to another socket does not count.
+            exchanges.extend(exchange.into_iter().filter(|exchange| !is_in_use(exchange)));
         }
         Ok(Answers::of(&exchanges))
     }
@@ -253,6 +255,12 @@ impl Ground<'_> {
     }
 }
 
+/// Whether another socket has the port.
+fn is_in_use(exchange: &Exchange) -> bool {
+    let failure = exchange.outcome.as_ref().err();
+    failure.is_some_and(|failure| failure.errno == Some(libc::EADDRINUSE))
+}
+
 /// Enough requests to meet all of them; few, if the first fails or a stranger answers.
 fn round(way: &Way<'_>, servers: &BTreeSet<&str>) -> Result<Answers> {
     let first = way.ask(1, SUCCESS_WITHIN)?;
@@ -263,7 +271,7 @@ fn round(way: &Way<'_>, servers: &BTreeSet<&str>) -> Result<Answers> {
     if !first.failures.is_empty() || !known {
         return Ok(first);
     }
-    way.ask(ROUND, SUCCESS_WITHIN)
+    way.ask(ROUND, 2 * SUCCESS_WITHIN)
 }
 
 fn unmet(error: LabError, way: &Way<'_>, wanted: &str, last: &Answers) -> Failure {
