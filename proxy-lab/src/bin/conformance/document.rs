@@ -25,6 +25,7 @@ looks at who answered, whom the server saw, and how a failure was told. Every ca
   they connect.
 
 ✓ the rule shows · ≠ it does not, for the reason given below · – the subject cannot be asked, for the reason given below
+\"not run\": the case is newer than the run that wrote this.
 
 ";
 
