@@ -5,6 +5,8 @@
 
 pub mod file;
 pub mod kube;
+#[cfg(test)]
+mod malformed;
 mod object;
 
 use std::{path::PathBuf, str::FromStr};

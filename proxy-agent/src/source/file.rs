@@ -11,7 +11,8 @@ mod follow;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -25,6 +26,10 @@ use super::{
 };
 use crate::model::{Event, ObjectRef, Problem};
 
+/// The largest file that is read, in bytes: the manifests of tens of thousands of Services. What is larger is a mistake, and must
+/// not take the memory of the node.
+const LARGEST_FILE: u64 = 64 << 20;
+
 /// A folder of manifests, and what it said when it was last read.
 #[derive(Debug)]
 pub struct Folder {
@@ -35,6 +40,8 @@ pub struct Folder {
     synced: bool,
     /// The reason why the folder could not be read, so that it is told once.
     failure: Option<String>,
+    /// The same for its files.
+    failures: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +78,7 @@ impl Folder {
             givers: BTreeMap::new(),
             synced: false,
             failure: None,
+            failures: BTreeMap::new(),
         }
     }
 
@@ -114,7 +122,7 @@ impl Folder {
 
     /// The names of the files to look at: those that exist, and those that are gone.
     fn candidates(&self, look: &Look) -> io::Result<BTreeSet<String>> {
-        let known = || self.files.keys().cloned();
+        let known = || self.files.keys().chain(self.failures.keys()).cloned();
         match look {
             Look::At(names) => {
                 fs::metadata(&self.path)?;
@@ -149,7 +157,7 @@ impl Folder {
                 Ok(_) => continue,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => {
-                    update.problems.push(unreadable(&name, &error));
+                    update.problems.extend(self.unreadable(name, &error));
                     continue;
                 }
             };
@@ -163,8 +171,9 @@ impl Folder {
                 // Files that go because the folder goes are not taken away.
                 None if fs::metadata(&self.path).is_err() => return,
                 None => None,
-                Some(_) => match fs::read(&path) {
+                Some(_) => match read_file(&path) {
                     Ok(bytes) => {
+                        self.failures.remove(&name);
                         let previous = known.map(|file| &file.objects);
                         let objects = read_objects(&name, &bytes, previous, &mut update.problems);
                         Some(File {
@@ -173,11 +182,14 @@ impl Folder {
                         })
                     }
                     Err(error) => {
-                        update.problems.push(unreadable(&name, &error));
+                        update.problems.extend(self.unreadable(name, &error));
                         continue;
                     }
                 },
             };
+            if fingerprint.is_none() {
+                self.failures.remove(&name);
+            }
             self.replace(name, file, &mut touched);
         }
         for (key, before) in touched {
@@ -249,6 +261,17 @@ impl Folder {
         })
     }
 
+    /// A file that can't be read, unless that was told.
+    fn unreadable(&mut self, name: String, error: &io::Error) -> Option<Problem> {
+        let problem = Problem {
+            object: ObjectRef::plain("file", &name),
+            message: format!("can't be read ({error}); what it gave before stays"),
+        };
+        let message = &problem.message;
+        let before = self.failures.insert(name, message.clone());
+        (before.as_ref() != Some(message)).then_some(problem)
+    }
+
     fn problem(&self, message: &str) -> Problem {
         Problem {
             object: ObjectRef::plain("folder", &self.path.display().to_string()),
@@ -268,11 +291,23 @@ impl Fingerprint {
     }
 }
 
-fn unreadable(name: &str, error: &io::Error) -> Problem {
-    Problem {
-        object: ObjectRef::plain("file", name),
-        message: format!("can't be read ({error}); what it gave before stays"),
+/// Reads a file that is no larger than one may be.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut file = fs::File::open(path)?;
+    if file.metadata()?.len() <= LARGEST_FILE {
+        // It may have grown.
+        let mut part = file.by_ref().take(LARGEST_FILE + 1);
+        part.read_to_end(&mut bytes)?;
     }
+    let read = bytes.len() as u64;
+    if read > LARGEST_FILE || file.metadata()?.len() > LARGEST_FILE {
+        let megabytes = LARGEST_FILE >> 20;
+        return Err(io::Error::other(format!(
+            "it is larger than {megabytes} MiB"
+        )));
+    }
+    Ok(bytes)
 }
 
 /// The objects of a file. Where a document can't be read, `previous` fills in.

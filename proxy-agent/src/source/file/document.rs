@@ -157,8 +157,15 @@ impl Form for Yaml<'_> {
     fn decode<T: DeserializeOwned>(&self) -> Result<T, String> {
         let options = || {
             serde_saphyr::options! {
-                // Large lists are fine; aliases stay limited.
-                budget: None,
+                // Large lists are fine; depth, which takes the reader's stack, and aliases stay limited.
+                budget: serde_saphyr::budget! {
+                    max_events: usize::MAX,
+                    max_nodes: usize::MAX,
+                    max_total_scalar_bytes: usize::MAX,
+                },
+                alias_limits: serde_saphyr::alias_limits! {
+                    max_total_replayed_events: 100_000,
+                },
                 with_snippet: false,
             }
         };

@@ -1,5 +1,7 @@
 //! What a folder says, as its files come, change, break and go.
 
+mod malformed;
+
 use std::{
     path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},

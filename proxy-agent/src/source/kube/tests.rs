@@ -1,5 +1,6 @@
 //! What comes out, for what an API server says, refuses and breaks off.
 
+mod malformed;
 mod outages;
 pub mod server;
 

@@ -1,0 +1,220 @@
+//! Objects and files that are wrong, at the start and live: each is told, and the healthy Service beside is as it was.
+
+use std::{ffi::CString, fmt::Write as _, os::unix::fs::symlink};
+
+use nix::{sys::stat::Mode, unistd::mkfifo};
+
+use super::*;
+use crate::source::malformed::{Beside, cases, healthy};
+
+const EVERYWHERE: Look = Look::Everywhere;
+
+/// A folder with the healthy objects, and what a planner makes of them.
+fn beside() -> (Dir, Folder, Beside) {
+    let dir = Dir::new();
+    let texts: Vec<String> = healthy().iter().map(ToString::to_string).collect();
+    dir.write("good.json", &texts.join("\n"));
+    let mut folder = Folder::new(&dir.0);
+    let update = folder.read(&EVERYWHERE);
+    assert_eq!(messages(&update), [""; 0]);
+    (dir, folder, Beside::new(update.events))
+}
+
+/// Puts something wrong into a folder, which the folder's reader meets now, and another one at its start.
+#[track_caller]
+fn is_told(put: impl Fn(&Dir), words: &[&str]) {
+    let (dir, mut live, mut beside) = beside();
+    put(&dir);
+    let update = live.read(&EVERYWHERE);
+    let start = Folder::new(&dir.0).read(&EVERYWHERE);
+    for update in [&update, &start] {
+        let told = messages(update);
+        let is_told = |line: &String| words.iter().all(|word| line.contains(word));
+        assert!(told.iter().any(is_told), "{words:?} are not in {told:?}");
+    }
+    beside.stays(update.events, words[0]);
+    beside.stays(start.events, words[0]);
+    // It is told once, not with every look.
+    assert_eq!(messages(&live.read(&EVERYWHERE)), [""; 0]);
+}
+
+#[test]
+fn every_malformed_object_is_told_and_harms_no_other() {
+    for case in cases() {
+        let object = if case.unreadable {
+            "file bad.json".to_owned()
+        } else if case.kind == "Node" {
+            "Node here".to_owned()
+        } else {
+            format!("{} default/{}", case.kind, case.name)
+        };
+        let text = case.object.to_string();
+        is_told(|dir| dir.write("bad.json", &text), &[&object, case.told]);
+        // YAML is a superset of JSON; its messages about types are its own.
+        let words: &[&str] = if case.unreadable {
+            &["file bad.yaml: document 1: "]
+        } else {
+            &[&object, case.told]
+        };
+        is_told(|dir| dir.write("bad.yaml", &text), words);
+    }
+}
+
+#[test]
+fn every_document_that_is_no_object_is_told_and_harms_no_other() {
+    for (text, told) in [
+        ("", None),
+        ("# nothing\n---\n---\n", None),
+        (
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n",
+            None,
+        ),
+        (
+            "apiVersion: example.org/v1\nkind: Ingress\nspec: [[[]]]\n",
+            None,
+        ),
+        ("just text\n", Some("document 1")),
+        ("42\n", Some("document 1")),
+        ("null\n", Some("document 1")),
+        ("kind: Service\n\tmetadata: {}\n", Some("document 1")),
+        ("kind: [Service\n", Some("document 1")),
+        ("kind: &a [*a]\n", Some("document 1")),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {}\n",
+            Some("Service without metadata.name"),
+        ),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: ''}\n",
+            Some("Service without metadata.name"),
+        ),
+        (
+            "apiVersion: v2\nkind: Service\nmetadata: {name: x}\n",
+            Some("of apiVersion \"v2\" is not known"),
+        ),
+        (
+            "apiVersion: v1\nmetadata: {name: x}\n",
+            Some("it has no kind"),
+        ),
+        ("apiVersion: v1\nkind: 7\nmetadata: {name: x}\n", None),
+        ("apiVersion: v1\nkind: List\nitems: [7]\n", Some("items[0]")),
+        ("apiVersion: v1\nkind: List\nitems: x\n", Some("document 1")),
+        ("kind: Service\u{0}\n", Some("document 1")),
+    ] {
+        let put = |dir: &Dir| dir.write("bad.yaml", text);
+        if let Some(told) = told {
+            is_told(put, &["file bad.yaml", told]);
+            continue;
+        }
+        let (dir, mut folder, mut beside) = beside();
+        put(&dir);
+        let update = folder.read(&EVERYWHERE);
+        assert_eq!(messages(&update), [""; 0], "{text:?}");
+        beside.stays(update.events, text);
+    }
+}
+
+#[test]
+fn a_document_that_is_nested_without_end_is_told() {
+    for (name, text) in [
+        ("flow.yaml", "[".repeat(200_000)),
+        (
+            "block.yaml",
+            format!("kind: Service\nspec:\n  {}x", "- ".repeat(50_000)),
+        ),
+        (
+            "maps.yaml",
+            format!(
+                "kind: x\na: {}1{}",
+                "{a: ".repeat(50_000),
+                "}".repeat(50_000)
+            ),
+        ),
+        ("deep.json", "[".repeat(200_000)),
+        (
+            "object.json",
+            format!("{{\"kind\": {}", "{\"a\":".repeat(100_000)),
+        ),
+    ] {
+        is_told(
+            |dir| dir.write(name, &text),
+            &[&format!("file {name}"), "document 1"],
+        );
+    }
+}
+
+/// Nine levels of nine: ten thousand million elements, in half a kilobyte.
+#[test]
+fn a_document_that_grows_without_end_is_told() {
+    let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..10 {
+        let below = vec![format!("*a{}", level - 1); 9].join(", ");
+        writeln!(text, "a{level}: &a{level} [{below}]").unwrap();
+    }
+    text += "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {externalIPs: *a9}\n";
+    is_told(
+        |dir| dir.write("bomb.yaml", &text),
+        &["file bomb.yaml", "document 1"],
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told() {
+    let bytes = |dir: &Dir, bytes: &[u8]| fs::write(dir.0.join("bad.yaml"), bytes).unwrap();
+    is_told(
+        |dir| bytes(dir, &[0xff, 0xfe, 0, 1]),
+        &["file bad.yaml", "not UTF-8"],
+    );
+    is_told(|dir| bytes(dir, &[0; 4096]), &["file bad.yaml"]);
+    let link = |dir: &Dir, to: &str| symlink(to, dir.0.join("bad.yaml")).unwrap();
+    is_told(
+        |dir| link(dir, "bad.yaml"),
+        &["file bad.yaml", "can't be read"],
+    );
+    is_told(
+        |dir| {
+            link(dir, "other.yaml");
+            symlink("bad.yaml", dir.0.join("other.yaml")).unwrap();
+        },
+        &["file other.yaml", "can't be read"],
+    );
+    // A terabyte of zeros, which takes no room on the disk.
+    let huge = |dir: &Dir| {
+        let file = fs::File::create(dir.0.join("huge.yaml")).unwrap();
+        file.set_len(1 << 40).unwrap();
+    };
+    is_told(huge, &["file huge.yaml", "larger than"]);
+}
+
+/// None of these is a file, so none is a manifest; reading them may never end.
+#[test]
+fn what_is_no_file_is_passed_over() {
+    let (dir, mut folder, mut beside) = beside();
+    fs::create_dir(dir.0.join("folder.yaml")).unwrap();
+    let fifo = CString::new(dir.0.join("fifo.yaml").to_str().unwrap()).unwrap();
+    mkfifo(fifo.as_c_str(), Mode::S_IRWXU).unwrap();
+    symlink("/dev/zero", dir.0.join("device.yaml")).unwrap();
+    symlink("nowhere", dir.0.join("dangling.yaml")).unwrap();
+    let update = folder.read(&EVERYWHERE);
+    assert_eq!(messages(&update), [""; 0]);
+    beside.stays(update.events, "what is no file");
+}
+
+#[test]
+fn a_file_that_is_mended_is_told_no_more() {
+    let (dir, mut folder, mut beside) = beside();
+    for round in 0..2 {
+        symlink("bad.yaml", dir.0.join("bad.yaml")).unwrap();
+        assert_eq!(
+            messages(&folder.read(&EVERYWHERE)).len(),
+            1,
+            "round {round}"
+        );
+        dir.remove("bad.yaml");
+        assert!(folder.read(&EVERYWHERE).is_empty());
+        dir.write("bad.yaml", &service("mended", "10.96.7.1"));
+        let update = folder.read(&EVERYWHERE);
+        assert_eq!(short(&update), ["+mended 10.96.7.1"]);
+        dir.remove("bad.yaml");
+        beside.stays(folder.read(&EVERYWHERE).events, "a file that is mended");
+    }
+}
