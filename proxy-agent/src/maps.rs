@@ -94,6 +94,13 @@ pub enum Op {
         /// Seconds; 0: none.
         seconds: u32,
     },
+    /// Stores the flags of a target in use, by one aligned 32-bit store.
+    SetTargetFlags {
+        /// Target id.
+        id: u32,
+        /// [`Target::flags`], with the list that the target has.
+        flags: u32,
+    },
     /// Stores the set of source ranges of a target in use, by one aligned 32-bit store.
     SetRanges {
         /// Target id.
@@ -215,6 +222,7 @@ kinds! {
     WriteSlots = "write_slots",
     PutTarget = "put_target",
     SetAffinity = "set_affinity",
+    SetTargetFlags = "set_target_flags",
     SetRanges = "set_ranges",
     FlipTarget = "flip_target",
     PutFrontend = "put_frontend",

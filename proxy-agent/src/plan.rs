@@ -102,9 +102,18 @@ pub struct TargetPlan {
     pub algorithm: Algorithm,
     /// `sessionAffinity: ClientIP` timeout.
     pub affinity_seconds: Option<u32>,
-    /// `loadBalancerSourceRanges` of this family: `None` all, an empty list none. They hold for those frontends of the
+    /// `loadBalancerSourceRanges` of this family; `None`: all are let in. They hold for those frontends of the
     /// target that filter ([`filters_sources`](crate::policy::frontends::filters_sources)); without such, `None`.
-    pub source_ranges: Option<Vec<IpNet>>,
+    pub sources: Option<Sources>,
+}
+
+/// Who is let in to a load balancer's addresses (semantics A3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources {
+    /// Clients; none: nobody.
+    pub ranges: Vec<IpNet>,
+    /// Whether this node's own processes are let in: one of its addresses is in a range.
+    pub node: bool,
 }
 
 /// One frontend.

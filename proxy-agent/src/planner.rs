@@ -89,6 +89,10 @@ impl Planner {
             return Vec::new();
         }
         self.dirty_where(|slice| slice.endpoints.iter().any(|e| moved.contains(&e.address)));
+        // Source ranges judge the node's own processes by its addresses (semantics A3).
+        let judging = self.store.services().filter(|s| s.source_ranges.is_some());
+        self.dirty
+            .extend(judging.map(|service| service.name.clone()));
         self.node_addresses.clone_from(&addresses);
         let outcome = self.claims.set_node_addresses(addresses);
         self.take_outcome(outcome)

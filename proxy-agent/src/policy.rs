@@ -10,6 +10,7 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
 use proxy_common::abi::{meta::List, target::Algorithm};
 
 use self::{
@@ -19,7 +20,7 @@ use self::{
 use crate::{
     claims::ClaimKey,
     model::{EndpointSlice, Service, Sharing},
-    plan::{Empty, FrontendPlan, Protocol, ServicePlan, TargetPlan},
+    plan::{Empty, FrontendPlan, Protocol, ServicePlan, Sources, TargetPlan},
 };
 
 /// What the rules depend on besides objects.
@@ -55,6 +56,17 @@ pub struct Here<'a> {
     pub zone: Option<&'a str>,
     /// Its addresses.
     pub addresses: &'a BTreeSet<IpAddr>,
+}
+
+impl Here<'_> {
+    /// Ranges, and what they mean for the node's own processes (semantics A3).
+    fn sources(&self, ranges: Vec<IpNet>) -> Sources {
+        let addresses = self.addresses.iter().filter(|ip| !ip.is_loopback());
+        let node = addresses
+            .flat_map(|ip| ranges.iter().map(move |range| range.contains(ip)))
+            .any(|is_in| is_in);
+        Sources { ranges, node }
+    }
 }
 
 /// Plans one Service. `owns` says whether it has got a key that it claims (semantics S7).
@@ -104,9 +116,10 @@ pub fn plan(
                     },
                     algorithm: service.algorithm.unwrap_or(options.default_algorithm),
                     affinity_seconds: service.affinity_seconds,
-                    source_ranges: filtered
+                    sources: filtered
                         .then(|| service.source_ranges_of(port.family))
-                        .flatten(),
+                        .flatten()
+                        .map(|ranges| here.sources(ranges)),
                 },
             );
         }

@@ -52,6 +52,8 @@ pub struct Frontend {
     pub affinity_seconds: Option<u32>,
     /// Who may use it: `None` all, an empty list nobody.
     pub source_ranges: Option<Vec<IpNet>>,
+    /// Whether these let in the node's own processes.
+    pub admits_node: bool,
     /// What happens to a connection when there is no backend.
     pub empty: Option<Empty>,
     /// Sorted by address and port; empty exactly when `empty` is not `None`.
@@ -192,6 +194,8 @@ impl Frontend {
         address: IpAddr,
     ) -> Option<Self> {
         let target = plan.targets.get(&planned.target)?;
+        let sources = target.sources.as_ref();
+        let sources = sources.filter(|_| filters_sources(planned.kind));
         Some(Self {
             service: service.to_string(),
             port_name: planned.target.port_name.clone(),
@@ -202,10 +206,8 @@ impl Frontend {
             scope: planned.scope.into(),
             algorithm: target.algorithm.into(),
             affinity_seconds: target.affinity_seconds,
-            source_ranges: target
-                .source_ranges
-                .clone()
-                .filter(|_| filters_sources(planned.kind)),
+            source_ranges: sources.map(|sources| sources.ranges.clone()),
+            admits_node: sources.is_none_or(|sources| sources.node),
             empty: target.empty.map(Into::into),
             backends: target.backends.iter().map(Into::into).collect(),
         })

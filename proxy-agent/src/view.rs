@@ -11,7 +11,7 @@ use proxy_common::{
         device::node_addr,
         frontend::{FrontendKey, FrontendValue, Scope},
         meta::backend_meta_flags,
-        target::{Target, TargetState},
+        target::{Target, TargetState, target_flags},
     },
     addr::Family,
 };
@@ -100,6 +100,7 @@ fn frontend(
     } else {
         Scope::External
     };
+    let set = Some(target.ranges).filter(|set| *set != 0 && filters_sources(value.kind()));
     Some(Frontend {
         service: service.to_string(),
         port_name: identity.port_name,
@@ -110,9 +111,8 @@ fn frontend(
         scope: scope.into(),
         algorithm: target.word.algorithm().into(),
         affinity_seconds: Some(target.affinity_seconds).filter(|seconds| *seconds != 0),
-        source_ranges: Some(target.ranges)
-            .filter(|set| *set != 0 && filters_sources(value.kind()))
-            .map(|set| sets.get(&set).cloned().unwrap_or_default()),
+        source_ranges: set.map(|set| sets.get(&set).cloned().unwrap_or_default()),
+        admits_node: set.is_none() || target.flags & u32::from(target_flags::REFUSES_NODE) == 0,
         empty,
         backends: backends(maps, target),
     })

@@ -24,7 +24,7 @@ pub fn kept<T: Tables>(t: &mut T, found: &Found, client: &AffinityKey) -> Option
     let backend = balance::serving(t, slot)?;
     let idle = t.now().wrapping_sub(had.last_used);
     let timeout = found.affinity_seconds.wrapping_mul(t.settings().hz);
-    (backend.word.lists() & found.list != 0 && idle <= timeout).then_some((slot, backend))
+    (backend.word.lists() & found.flags != 0 && idle <= timeout).then_some((slot, backend))
 }
 
 /// Notes the backend of a client's new connection: from now on, the timeout runs anew.

@@ -4,7 +4,9 @@ use crate::{
     abi::{
         device::node_addr,
         frontend::{FrontendKey, FrontendKind, Scope},
-        target::{Algorithm, Backend, BackendState, RangeKey, Slot, TargetState, TargetWord},
+        target::{
+            Algorithm, Backend, BackendState, RangeKey, Slot, TargetState, TargetWord, target_flags,
+        },
     },
     addr::Addr,
     hash, load,
@@ -30,8 +32,8 @@ pub struct Found {
     pub service: u32,
     /// Timeout of that affinity in seconds; 0: none.
     pub affinity_seconds: u32,
-    /// The [`backend_lists`](crate::abi::target::backend_lists) bit of the target's backends.
-    pub list: u8,
+    /// The target's [`flags`](crate::abi::target::Target::flags).
+    pub flags: u8,
 }
 
 /// What a choice is drawn by.
@@ -60,6 +62,12 @@ impl Found {
     #[inline(always)]
     pub fn admits<T: Tables>(&self, t: &mut T, client: &Addr) -> bool {
         self.ranges == 0 || t.in_ranges(&RangeKey::of_client(self.ranges, *client))
+    }
+
+    /// Whether the node's own processes are let in (semantics A3).
+    #[inline(always)]
+    pub const fn admits_node(&self) -> bool {
+        self.ranges == 0 || self.flags & target_flags::REFUSES_NODE == 0
     }
 }
 
@@ -144,7 +152,7 @@ fn resolve<T: Tables>(t: &mut T, key: &FrontendKey, found: &mut Found) -> bool {
     };
     found.service = target.service;
     found.affinity_seconds = target.affinity_seconds;
-    found.list = target.list as u8;
+    found.flags = target.flags as u8;
     !matches!(target.word.state(), TargetState::Absent)
 }
 

@@ -202,8 +202,8 @@ fn frontend<T: SocketTables>(t: &mut T, s: &Socket) -> Option<Found> {
     if own && found.kind == FrontendKind::ExternalIp {
         return None;
     }
-    // A socket without a source address can't be judged: packets are (semantics A3). The node's own processes are let
-    // in by every range: they have many addresses, and no packet hook of theirs.
+    // A socket without a source address can't be judged: a pod's packets are (semantics A3). The node's own processes
+    // have no packet hook: they are judged by all of its addresses, which was done when the target was written.
     (host || found.ranges == 0).then_some(found)
 }
 
@@ -217,6 +217,10 @@ const fn pods(protocol: u8) -> u32 {
 
 #[inline(always)]
 fn refusal<T: Tables>(t: &mut T, found: &Found) -> Option<Decision> {
+    if !found.admits_node() {
+        t.count(Counter::DropSourceRange);
+        return Some(Decision::TimeOut);
+    }
     match found.word.state() {
         TargetState::Reject => {
             t.count(Counter::RefusedNoEndpoint);

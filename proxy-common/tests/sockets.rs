@@ -9,7 +9,7 @@ use proxy_common::{
         frontend::FrontendKind,
         protocol::{TCP, UDP},
         settings::settings_flags::{SOCKETS_PODS_TCP, SOCKETS_PODS_UDP},
-        target::{BackendState, BackendWord, TargetState},
+        target::{BackendState, BackendWord, TargetState, target_flags::REFUSES_NODE},
     },
     addr::{Addr, Family},
     host::{Service, World},
@@ -379,6 +379,38 @@ fn a3_a_frontend_with_source_ranges_is_left_to_the_packet_path_for_pods() {
         assert_eq!(of(POD, names.elsewhere), Decision::Untouched);
         assert_ne!(of(HOST, names.elsewhere), Decision::Untouched);
         assert_ne!(of(POD, names.cluster_ip), Decision::Untouched);
+    });
+}
+
+#[test]
+fn a3_the_nodes_own_processes_are_refused_where_none_of_its_addresses_is_let_in() {
+    for_each_call(|names, protocol, call| {
+        for state in [TargetState::Serve, TargetState::Reject] {
+            let world = node(names);
+            let placed = world.add_service(
+                &service(names, protocol)
+                    .state(state)
+                    .frontend(FrontendKind::LoadBalancer, &at(names.elsewhere, 80))
+                    .frontend(FrontendKind::ClusterIp, &at(names.cluster_ip, 80)),
+            );
+            let mut target = world.targets.get(placed.target).expect("the target");
+            target.flags |= u32::from(REFUSES_NODE);
+            world.targets.set(placed.target, target);
+            let of = |netns, address| call(&world, &to(netns, protocol, address, 80));
+            let refused = || world.counted(Counter::DropSourceRange);
+            // Without ranges it means nothing.
+            assert_ne!(of(HOST, names.elsewhere), Decision::TimeOut);
+            target.ranges = 5;
+            world.targets.set(placed.target, target);
+            assert_eq!(refused(), 0);
+            // As packets: who is not let in does not learn whether there are endpoints.
+            assert_eq!(of(HOST, names.elsewhere), Decision::TimeOut);
+            assert_eq!(refused(), 1);
+            assert_eq!(of(POD, names.elsewhere), Decision::Untouched);
+            assert_ne!(of(HOST, names.cluster_ip), Decision::TimeOut);
+            assert_ne!(of(POD, names.cluster_ip), Decision::TimeOut);
+            assert_eq!(refused(), 1);
+        }
     });
 }
 

@@ -180,6 +180,7 @@ impl KernelMaps {
             Op::SetAffinity { id, seconds } => {
                 self.targets.modify(*id, |t| t.affinity_seconds = *seconds)
             }
+            Op::SetTargetFlags { id, flags } => self.targets.modify(*id, |t| t.flags = *flags),
             Op::SetRanges { id, set } => self.targets.modify(*id, |t| t.ranges = *set),
             Op::FlipTarget { id, word } => self.targets.modify(*id, |t| t.word = *word),
             Op::ClearTarget { id } => self.targets.write(*id, &Target::default()),

@@ -58,6 +58,7 @@ fn step(op: &Op) -> u8 {
         Op::FlipTarget { .. }
         | Op::SetLists { .. }
         | Op::SetAffinity { .. }
+        | Op::SetTargetFlags { .. }
         | Op::SetRanges { .. } => 6,
         Op::PutFrontend { .. } => 7,
         Op::FlipBackend { .. } => 8,

@@ -139,6 +139,7 @@ impl Restoring<'_> {
             extent: None,
             affinity_seconds: value.affinity_seconds,
             ranges: value.ranges,
+            flags: value.flags,
         };
         known.targets.insert(key.clone(), target);
         self.kept_targets.insert(

@@ -80,6 +80,8 @@ pub(super) struct Target {
     pub affinity_seconds: u32,
     /// Set of source ranges; 0: none.
     pub ranges: u32,
+    /// [`Target::flags`](proxy_common::abi::target::Target::flags).
+    pub flags: u32,
 }
 
 /// All that is written for a Service.

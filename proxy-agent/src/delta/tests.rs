@@ -52,7 +52,7 @@ fn plan(vip: u8, endpoints: &[u8]) -> ServicePlan {
         empty: endpoints.is_empty().then_some(Empty::Reject),
         algorithm: Algorithm::Random,
         affinity_seconds: None,
-        source_ranges: None,
+        sources: None,
     };
     ServicePlan {
         frontends: vec![FrontendPlan {

@@ -42,6 +42,7 @@ impl MemoryMaps {
             Op::SetAffinity { id, seconds } => {
                 element(&mut c.targets, *id).affinity_seconds = *seconds;
             }
+            Op::SetTargetFlags { id, flags } => element(&mut c.targets, *id).flags = *flags,
             Op::SetRanges { id, set } => element(&mut c.targets, *id).ranges = *set,
             Op::FlipTarget { id, word } => element(&mut c.targets, *id).word = *word,
             Op::PutFrontend { key, value } => {

@@ -102,7 +102,7 @@ mod tests {
                 empty: Some(empty),
                 algorithm: Algorithm::Random,
                 affinity_seconds: None,
-                source_ranges: None,
+                sources: None,
             };
             (frontend.target.clone(), empty)
         };

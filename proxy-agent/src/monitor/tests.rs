@@ -66,7 +66,7 @@ fn plan(last: u8) -> ServicePlan {
                 empty: None,
                 algorithm: Algorithm::Random,
                 affinity_seconds: None,
-                source_ranges: None,
+                sources: None,
             },
         )]
         .into(),

@@ -292,6 +292,38 @@ fn node_addresses_decide_what_is_local() {
 }
 
 #[test]
+fn a3_node_addresses_decide_whether_its_own_processes_are_let_in() {
+    let lets_in = |changes: &[(ServiceName, ServicePlan)]| {
+        assert_eq!(names(changes), ["a"]);
+        let sources = changes[0].1.targets[&target()].sources.as_ref();
+        sources.expect("ranges").node
+    };
+    let mut planner = planner();
+    let mut object = match service(
+        "a",
+        "{clusterIP: 10.96.0.1, loadBalancerSourceRanges: [192.0.2.0/24, 127.0.0.0/8], ports: [{port: 80}]}",
+    ) {
+        Event::Service(Change::Upsert(object)) => object,
+        other => panic!("{other:?}"),
+    };
+    object.load_balancer_ips = vec!["203.0.113.1".parse().unwrap()];
+    planner.apply(Event::Service(Change::Upsert(object)));
+    planner.apply(cluster_ip("b", "10.96.0.2"));
+    planner.take_changes();
+    for (addresses, expected) in [
+        (&["192.0.2.1", "198.51.100.1"][..], true),
+        (&["198.51.100.1"], false),
+        (&["127.0.0.1"], false),
+        (&["2001:db8::1", "192.0.2.255"], true),
+        (&[], false),
+    ] {
+        let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        planner.set_node_addresses(addresses);
+        assert_eq!(lets_in(&planner.take_changes()), expected);
+    }
+}
+
+#[test]
 fn slices_without_their_service_are_told_when_all_is_known() {
     let mut planner = planner();
     assert!(

@@ -92,7 +92,12 @@ fn backends(frontend: &Frontend) -> String {
         notes.push(if ranges.is_empty() {
             "for nobody".to_owned()
         } else {
-            format!("for {} only", ranges.join(", "))
+            let but = if frontend.admits_node {
+                ""
+            } else {
+                ", not for this node"
+            };
+            format!("for {} only{but}", ranges.join(", "))
         });
     }
     notes.join("; ")

@@ -87,7 +87,7 @@ fn plan(service: u32, endpoints: &[u8]) -> ServicePlan {
                 empty: None,
                 algorithm: Algorithm::Random,
                 affinity_seconds: None,
-                source_ranges: None,
+                sources: None,
             },
         )]
         .into(),

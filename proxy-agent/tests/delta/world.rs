@@ -7,7 +7,7 @@ use std::{
 
 use proptest::prelude::*;
 use proxy_agent::plan::{
-    BackendPlan, Empty, FrontendAddress, FrontendPlan, Protocol, ServiceName, ServicePlan,
+    BackendPlan, Empty, FrontendAddress, FrontendPlan, Protocol, ServiceName, ServicePlan, Sources,
     TargetKey, TargetPlan,
 };
 use proxy_common::{
@@ -150,6 +150,8 @@ pub fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Clone, Debug, Default)]
 pub struct World {
     pub shapes: [Shape; SERVICES as usize],
+    /// Whether Maglev's tables are among the algorithms.
+    pub maglev: bool,
 }
 
 impl World {
@@ -159,10 +161,14 @@ impl World {
         let owner = self.shapes.iter().position(wants);
         (0..SERVICES)
             .map(|i| {
-                (
-                    name(i),
-                    plan(i, self.shapes[usize::from(i)], owner == Some(i.into())),
-                )
+                let shape = self.shapes[usize::from(i)];
+                let mut plan = plan(i, shape, owner == Some(i.into()));
+                if self.maglev && shape.has(TAKES_TURNS) && shape.has(COUNTS) {
+                    for target in plan.targets.values_mut() {
+                        target.algorithm = Algorithm::Maglev;
+                    }
+                }
+                (name(i), plan)
             })
             .collect()
     }
@@ -305,13 +311,16 @@ fn target_plan(service: u8, shape: Shape, mask: u8, family: Family) -> TargetPla
             (true, _) => Algorithm::LeastConnections,
         },
         affinity_seconds: shape.has(AFFINITY).then_some(10_800),
-        source_ranges: match (shape.has(RANGES), shape.has(OTHER_RANGES), family) {
-            (false, ..) => None,
-            (true, false, Family::V4) => Some(ranges(&["10.0.0.0/8", "192.0.2.0/24"])),
-            (true, false, Family::V6) => Some(ranges(&["2001:db8::/32"])),
-            (true, true, Family::V4) => Some(ranges(&["172.16.0.0/12"])),
-            (true, true, Family::V6) => Some(Vec::new()),
-        },
+        sources: shape.has(RANGES).then(|| Sources {
+            ranges: match (shape.has(OTHER_RANGES), family) {
+                (false, Family::V4) => ranges(&["10.0.0.0/8", "192.0.2.0/24"]),
+                (false, Family::V6) => ranges(&["2001:db8::/32"]),
+                (true, Family::V4) => ranges(&["172.16.0.0/12"]),
+                (true, Family::V6) => Vec::new(),
+            },
+            // The node's addresses change, too.
+            node: shape.has(MOVED_HERE),
+        }),
     }
 }
 

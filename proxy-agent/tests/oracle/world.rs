@@ -118,6 +118,9 @@ impl World {
                     (true, true) => Some(Empty::Reject),
                     (true, false) => Some(Empty::Drop),
                 };
+                let ranges = (wish.kind == Kind::LoadBalancer)
+                    .then(|| source_ranges(spec, place.0.is_ipv4()))
+                    .flatten();
                 Frontend {
                     service: format!("{}/{}", id(wish.service).0, id(wish.service).1),
                     port_name: wish.port.name.clone().unwrap_or_default(),
@@ -128,9 +131,12 @@ impl World {
                     scope: *scope,
                     algorithm: algorithm(wish.service),
                     affinity_seconds: affinity(spec),
-                    source_ranges: (wish.kind == Kind::LoadBalancer)
-                        .then(|| source_ranges(spec, place.0.is_ipv4()))
-                        .flatten(),
+                    admits_node: ranges.as_ref().is_none_or(|ranges| {
+                        let mine =
+                            |range: &IpNet| self.node_addresses.iter().any(|ip| range.contains(ip));
+                        ranges.iter().any(mine)
+                    }),
+                    source_ranges: ranges,
                     empty,
                     backends: list.into_iter().map(|c| c.backend).collect(),
                 }

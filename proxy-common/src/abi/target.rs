@@ -113,6 +113,12 @@ impl TargetWord {
     }
 }
 
+/// Bits of [`Target::flags`] beside those of [`backend_lists`].
+pub mod target_flags {
+    /// The node's own processes are not let in where `ranges` hold: none of its addresses is in one (semantics A3).
+    pub const REFUSES_NODE: u8 = 1 << 7;
+}
+
 /// Value of `TARGETS`.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -129,8 +135,8 @@ pub struct Target {
     /// Set of source ranges in `SOURCE_RANGES` that clients of load balancer addresses must be in (semantics A3);
     /// 0: everyone is let in. Changed by one aligned 32-bit store.
     pub ranges: u32,
-    /// The [`backend_lists`] bit of the backends that it lists.
-    pub list: u32,
+    /// The [`backend_lists`] bit of the backends that it lists, and [`target_flags`]. Changed by one aligned 32-bit store.
+    pub flags: u32,
 }
 const _: () = assert!(size_of::<Target>() == 24);
 

@@ -147,7 +147,7 @@ impl World {
                 word: TargetWord::new(offset, count, service.state, service.algorithm),
                 service: target,
                 affinity_seconds: service.affinity_seconds,
-                list: u32::from(backend_lists::bit(List::Cluster)),
+                flags: u32::from(backend_lists::bit(List::Cluster)),
                 ..Target::default()
             },
         );

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use proxy_common::abi::target::{
-    self as abi, Algorithm, Slot, TargetState, TargetWord, backend_lists,
+    self as abi, Algorithm, Slot, TargetState, TargetWord, backend_lists, target_flags,
 };
 
 use super::Drafting;
@@ -24,6 +24,7 @@ impl Drafting<'_> {
         let old = self.old.targets.get(key);
         let ranges = self.range_set(plan)?;
         let affinity_seconds = plan.affinity_seconds.unwrap_or(0);
+        let flags = flags(key, plan);
         let ids = self.slots(key, plan)?;
         let state = match (ids.is_empty(), plan.empty) {
             (false, _) => TargetState::Serve,
@@ -43,7 +44,16 @@ impl Drafting<'_> {
             plan.algorithm,
         );
         let next = match old {
-            None => self.new_target(key, word, affinity_seconds, ranges)?,
+            None => {
+                let value = abi::Target {
+                    word,
+                    service: self.owner(key),
+                    affinity_seconds,
+                    ranges,
+                    flags,
+                };
+                self.new_target(key, value)?
+            }
             Some(old) => {
                 let id = old.id;
                 if old.affinity_seconds != affinity_seconds {
@@ -51,6 +61,9 @@ impl Drafting<'_> {
                         id,
                         seconds: affinity_seconds,
                     });
+                }
+                if old.flags != flags {
+                    self.ops.push(Op::SetTargetFlags { id, flags });
                 }
                 if old.ranges != ranges {
                     self.ops.push(Op::SetRanges { id, set: ranges });
@@ -71,6 +84,7 @@ impl Drafting<'_> {
             extent,
             affinity_seconds,
             ranges,
+            flags,
         };
         self.next.targets.insert(key.clone(), target);
         Ok(())
@@ -123,26 +137,13 @@ impl Drafting<'_> {
         Ok(extent)
     }
 
-    fn new_target(
-        &mut self,
-        key: &TargetKey,
-        word: TargetWord,
-        affinity_seconds: u32,
-        ranges: u32,
-    ) -> Result<u32, Reason> {
+    fn new_target(&mut self, key: &TargetKey, value: abi::Target) -> Result<u32, Reason> {
         let Some(meta) = codec::target_meta(self.name, key) else {
             let name = format!("{} {}", self.name, key.port_name);
             return Err(Reason::NameTooLong { name });
         };
         let id = self.resources.take_target()?;
         self.taken.targets.push(id);
-        let value = abi::Target {
-            word,
-            service: self.owner(key),
-            affinity_seconds,
-            ranges,
-            list: u32::from(backend_lists::bit(key.list)),
-        };
         self.ops.push(Op::PutTarget {
             id,
             value,
@@ -153,10 +154,10 @@ impl Drafting<'_> {
 
     /// Set of a target's source ranges; 0 if everyone is let in.
     fn range_set(&mut self, plan: &TargetPlan) -> Result<u32, Reason> {
-        let Some(ranges) = &plan.source_ranges else {
+        let Some(sources) = &plan.sources else {
             return Ok(0);
         };
-        let ranges = codec::canonical_ranges(ranges);
+        let ranges = codec::canonical_ranges(&sources.ranges);
         let known = self
             .next
             .sets
@@ -179,4 +180,15 @@ impl Drafting<'_> {
         self.next.sets.insert(ranges, set);
         Ok(set)
     }
+}
+
+/// [`Target::flags`](abi::Target::flags) of a target.
+fn flags(key: &TargetKey, plan: &TargetPlan) -> u32 {
+    let refuses_node = plan.sources.as_ref().is_some_and(|sources| !sources.node);
+    let list = backend_lists::bit(key.list);
+    u32::from(if refuses_node {
+        list | target_flags::REFUSES_NODE
+    } else {
+        list
+    })
 }
