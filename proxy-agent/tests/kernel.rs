@@ -3,10 +3,14 @@
 
 #![cfg(test)]
 
+#[path = "scenario/agent.rs"]
+mod agent;
 #[path = "oracle/cluster.rs"]
 mod cluster;
 #[path = "kernel/cost.rs"]
 mod cost;
+#[path = "scenario/dump.rs"]
+mod dump;
 #[path = "kernel/files.rs"]
 mod files;
 #[path = "kernel/fixture.rs"]
@@ -19,6 +23,10 @@ mod latency;
 mod random;
 #[path = "kernel/random_changes.rs"]
 mod random_changes;
+#[path = "kernel/scenarios.rs"]
+mod scenarios;
+#[path = "scenario/story.rs"]
+mod story;
 #[path = "kernel/times.rs"]
 mod times;
 #[path = "oracle/world.rs"]

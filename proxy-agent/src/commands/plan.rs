@@ -10,7 +10,7 @@ use anyhow::Context as _;
 
 use crate::{
     config::{RuleArgs, Rules},
-    model::{ObjectRef, Problem},
+    model::{Node, ObjectRef, Problem},
     plan::{FrontendAddress, ServicePlan},
     planner::Planner,
     report::Report,
@@ -19,8 +19,9 @@ use crate::{
 /// Flags of `plan`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PlanArgs {
+    /// What the rules depend on.
     #[command(flatten)]
-    rules: RuleArgs,
+    pub rules: RuleArgs,
 
     /// An address of the node; may be repeated. Those of its Node object, if not given.
     #[arg(
@@ -29,7 +30,7 @@ pub struct PlanArgs {
         value_name = "IP",
         value_delimiter = ','
     )]
-    node_address: Vec<IpAddr>,
+    pub node_address: Vec<IpAddr>,
 
     /// Form of the output.
     #[arg(short, long, env = "PROXY_OUTPUT", value_enum, default_value_t)]
@@ -94,21 +95,7 @@ fn report(rules: Rules, given: &[IpAddr]) -> anyhow::Result<Report> {
         planner.apply(event);
     }
     let mut warnings = update.problems;
-    let node = planner.node();
-    let (addresses, primary): (BTreeSet<IpAddr>, Vec<IpAddr>) = if given.is_empty() {
-        node.map(|node| {
-            let addresses = node.addresses.iter().copied().collect();
-            (addresses, node.primary_addresses().collect())
-        })
-        .unwrap_or_default()
-    } else {
-        let given: Vec<IpAddr> = given.iter().map(IpAddr::to_canonical).collect();
-        let primary = node.map_or_else(
-            || first_of_each_family(&given),
-            |node| node.primary_addresses().collect(),
-        );
-        (given.into_iter().collect(), primary)
-    };
+    let (addresses, primary) = addresses(given, planner.node());
     let node_port_addresses: Vec<IpAddr> = addresses
         .iter()
         .filter(|address| rules.node_port_addresses.selects(**address, &primary))
@@ -130,6 +117,19 @@ fn report(rules: Rules, given: &[IpAddr]) -> anyhow::Result<Report> {
         &node_port_addresses,
         warnings,
     ))
+}
+
+/// The addresses of the node, those of its object if none are given; and the first of each family.
+pub fn addresses(given: &[IpAddr], node: Option<&Node>) -> (BTreeSet<IpAddr>, Vec<IpAddr>) {
+    let given: Vec<IpAddr> = given.iter().map(IpAddr::to_canonical).collect();
+    let primary = node.map_or_else(
+        || first_of_each_family(&given),
+        |node| node.primary_addresses().collect(),
+    );
+    let listed = node.filter(|_| given.is_empty());
+    let listed = listed.into_iter().flat_map(|node| &node.addresses);
+    let addresses = given.iter().chain(listed).copied().collect();
+    (addresses, primary)
 }
 
 fn first_of_each_family(addresses: &[IpAddr]) -> Vec<IpAddr> {

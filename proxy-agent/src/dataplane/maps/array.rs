@@ -112,16 +112,9 @@ impl<T: Element> MappedArray<T> {
 
     /// All elements up to the last that is not zero.
     pub fn read_all(&self) -> Vec<T> {
-        let words = self.mapping.load();
-        let used = words
-            .iter()
-            .rposition(|&w| w != 0)
-            .map_or(0, |last| last + 1);
-        words
-            .chunks_exact(Self::WORDS)
-            .take(used.div_ceil(Self::WORDS))
-            .map(from_words)
-            .collect()
+        let mut words = self.mapping.load();
+        words.resize(words.len().next_multiple_of(Self::WORDS), 0);
+        words.chunks_exact(Self::WORDS).map(from_words).collect()
     }
 }
 

@@ -58,12 +58,15 @@ impl Mapping {
         Some(())
     }
 
-    /// Reads all words.
+    /// Reads all words up to the last that is not zero: of millions there are few, as a rule.
     pub fn load(&self) -> Vec<u64> {
-        self.words()
-            .iter()
-            .map(|word| word.load(Ordering::Acquire))
-            .collect()
+        let words = self.words();
+        let mut end = words.len();
+        while end > 0 && words[end - 1].load(Ordering::Relaxed) == 0 {
+            end -= 1;
+        }
+        let used = words[..end].iter();
+        used.map(|word| word.load(Ordering::Acquire)).collect()
     }
 
     /// Writes words at offsets from `first`, in the order given; each one is whole, and visible before the next. What
