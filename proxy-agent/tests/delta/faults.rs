@@ -20,6 +20,7 @@ use proxy_common::{
 
 use super::{
     chance::Chance,
+    dump::dump,
     reader::{Plans, Readers},
     world::{EXISTS, Shape, Step, World},
 };
@@ -138,7 +139,10 @@ impl Run {
         assert_eq!(lint::lint(&maps), []);
         assert_eq!((maps.node_addrs.len(), maps.devices.len()), (3, 1));
         let mut fresh = Programmer::open(MemoryMaps::default(), Capacities::default()).unwrap();
+        fresh.set_node_name("node-a", self.now);
+        fresh.set_node_addrs(maps.node_addrs.clone(), self.now);
         fresh.sync(self.plans.clone(), self.now);
+        assert_eq!(dump(&maps), dump(&fresh.snapshot().unwrap()));
         assert_eq!(self.programmer.usage(), fresh.usage(), "something leaks");
         self.failures + self.programmer.statistics().failures
     }

@@ -8,6 +8,8 @@
 mod chance;
 mod cost;
 mod crowded;
+#[path = "../scenario/dump.rs"]
+mod dump;
 mod faults;
 mod prefixes;
 mod reader;

@@ -9,6 +9,7 @@ use std::{
     rc::Rc,
 };
 
+use ipnet::IpNet;
 use proxy_agent::{
     maps::{ApplyError, Maps, Op, Snapshot, SnapshotError, codec, lint, memory::MemoryMaps},
     plan::{Empty, ServiceName, ServicePlan, TargetKey, TargetPlan},
@@ -16,7 +17,7 @@ use proxy_agent::{
 use proxy_common::{
     abi::{
         frontend::FrontendKey,
-        target::{BackendState, Slot, TargetState, TargetWord},
+        target::{Algorithm, BackendState, Slot, Target, TargetState, TargetWord},
     },
     addr::Addr,
 };
@@ -30,8 +31,40 @@ enum Version {
     NotOurs,
     Reject,
     Drop,
-    /// Sorted.
-    Serve(Vec<(Addr, u16)>),
+    /// Backends, sorted, and how one of them is chosen.
+    Serve(Vec<(Addr, u16)>, Algorithm),
+}
+
+/// What else a lookup goes by.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Terms {
+    affinity_seconds: u32,
+    /// Sorted; `None`: everyone is let in.
+    ranges: Option<Vec<IpNet>>,
+}
+
+impl Terms {
+    fn of(target: &TargetPlan) -> Self {
+        let sources = target.sources.as_ref();
+        Self {
+            affinity_seconds: target.affinity_seconds.unwrap_or(0),
+            ranges: sources.map(|sources| codec::canonical_ranges(&sources.ranges)),
+        }
+    }
+
+    fn written(target: &Target, maps: &Snapshot) -> Self {
+        let mut ranges: Vec<_> = maps
+            .ranges
+            .iter()
+            .filter(|key| key.set == target.ranges)
+            .filter_map(codec::range)
+            .collect();
+        ranges.sort_unstable();
+        Self {
+            affinity_seconds: target.affinity_seconds,
+            ranges: (target.ranges != 0).then_some(ranges),
+        }
+    }
 }
 
 impl Version {
@@ -43,16 +76,17 @@ impl Version {
                     .iter()
                     .map(|b| (Addr::from(b.address), b.port))
                     .collect(),
+                target.algorithm,
             ),
             Some(Empty::Reject) => Self::Reject,
             Some(Empty::Drop) => Self::Drop,
         }
     }
 
-    fn serve(mut backends: Vec<(Addr, u16)>) -> Self {
+    fn serve(mut backends: Vec<(Addr, u16)>, algorithm: Algorithm) -> Self {
         backends.sort_unstable();
         backends.dedup();
-        Self::Serve(backends)
+        Self::Serve(backends, algorithm)
     }
 }
 
@@ -64,6 +98,7 @@ type Place = Rc<(ServiceName, TargetKey)>;
 struct Planned {
     frontends: HashMap<FrontendKey, Place>,
     targets: HashMap<Place, Rc<Version>>,
+    terms: HashMap<Place, Terms>,
 }
 
 impl Planned {
@@ -76,6 +111,7 @@ impl Planned {
                 planned
                     .targets
                     .insert(place.clone(), Rc::new(Version::of(target)));
+                planned.terms.insert(place.clone(), Terms::of(target));
                 places.insert(key, place);
             }
             let frontends = plan
@@ -88,10 +124,15 @@ impl Planned {
     }
 
     /// What a frontend leads to.
-    fn of(&self, key: &FrontendKey) -> &Version {
-        self.frontends
-            .get(key)
-            .map_or(&Version::NotOurs, |place| &self.targets[place])
+    fn of(&self, key: &FrontendKey) -> (&Version, Option<&Terms>) {
+        let place = self.frontends.get(key);
+        place.map_or((&Version::NotOurs, None), |place| self.at(place))
+    }
+
+    fn at(&self, place: &Place) -> (&Version, Option<&Terms>) {
+        let version = self.targets.get(place);
+        let version = version.map_or(&Version::NotOurs, |version| &**version);
+        (version, self.terms.get(place))
     }
 }
 
@@ -110,8 +151,10 @@ pub struct Readers {
     after_frontend: HashSet<u32>,
     /// … words that they have from a target, …
     after_target: HashSet<(u32, TargetWord)>,
-    /// … slots that they have from a range.
+    /// … slots that they have from a range, …
     after_slot: HashSet<(u32, Slot)>,
+    /// … and sets of source ranges, by which they judge clients.
+    after_set: HashSet<u32>,
     /// Whom each (backend id, generation) has ever named.
     named: HashMap<(u32, u32), (Addr, u16, u8)>,
     /// Whether to check all invariants after each operation.
@@ -185,12 +228,20 @@ impl Readers {
                 self.targets
                     .insert(*id, Rc::new(codec::target_identity(meta).unwrap()));
             }
+            Op::PutRange { key } | Op::DeleteRange { key } => assert!(
+                !self.after_set.contains(&key.set),
+                "{op:?}: a reader judges clients by this set"
+            ),
             _ => {}
         }
         self.maps.apply_one(op);
         match op {
             Op::PutFrontend { key, .. } | Op::DeleteFrontend { key } => self.read_frontend(*key),
-            Op::PutTarget { id, .. } | Op::FlipTarget { id, .. } | Op::ClearTarget { id } => {
+            Op::PutTarget { id, .. }
+            | Op::FlipTarget { id, .. }
+            | Op::SetAffinity { id, .. }
+            | Op::SetRanges { id, .. }
+            | Op::ClearTarget { id } => {
                 self.target_changed(*id);
             }
             Op::WriteSlots { offset, slots } => self.slots_changed(*offset, slots.len() as u32),
@@ -212,6 +263,7 @@ impl Readers {
         self.after_frontend.clear();
         self.after_target.clear();
         self.after_slot.clear();
+        self.after_set.clear();
         if !self.relaxed {
             self.allowed.clear();
             self.allow(&self.before.clone());
@@ -255,7 +307,10 @@ impl Readers {
     }
 
     fn read_target(&mut self, id: u32) {
-        let word = self.contents().target(id).word;
+        let Target { word, ranges, .. } = self.contents().target(id);
+        if ranges != 0 {
+            self.after_set.insert(ranges);
+        }
         if !self.after_target.insert((id, word)) {
             return;
         }
@@ -316,7 +371,7 @@ impl Readers {
         assert!(
             self.may(
                 id,
-                |version| matches!(version, Version::Serve(list) if list.contains(&place))
+                |version| matches!(version, Version::Serve(list, _) if list.contains(&place))
             ),
             "a reader of target {id} finds {backend:?}, which was never in its list"
         );
@@ -325,30 +380,49 @@ impl Readers {
     /// A lookup without interruption: it leads to the old or to the new, as a whole.
     fn look_up(&self, key: FrontendKey) {
         let maps = self.contents();
-        let found = maps.frontends.get(&key).map_or(Version::NotOurs, |value| {
-            let word = maps.target(value.target()).word;
-            match word.state() {
-                TargetState::Absent => Version::NotOurs,
-                TargetState::Reject => Version::Reject,
-                TargetState::Drop => Version::Drop,
-                TargetState::Serve => {
-                    Version::serve(maps.slots_of(word).map(|slot| self.choose(slot)).collect())
-                }
+        let target = maps.frontends.get(&key);
+        let target = target.map_or_else(Target::default, |value| maps.target(value.target()));
+        let word = target.word;
+        let found = match word.state() {
+            TargetState::Absent => Version::NotOurs,
+            TargetState::Reject => Version::Reject,
+            TargetState::Drop => Version::Drop,
+            TargetState::Serve => {
+                let slots: HashSet<Slot> = maps.slots_of(word).collect();
+                let backends = slots.into_iter().map(|slot| self.choose(slot));
+                Version::serve(backends.collect(), word.algorithm())
             }
-        });
+        };
+        if self.relaxed {
+            return;
+        }
         let moving = self
             .before
             .frontends
             .get(&key)
             .filter(|_| self.after.frontends.contains_key(&key));
-        let left = moving.and_then(|place| self.after.targets.get(place));
-        let planned = [self.before.of(&key), self.after.of(&key)]
+        let left = moving.filter(|place| self.after.targets.contains_key(*place));
+        let planned = [self.before.of(&key), self.after.of(&key)];
+        let planned = planned
             .into_iter()
-            .chain(left.map(|version| &**version));
+            .chain(left.map(|place| self.after.at(place)));
         let planned: Vec<_> = planned.collect();
         assert!(
-            self.relaxed || planned.contains(&&found),
+            planned.iter().any(|(version, _)| **version == found),
             "{key:?} leads to {found:?}, not to one of {planned:?}"
+        );
+        if found == Version::NotOurs {
+            return;
+        }
+        // Each of these is one store of its own.
+        let terms = Terms::written(&target, maps);
+        let mut known = planned.iter().filter_map(|(_, terms)| *terms);
+        assert!(
+            known
+                .clone()
+                .any(|known| known.affinity_seconds == terms.affinity_seconds)
+                && known.any(|known| known.ranges == terms.ranges),
+            "{key:?} goes by {terms:?}, not by one of {planned:?}"
         );
     }
 
