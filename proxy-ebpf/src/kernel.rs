@@ -76,7 +76,6 @@ impl<C> Tables for Kernel<C> {
                 word: TargetWord(ptr::read_volatile(&raw const (*p).word.0)),
                 affinity_seconds: ptr::read_volatile(&raw const (*p).affinity_seconds),
                 ranges: ptr::read_volatile(&raw const (*p).ranges),
-                flags: ptr::read_volatile(&raw const (*p).flags),
                 ..*p
             })
         }

@@ -11,6 +11,7 @@ mod crowded;
 #[path = "../scenario/dump.rs"]
 mod dump;
 mod faults;
+mod planned;
 mod prefixes;
 mod reader;
 mod restart;

@@ -1,7 +1,8 @@
 //! What is wrong is told, with the object's or file's name, and costs nobody else anything: traffic that was served is served, and
 //! what comes next is read (issue: "bad input"; ADR 13, 14).
 
-use std::fmt::Write as _;
+mod hostile;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -211,79 +212,6 @@ fn files_that_cannot_be_read_are_told_and_passed_over() -> Result<()> {
     }
     setup.comes_to("removed", cluster_ip(2, Family::V4), None)?;
     setup.goes_on("files that are gone")
-}
-
-/// Files that are wrong in ways of which each has cost somebody a process: by name, and a word of what is told of it.
-const HOSTILE: [(&str, &str); 5] = [
-    ("nested.yaml", "document 1"),
-    ("huge.yaml", "larger than"),
-    ("loop.yaml", "can't be read"),
-    ("binary.yaml", "not UTF-8"),
-    ("aliases.yaml", "document 1"),
-];
-
-fn put_hostile(folder: &Folder) -> Result<()> {
-    folder.write("nested.yaml", &format!("kind: {}", "[".repeat(100_000)))?;
-    let mut aliases = "a0: &a0 [x, x, x, x, x, x, x, x]\n".to_owned();
-    for level in 1..12 {
-        let below = vec![format!("*a{}", level - 1); 8].join(", ");
-        writeln!(aliases, "a{level}: &a{level} [{below}]").expect("a String grows");
-    }
-    folder.write(
-        "aliases.yaml",
-        &format!("{aliases}kind: Service\nspec: *a11\n"),
-    )?;
-    let path = |name: &str| folder.path().join(name);
-    let can = "can be put there";
-    std::fs::write(path("binary.yaml"), [0xff, 0xfe, 0, 1]).expect(can);
-    std::os::unix::fs::symlink("loop.yaml", path("loop.yaml")).expect(can);
-    // A terabyte, that takes no room; a device and a folder that are no files.
-    let huge = std::fs::File::create(path("huge.yaml")).expect(can);
-    huge.set_len(1 << 40).expect(can);
-    std::os::unix::fs::symlink("/dev/zero", path("device.yaml")).expect(can);
-    std::fs::create_dir(path("folder.yaml")).expect(can);
-    Ok(())
-}
-
-#[test]
-fn hostile_files_are_told_at_the_start_and_live() -> Result<()> {
-    let service = |name: &str| {
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
-               "spec": {"clusterIP": "10.96.0.256", "ports": [{"port": 70_000}]}})
-    };
-    let put = |source: &Folder| {
-        source.put(service("wrong-at-the-start"))?;
-        put_hostile(source)
-    };
-    let Some(setup) = Setup::beside("badstart", put)? else {
-        return Ok(());
-    };
-    setup.serves("wrong from the start")?;
-    for (file, words) in HOSTILE {
-        setup.told(&["WARN", file, words])?;
-    }
-    setup.told(&["WARN", "Service default/wrong-at-the-start", "10.96.0.256"])?;
-    let files = f64::from(HOSTILE.len() as u32);
-    assert_eq!(setup.counted("file")?, Some(files));
-    assert_eq!(setup.counted("Service")?, Some(2.0));
-    setup.goes_on("wrong from the start")?;
-
-    for (file, _) in HOSTILE {
-        setup.source.remove_file(file)?;
-    }
-    for other in ["device.yaml", "folder.yaml"] {
-        let path = setup.source.path().join(other);
-        std::fs::remove_file(&path)
-            .or_else(|_| std::fs::remove_dir(&path))
-            .expect("can be removed");
-    }
-    put_hostile(&setup.source)?;
-    setup.source.put(service("wrong-live"))?;
-    eventually("all is counted again", FOLLOWED, || {
-        Ok(setup.counted("file")? == Some(2.0 * files))
-    })?;
-    setup.told(&["WARN", "Service default/wrong-live", "70000"])?;
-    setup.goes_on("wrong live")
 }
 
 #[test]
