@@ -1,5 +1,5 @@
 //! Where a subject does something else than the rule says, and why the rule is as it is. A difference that is not
-//! here fails the run, and so does one that is here and does not occur.
+//! here fails the run, and so does one that is said to occur always and does not.
 
 use crate::subject::Subject;
 
@@ -18,8 +18,8 @@ const KUBE_PROXY: &[Subject] = &[Subject::Iptables, Subject::Nftables];
 const NFTABLES: &[Subject] = &[Subject::Nftables];
 const OURS: &[Subject] = &[Subject::Sockets, Subject::Packets];
 
-/// All of them.
-pub const ALL: &[Difference] = &[
+/// Those that occur in every run.
+pub const ALWAYS: &[Difference] = &[
     Difference {
         case: "cluster-ip-not-from-outside",
         subjects: KUBE_PROXY,
@@ -76,9 +76,34 @@ pub const ALL: &[Difference] = &[
     },
 ];
 
+/// Those that come and go: races of a subject's own.
+pub const SOMETIMES: &[Difference] = &[
+    Difference {
+        case: "udp-flow-moves-with-the-service",
+        subjects: KUBE_PROXY,
+        reason: "Not in every run: kube-proxy clears conntrack's entries of a removed endpoint after it has written its rules. Where \
+                 that misses one, a client that goes on sending renews it for ever. A flow that knows its backend needs no clearing.",
+    },
+    Difference {
+        case: "external-ip-of-two-services",
+        subjects: KUBE_PROXY,
+        reason: "Not in every run: kube-proxy knows no order among Services that claim one address, so which has it may change whenever \
+                 it writes its rules. That the older one keeps it can be relied on.",
+    },
+];
+
 /// Why a subject does not pass a case, if that is known.
 pub fn reason(case: &str, subject: Subject) -> Option<&'static str> {
-    let found = ALL
+    find(ALWAYS, case, subject).or_else(|| find(SOMETIMES, case, subject))
+}
+
+/// Whether a subject is known to pass a case never.
+pub fn is_certain(case: &str, subject: Subject) -> bool {
+    find(ALWAYS, case, subject).is_some()
+}
+
+fn find(among: &[Difference], case: &str, subject: Subject) -> Option<&'static str> {
+    let found = among
         .iter()
         .find(|difference| difference.case == case && difference.subjects.contains(&subject));
     found.map(|difference| difference.reason)

@@ -25,6 +25,7 @@ looks at who answered, whom the server saw, and how a failure was told. Every ca
   they connect.
 
 ✓ the rule shows · ≠ it does not, for the reason given below · – the subject cannot be asked, for the reason given below
+✓ with a number: it did in this run, and does not in every one.
 \"not run\": the case is newer than the run that wrote this.
 
 ";
@@ -146,7 +147,10 @@ fn mark(results: &Results, case: &Case, subject: Subject, notes: &mut Notes) -> 
         return "not run".to_owned();
     };
     match &row.verdict {
-        Verdict::Passes => "✓".to_owned(),
+        Verdict::Passes => match differences::reason(case.name, subject) {
+            Some(reason) => format!("✓ {}", notes.number(reason.to_owned())),
+            None => "✓".to_owned(),
+        },
         Verdict::Differs(_) => match differences::reason(case.name, subject) {
             Some(reason) => format!("≠ {}", notes.number(reason.to_owned())),
             None => "**≠ unexplained**".to_owned(),

@@ -105,6 +105,8 @@ pub struct Answers {
     pub clients: BTreeSet<IpAddr>,
     /// Failures by kind.
     pub failures: BTreeMap<FailureKind, usize>,
+    /// The last of them, in words.
+    pub why: Option<String>,
 }
 
 impl Answers {
@@ -117,7 +119,10 @@ impl Answers {
                     *answers.servers.entry(identity.server.clone()).or_default() += 1;
                     answers.clients.insert(identity.client.ip());
                 }
-                Err(failure) => *answers.failures.entry(failure.kind).or_default() += 1,
+                Err(failure) => {
+                    *answers.failures.entry(failure.kind).or_default() += 1;
+                    answers.why = Some(failure.to_string());
+                }
             }
         }
         answers
@@ -149,7 +154,8 @@ impl fmt::Display for Answers {
             .failures
             .iter()
             .map(|(kind, count)| format!("{count} {kind:?}"));
-        f.write_str(&servers.chain(failures).collect::<Vec<_>>().join(", "))
+        f.write_str(&servers.chain(failures).collect::<Vec<_>>().join(", "))?;
+        self.why.iter().try_for_each(|why| write!(f, " ({why})"))
     }
 }
 
