@@ -71,6 +71,8 @@ fn hostile_files_are_told_at_the_start_and_live() -> Result<()> {
             .or_else(|_| std::fs::remove_dir(&path))
             .expect("can be removed");
     }
+    // Seen to be gone: what comes back sooner is what was told already.
+    setup.goes_on("gone again")?;
     put_hostile(&setup.source)?;
     setup.source.put(service("wrong-live"))?;
     eventually("all is counted again", FOLLOWED, || {
