@@ -392,11 +392,6 @@ impl App {
             self.settle(outcome);
             self.ready = true;
             self.retire_other_versions();
-            if let Some(path) = &self.config.ready_file
-                && let Err(error) = File::create(path)
-            {
-                tracing::error!(%error, path = %path.display(), "--ready-file can't be created");
-            }
         }
         self.monitor.programmed(full, started.elapsed());
         tracing::info!(
@@ -405,6 +400,13 @@ impl App {
             elapsed = ?started.elapsed(),
             "programmed"
         );
+        // Whoever waits for it then finds all the rest said.
+        if full
+            && let Some(path) = &self.config.ready_file
+            && let Err(error) = File::create(path)
+        {
+            tracing::error!(%error, path = %path.display(), "--ready-file can't be created");
+        }
     }
 
     /// What a version with other maps left attached has served until now.

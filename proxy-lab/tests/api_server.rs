@@ -282,7 +282,8 @@ fn owners_of_wrong_objects_are_told() -> Result<()> {
         let of_loser = |line: &String| line.starts_with("web-2: external IP");
         told.len() == 2 && told.iter().all(of_loser)
     };
-    eventually("Events", SOON, || Ok(all(&told()?)))?;
+    let found = eventually("Events", SOON, || Ok(all(&told()?)));
+    assert!(found.is_ok(), "{found:?}: {:?}", told()?);
     // Both agents have found it by then, and told it once.
     std::thread::sleep(Duration::from_secs(6));
     let told = told()?;

@@ -29,7 +29,8 @@ fn hold(lab: &Lab) -> [Hold<'_>; 2] {
     .map(|hold| hold.expect("connects"));
     for hold in &holds {
         // New connections are served at this step.
-        assert_eq!((hold.opened.len(), lost(&hold.opened)), (HELD, 0));
+        let opened = (hold.opened.len(), lost(&hold.opened));
+        assert_eq!(opened, (HELD, 0), "{:?}", hold.opened);
     }
     holds
 }

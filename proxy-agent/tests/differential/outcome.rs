@@ -56,7 +56,7 @@ impl Outcome {
     /// Whether every verdict and every program had its share of the frames.
     pub fn is_varied(&self, frames: u64) -> bool {
         let share = |all: &BTreeMap<_, u64>, kinds| {
-            all.len() == kinds && all.values().all(|&n| n >= frames / 500)
+            all.len() == kinds && all.values().all(|&n| n >= frames / 1000)
         };
         share(&self.verdicts, 6) && share(&self.programs, 6)
     }

@@ -44,6 +44,8 @@ const BACKLOG: usize = 256;
 const REMEMBERED: Duration = Duration::from_hours(1);
 /// Problems that are remembered.
 const MEMORY: usize = 1024;
+/// How often a problem is told to an API server that can't take it just now.
+const TRIES: u32 = 3;
 /// The longest that the fields may be, in bytes.
 const LONGEST_NOTE: usize = 1000;
 const LONGEST_INSTANCE: usize = 128;
@@ -106,9 +108,14 @@ pub(super) async fn publish(
     };
     let mut bucket = Bucket::new(rate);
     while let Some(problem) = problems.recv().await {
-        if recorder.is_new(&problem) {
+        if !recorder.is_new(&problem) {
+            continue;
+        }
+        for _ in 0..TRIES {
             sleep(bucket.wait()).await;
-            recorder.tell(&problem).await;
+            if recorder.tell(&problem).await {
+                break;
+            }
         }
     }
 }
@@ -161,6 +168,18 @@ enum Refusal {
     NoAnswer,
 }
 
+impl Refusal {
+    /// Whether the same request may be answered later.
+    const fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::NoAnswer => true,
+            Self::Request(_) => false,
+            Self::Api(kube::Error::Api(status)) => status.code == 429 || status.code >= 500,
+            Self::Api(_) => true,
+        }
+    }
+}
+
 impl Recorder<'_> {
     fn is_new(&mut self, problem: &Problem) -> bool {
         let now = Instant::now();
@@ -175,13 +194,17 @@ impl Recorder<'_> {
         before.is_none_or(|at| now.duration_since(at) >= REMEMBERED)
     }
 
-    async fn tell(&mut self, problem: &Problem) {
+    /// Creates the Event; says no if another try may do better.
+    async fn tell(&mut self, problem: &Problem) -> bool {
         let limit = self.connector.pace().answer;
         let result = timeout(limit, self.create(problem))
             .await
             .unwrap_or(Err(Refusal::NoAnswer));
         match result {
-            Ok(()) => self.refused = None,
+            Ok(()) => {
+                self.refused = None;
+                true
+            }
             Err(refusal) => {
                 let reason = chain(&refusal);
                 tracing::debug!(object = %problem.object, reason, "no Event");
@@ -192,8 +215,9 @@ impl Recorder<'_> {
                     );
                     self.refused = Some(reason);
                 }
-                // It may be told by another try.
+                // When it comes up again, it is new.
                 self.told.remove(&fingerprint(problem, ""));
+                !refusal.may_pass()
             }
         }
     }

@@ -79,6 +79,24 @@ async fn refused_events_cost_nothing_else() {
     server.request(EVENTS).await.refuse(403, "Forbidden");
 }
 
+#[tokio::test]
+async fn a_server_that_fails_is_asked_again_and_one_that_refuses_is_not() {
+    let mut server = Server::start().await;
+    let (reporter, _feed) = reporter(&server);
+    reporter.report(&problem("web", "first"));
+    reporter.report(&problem("web", "second"));
+    server.request(SERVICES).await.json(200, &found("u-1"));
+    let event = server.request(EVENTS).await;
+    assert_eq!(event.body["note"], "first");
+    event.refuse(503, "ServiceUnavailable");
+    server.request(SERVICES).await.json(200, &found("u-1"));
+    let event = server.request(EVENTS).await;
+    assert_eq!(event.body["note"], "first");
+    event.refuse(403, "Forbidden");
+    server.request(SERVICES).await.json(200, &found("u-1"));
+    assert_eq!(server.request(EVENTS).await.body["note"], "second");
+}
+
 #[test]
 fn a_burst_passes_and_then_the_rate_holds() {
     let mut bucket = Bucket::new(Rate {
