@@ -172,10 +172,9 @@ impl Refusal {
     /// Whether the same request may be answered later.
     const fn may_pass(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::NoAnswer => true,
             Self::Request(_) => false,
             Self::Api(kube::Error::Api(status)) => status.code == 429 || status.code >= 500,
-            Self::Api(_) => true,
+            Self::Connect(_) | Self::NoAnswer | Self::Api(_) => true,
         }
     }
 }
