@@ -272,10 +272,13 @@ fn owners_of_wrong_objects_are_told() -> Result<()> {
             "get",
             "events.v1.events.k8s.io",
             "-o",
-            "jsonpath={range .items[*]}{.regarding.name}: {.note}{\"\\n\"}{end}",
+            "jsonpath={range .items[*]}{.reportingController}/{.regarding.name}: {.note}{\"\\n\"}{end}",
         ])?;
-        let of_web = events.lines().filter(|line| line.starts_with("web-"));
-        Ok(of_web.map(str::to_owned).collect::<Vec<_>>())
+        // The API server tells of Services, too: of addresses that it has not allotted itself.
+        let ours = events
+            .lines()
+            .filter_map(|line| line.strip_prefix("kube-proxy-ebpf/"));
+        Ok(ours.map(str::to_owned).collect::<Vec<_>>())
     };
     // One for each protocol of the port, which come up to 5 s after each other.
     let all = |told: &[String]| {
