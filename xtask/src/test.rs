@@ -18,8 +18,9 @@ use self::binaries::{Kind, TestBinary};
 pub use self::outcome::Outcome;
 use crate::{build, lint, process, setup, summary::Summary, ui::Ui, workspace::Workspace};
 
-/// Binaries of lab tests that run side by side: labs know nothing of each other, and mostly wait.
-const LABS_AT_ONCE: usize = 2;
+/// Binaries of lab tests that run side by side. Labs know nothing of each other and mostly wait: two take a third less
+/// time. But on two cores some then wait longer than their patience.
+const LABS_AT_ONCE: usize = 1;
 
 /// A part of the tests.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -131,7 +132,7 @@ fn command(workspace: &Workspace, binary: &TestBinary) -> Command {
     // A test that skips itself passes; its reason is in its output.
     command.arg("--show-output");
     if binary.kind == Kind::Lab {
-        // Labs share the machine's cores; two binaries run at once as it is.
+        // Labs share the machine's devices, addresses and cores.
         command.arg("--test-threads=1");
     }
     command
