@@ -90,8 +90,6 @@ pub struct AppConfig {
     pub maglev_seed: String,
     /// Whether UDP sockets that are connected to a backend that is gone are aborted.
     pub abort_udp_sockets: bool,
-    /// Whether TCP connections to backends that are deleted are ended.
-    pub end_tcp: bool,
     /// Created when the first full list is programmed.
     pub ready_file: Option<PathBuf>,
 }
@@ -99,7 +97,7 @@ pub struct AppConfig {
 impl AppConfig {
     /// Whose sockets are aborted when their backend is gone.
     fn protocols_to_abort(&self) -> Vec<Protocol> {
-        let tcp = self.end_tcp.then_some(Protocol::Tcp);
+        let tcp = self.planner.options.end_tcp.then_some(Protocol::Tcp);
         let udp = self.abort_udp_sockets.then_some(Protocol::Udp);
         tcp.into_iter().chain(udp).collect()
     }
@@ -155,7 +153,7 @@ impl App {
         settings::write(
             &pins,
             config.socket_lb,
-            config.end_tcp,
+            config.planner.options.end_tcp,
             config.snat_ports,
             config.forward_mark,
             clock.hz(),
@@ -384,7 +382,7 @@ impl App {
             Instant::now(),
         );
         let wanted: Option<BTreeSet<ServiceName>> =
-            (!self.ready).then(|| changes.iter().map(|(name, _)| name.clone()).collect());
+            full.then(|| changes.iter().map(|(name, _)| name.clone()).collect());
         let outcome = self.programmer.sync(changes, started);
         self.settle(outcome);
         if let Some(wanted) = wanted {

@@ -61,10 +61,8 @@ pub struct Here<'a> {
 impl Here<'_> {
     /// Ranges, and what they mean for the node's own processes (semantics A3).
     fn sources(&self, ranges: Vec<IpNet>) -> Sources {
-        let addresses = self.addresses.iter().filter(|ip| !ip.is_loopback());
-        let node = addresses
-            .flat_map(|ip| ranges.iter().map(move |range| range.contains(ip)))
-            .any(|is_in| is_in);
+        let mut addresses = self.addresses.iter().filter(|ip| !ip.is_loopback());
+        let node = addresses.any(|ip| ranges.iter().any(|range| range.contains(ip)));
         Sources { ranges, node }
     }
 }
@@ -135,10 +133,12 @@ pub fn plan(
             plan.draining
                 .insert(port.with_list(List::Cluster), draining);
         }
-        let not_serving = unlisted(false);
-        if options.end_tcp && port.protocol == Protocol::Tcp && !not_serving.is_empty() {
-            plan.not_serving
-                .insert(port.with_list(List::Cluster), not_serving);
+        if options.end_tcp && port.protocol == Protocol::Tcp {
+            let not_serving = unlisted(false);
+            if !not_serving.is_empty() {
+                plan.not_serving
+                    .insert(port.with_list(List::Cluster), not_serving);
+            }
         }
     }
     plan.frontends.sort_unstable();

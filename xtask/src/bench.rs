@@ -1,6 +1,6 @@
 //! `bench`: builds what is measured, then measures it in the lab on the real control plane.
 
-use std::{ffi::OsString, process::Command};
+use std::ffi::OsString;
 
 use anyhow::Result;
 
@@ -31,10 +31,9 @@ pub fn run(ui: &Ui, workspace: &Workspace, arguments: &[OsString]) -> Result<()>
             .args(["build", "--package", "proxy-lab", "--bins"]),
     )?;
     process::exec(
-        Command::new(workspace.binary("debug", "bench"))
-            .args(arguments)
-            .current_dir(workspace.root())
-            .env(AGENT_BINARY, workspace.binary("release", "proxy-agent")),
+        workspace
+            .lab_program("bench", workspace.binary("release", "proxy-agent"))
+            .args(arguments),
     )
 }
 

@@ -1,14 +1,10 @@
 //! `conformance`: builds what it needs, then has the lab's judge compare service proxies.
 
-use std::{ffi::OsString, process::Command};
+use std::ffi::OsString;
 
 use anyhow::Result;
 
-use crate::{
-    build, process, setup,
-    ui::Ui,
-    workspace::{AGENT_BINARY, Workspace},
-};
+use crate::{build, process, setup, ui::Ui, workspace::Workspace};
 
 /// What it writes when it is not asked for anything else.
 const DOCUMENT: &str = "docs/conformance.md";
@@ -18,11 +14,8 @@ pub fn run(ui: &Ui, workspace: &Workspace, arguments: &[OsString]) -> Result<()>
     setup::lab(ui)?;
     setup::control_plane(ui, workspace)?;
     build::lab(ui, workspace)?;
-    let mut command = Command::new(workspace.binary("debug", "conformance"));
-    command
-        .args(arguments)
-        .current_dir(workspace.root())
-        .env(AGENT_BINARY, workspace.lab_agent());
+    let mut command = workspace.lab_program("conformance", workspace.lab_agent());
+    command.args(arguments);
     if arguments.is_empty() {
         command.args(["--write", DOCUMENT]);
     }

@@ -1,14 +1,10 @@
 //! `demo`: builds what it needs, then hands the terminal to the lab's demo.
 
-use std::{ffi::OsString, process::Command};
+use std::ffi::OsString;
 
 use anyhow::Result;
 
-use crate::{
-    build, process, setup,
-    ui::Ui,
-    workspace::{AGENT_BINARY, Workspace},
-};
+use crate::{build, process, setup, ui::Ui, workspace::Workspace};
 
 /// The demo's flag for the real control plane.
 const CLUSTER: &str = "--cluster";
@@ -21,9 +17,8 @@ pub fn run(ui: &Ui, workspace: &Workspace, arguments: &[OsString]) -> Result<()>
     }
     build::lab(ui, workspace)?;
     process::exec(
-        Command::new(workspace.binary("debug", "demo"))
-            .args(arguments)
-            .current_dir(workspace.root())
-            .env(AGENT_BINARY, workspace.lab_agent()),
+        workspace
+            .lab_program("demo", workspace.lab_agent())
+            .args(arguments),
     )
 }

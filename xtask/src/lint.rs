@@ -33,7 +33,7 @@ const OPTIONAL: [(&str, &[&str], &str); 2] = [
 /// Runs all checks and prints their table.
 pub fn run(ui: &Ui, workspace: &Workspace) -> Result<()> {
     let toolchain = setup::ebpf_toolchain(ui)?;
-    let mut summary = Summary::begin();
+    let mut summary = Summary::default();
     all(ui, workspace, &toolchain, &mut summary);
     summary.finish(ui)
 }

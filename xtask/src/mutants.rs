@@ -22,7 +22,7 @@ use crate::{
     setup::{self, Toolchain},
     summary::Summary,
     ui::{Step, Ui},
-    workspace::{AGENT_BINARY, Workspace},
+    workspace::Workspace,
 };
 
 /// The suite, and the mutated agent.
@@ -48,7 +48,7 @@ pub fn run(ui: &Ui, workspace: &Workspace, names: &[String]) -> Result<()> {
     let toolchain = build::lab(ui, workspace)?;
     let laboratory = Laboratory::new(workspace, &toolchain)?;
 
-    let mut summary = Summary::begin();
+    let mut summary = Summary::default();
     let mut right = None;
     summary.run(ui, "without a mistake", || {
         ui.step("without a mistake", |step| {
@@ -182,9 +182,8 @@ impl<'a> Laboratory<'a> {
             fs::remove_file(&file)
                 .with_context(|| format!("could not remove {}", file.display()))?;
         }
-        let mut command = Command::new(self.workspace.binary("debug", CONFORMANCE));
+        let mut command = self.workspace.lab_program(CONFORMANCE, agent);
         command
-            .current_dir(self.workspace.root())
             .args([
                 "--cases",
                 &cases.join(","),
@@ -192,8 +191,7 @@ impl<'a> Laboratory<'a> {
                 &subjects.join(","),
             ])
             .arg("--report")
-            .arg(&file)
-            .env(AGENT_BINARY, agent);
+            .arg(&file);
         let (_, output) = process::watch(step, &mut command)?;
         Report::read(&file).with_context(|| {
             format!(

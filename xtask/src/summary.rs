@@ -10,8 +10,8 @@ use anyhow::{Result, bail};
 use crate::ui::Ui;
 
 /// Collects the results of steps; a failed one does not stop the others.
+#[derive(Default)]
 pub struct Summary {
-    started: Instant,
     rows: Vec<Row>,
     skipped: Vec<String>,
 }
@@ -24,24 +24,10 @@ struct Row {
 }
 
 impl Summary {
-    /// Begins to count the time.
-    pub fn begin() -> Self {
-        Self {
-            started: Instant::now(),
-            rows: Vec::new(),
-            skipped: Vec::new(),
-        }
-    }
-
     /// Runs a step, keeps its result, and prints why it failed. `work` returns a note for the table.
     pub fn run(&mut self, ui: &Ui, step: &str, work: impl FnOnce() -> Result<String>) {
         let start = Instant::now();
         let result = work();
-        self.record(ui, step, result, start.elapsed());
-    }
-
-    /// Keeps the result of a step that has run, and prints why it failed.
-    pub fn record(&mut self, ui: &Ui, step: &str, result: Result<String>, time: Duration) {
         let (passed, note) = match result {
             Ok(note) => (true, note),
             Err(error) => {
@@ -53,7 +39,7 @@ impl Summary {
             step: step.to_owned(),
             passed,
             note,
-            time,
+            time: start.elapsed(),
         });
     }
 
@@ -96,8 +82,8 @@ impl Summary {
             table.push_str(line.trim_end());
             table.push('\n');
         }
-        // Less than the sum of all: some run side by side. Writing to a string cannot fail.
-        let total = self.started.elapsed();
+        let total: Duration = self.rows.iter().map(|row| row.time).sum();
+        // Writing to a string cannot fail.
         let _ = writeln!(
             table,
             "{:width$}          {:7.1}",
@@ -118,7 +104,7 @@ mod tests {
     #[test]
     fn a_failed_step_fails_the_whole_and_the_others_still_run() {
         let ui = Ui::new();
-        let mut summary = Summary::begin();
+        let mut summary = Summary::default();
         summary.run(&ui, "one", || bail!("no"));
         summary.run(&ui, "two", || Ok("3 tests".to_owned()));
         let error = summary.finish(&ui).expect_err("a step failed");
@@ -127,7 +113,7 @@ mod tests {
 
     #[test]
     fn the_table_has_every_step_and_what_was_not_run() {
-        let mut summary = Summary::begin();
+        let mut summary = Summary::default();
         summary.run(&Ui::new(), "one", || bail!("no"));
         summary.run(&Ui::new(), "two", || Ok("3 tests".to_owned()));
         summary.skip("three", "not root");

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf, absolute},
     process::Command,
 };
@@ -97,6 +97,13 @@ impl Workspace {
     pub fn lab_agent(&self) -> OsString {
         env::var_os(AGENT_BINARY)
             .unwrap_or_else(|| self.binary("debug", "proxy-agent").into_os_string())
+    }
+
+    /// A program of the lab, with the agent that it runs, started in the workspace's root.
+    pub fn lab_program(&self, name: &str, agent: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(self.binary("debug", name));
+        command.current_dir(&self.root).env(AGENT_BINARY, agent);
+        command
     }
 
     /// The cargo that runs this program, started in the workspace's root.

@@ -189,14 +189,14 @@ impl RunArgs {
             manage_forward,
             maglev_seed,
             abort_udp_sockets,
-            end_tcp_of_deleted_backends: end_tcp,
+            end_tcp_of_deleted_backends,
             datapath_log,
             tc,
             xdp,
             ready_file,
         } = self;
         let mut rules = rules.check()?;
-        rules.planner.options.end_tcp = end_tcp;
+        rules.planner.options.end_tcp = end_tcp_of_deleted_backends;
         if let Some(range) = snat_ports.overlapping(service_node_port_range) {
             bail!(
                 "--snat-ports {}-{} shares ports with the node ports {}-{}: a reply could not be told from a request",
@@ -223,7 +223,6 @@ impl RunArgs {
             xdp,
             maglev_seed,
             abort_udp_sockets,
-            end_tcp,
             ready_file,
         })
     }

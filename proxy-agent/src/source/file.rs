@@ -293,19 +293,19 @@ impl Fingerprint {
 
 /// Reads a file that is no larger than one may be.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut file = fs::File::open(path)?;
-    if file.metadata()?.len() <= LARGEST_FILE {
-        // It may have grown.
-        let mut part = file.by_ref().take(LARGEST_FILE + 1);
-        part.read_to_end(&mut bytes)?;
-    }
-    let read = bytes.len() as u64;
-    if read > LARGEST_FILE || file.metadata()?.len() > LARGEST_FILE {
+    let too_large = || {
         let megabytes = LARGEST_FILE >> 20;
-        return Err(io::Error::other(format!(
-            "it is larger than {megabytes} MiB"
-        )));
+        io::Error::other(format!("it is larger than {megabytes} MiB"))
+    };
+    let file = fs::File::open(path)?;
+    if file.metadata()?.len() > LARGEST_FILE {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    // It may have grown.
+    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(too_large());
     }
     Ok(bytes)
 }

@@ -116,6 +116,13 @@ type XdpMd = [u32; 6];
 const XDP_DATA_END: usize = 1;
 const XDP_IFINDEX: usize = 3;
 
+fn xdp_context(frame: &[u8], about: TestXdp) -> io::Result<XdpMd> {
+    let mut context: XdpMd = [0; 6];
+    context[XDP_DATA_END] = u32::try_from(frame.len()).map_err(io::Error::other)?;
+    context[XDP_IFINDEX] = about.ifindex;
+    Ok(context)
+}
+
 /// Runs an XDP program on a frame, `repeat` times.
 pub fn test_run_xdp(
     program: impl AsFd,
@@ -123,9 +130,7 @@ pub fn test_run_xdp(
     about: &TestXdp,
     repeat: u32,
 ) -> io::Result<TestRun> {
-    let mut context: XdpMd = [0; 6];
-    context[XDP_DATA_END] = u32::try_from(frame.len()).map_err(io::Error::other)?;
-    context[XDP_IFINDEX] = about.ifindex;
+    let context = xdp_context(frame, *about)?;
     run(program, frame, context.as_bytes(), &mut [], repeat, 0)
 }
 
@@ -141,9 +146,7 @@ pub fn run_xdp_live(
     about: &TestXdp,
     repeat: u32,
 ) -> io::Result<u32> {
-    let mut context: XdpMd = [0; 6];
-    context[XDP_DATA_END] = u32::try_from(frame.len()).map_err(io::Error::other)?;
-    context[XDP_IFINDEX] = about.ifindex;
+    let context = xdp_context(frame, *about)?;
     let mut attr = TestRunAttr {
         prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
         data_size_in: u32::try_from(frame.len()).map_err(io::Error::other)?,

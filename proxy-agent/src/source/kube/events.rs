@@ -108,14 +108,9 @@ pub(super) async fn publish(
     };
     let mut bucket = Bucket::new(rate);
     while let Some(problem) = problems.recv().await {
-        if !recorder.is_new(&problem) {
-            continue;
-        }
-        for _ in 0..TRIES {
-            sleep(bucket.wait()).await;
-            if recorder.tell(&problem).await {
-                break;
-            }
+        if recorder.is_new(&problem) && !recorder.has_told(&problem, &mut bucket).await {
+            // When it comes up again, it is new.
+            recorder.told.remove(&fingerprint(&problem, ""));
         }
     }
 }
@@ -193,19 +188,28 @@ impl Recorder<'_> {
         before.is_none_or(|at| now.duration_since(at) >= REMEMBERED)
     }
 
-    /// Creates the Event; says no if another try may do better.
-    async fn tell(&mut self, problem: &Problem) -> bool {
+    /// Creates the Event, with more tries where these may help; says whether it is there.
+    async fn has_told(&mut self, problem: &Problem, bucket: &mut Bucket) -> bool {
+        for _ in 0..TRIES {
+            sleep(bucket.wait()).await;
+            match self.tell(problem).await {
+                Ok(()) => return true,
+                Err(refusal) if refusal.may_pass() => {}
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
+    async fn tell(&mut self, problem: &Problem) -> Result<(), Refusal> {
         let limit = self.connector.pace().answer;
         let result = timeout(limit, self.create(problem))
             .await
             .unwrap_or(Err(Refusal::NoAnswer));
-        match result {
-            Ok(()) => {
-                self.refused = None;
-                true
-            }
+        match &result {
+            Ok(()) => self.refused = None,
             Err(refusal) => {
-                let reason = chain(&refusal);
+                let reason = chain(refusal);
                 tracing::debug!(object = %problem.object, reason, "no Event");
                 if self.refused.is_none() {
                     tracing::warn!(
@@ -214,11 +218,9 @@ impl Recorder<'_> {
                     );
                     self.refused = Some(reason);
                 }
-                // When it comes up again, it is new.
-                self.told.remove(&fingerprint(problem, ""));
-                !refusal.may_pass()
             }
         }
+        result
     }
 
     async fn create(&self, problem: &Problem) -> Result<(), Refusal> {

@@ -97,6 +97,26 @@ async fn a_server_that_fails_is_asked_again_and_one_that_refuses_is_not() {
     assert_eq!(server.request(EVENTS).await.body["note"], "second");
 }
 
+#[tokio::test]
+async fn what_was_told_by_a_second_try_is_not_told_again() {
+    let mut server = Server::start().await;
+    let (reporter, _feed) = reporter(&server);
+    reporter.report(&problem("web", "first"));
+    server.request(SERVICES).await.json(200, &found("u-1"));
+    server
+        .request(EVENTS)
+        .await
+        .refuse(503, "ServiceUnavailable");
+    server.request(SERVICES).await.json(200, &found("u-1"));
+    let event = server.request(EVENTS).await;
+    let body = event.body.clone();
+    event.json(201, &body);
+    reporter.report(&problem("web", "first"));
+    reporter.report(&problem("web", "second"));
+    server.request(SERVICES).await.json(200, &found("u-1"));
+    assert_eq!(server.request(EVENTS).await.body["note"], "second");
+}
+
 #[test]
 fn a_burst_passes_and_then_the_rate_holds() {
     let mut bucket = Bucket::new(Rate {
