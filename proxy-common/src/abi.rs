@@ -7,6 +7,7 @@ pub mod affinity;
 pub mod counter;
 pub mod device;
 pub mod flow;
+pub mod fragment;
 pub mod frontend;
 pub mod load;
 pub mod meta;
@@ -16,7 +17,7 @@ pub mod target;
 
 /// Version of everything in this module. Pinned maps of another version are never read: they live in a folder
 /// of their own (`<bpffs>/v<ABI_VERSION>`).
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// The kind of a map, as far as the two sides must agree on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +92,8 @@ maps! {
     /// The reverse halves of flows whose source was translated: the claims on (address, port). Written by packets,
     /// collected by the agent.
     SNAT_CLAIMS: Hash<flow::FlowKey, flow::FlowValue>[1_048_576];
+    /// (addresses, identification) → ports of a fragmented packet. Written by packets.
+    FRAGMENTS: LruHash<fragment::FragmentKey, fragment::FragmentValue>[8_192];
     /// (socket cookie, frontend) → backend of an unconnected UDP socket. Written by the socket hooks.
     SOCKET_BACKENDS: LruHash<socket::SocketKey, socket::SocketBackend>[131_072];
     /// (socket cookie, backend) → frontend, for recvmsg and getpeername. Written by the socket hooks.

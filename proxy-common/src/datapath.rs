@@ -11,6 +11,7 @@ pub mod choose;
 pub mod claim;
 mod flow;
 mod forward;
+mod fragment;
 mod rewrite;
 mod xdp;
 
@@ -21,6 +22,7 @@ use crate::{
         counter::Counter,
         device::LinkType,
         flow::{FlowKey, FlowValue, flow_flags},
+        fragment::FragmentKey,
         frontend::Scope,
         settings::{MAX_SNAT_RANGES, Settings},
         target::{Backend, Slot},
@@ -74,6 +76,8 @@ pub struct Work {
     other: FlowValue,
     /// A key that is not the packet's own tuple.
     key: FlowKey,
+    /// What its fragment shares with others.
+    fragment: FragmentKey,
     /// Where a new flow begins, …
     place: begin::Place,
     /// … and at which frontend.
@@ -134,12 +138,22 @@ fn ingress<P: Packet, T: PacketTables>(
     at: Ingress,
     scope: Scope,
 ) -> Verdict {
-    if !parse(p, at.link, &mut w.h) {
+    if !parse(p, at.link, &mut w.h) || !fragment::complete(t, w) {
         return Verdict::Pass;
     }
-    if w.h.fragment {
-        return begin::fragment(t, w, scope);
-    }
+    let verdict = translate(p, t, w, at, scope);
+    fragment::leave(t, w, verdict);
+    verdict
+}
+
+#[inline(always)]
+fn translate<P: Packet, T: PacketTables>(
+    p: &mut P,
+    t: &mut T,
+    w: &mut Work,
+    at: Ingress,
+    scope: Scope,
+) -> Verdict {
     match known(t, w, scope) {
         Known::Forward => return forward::onward(p, t, at, w),
         Known::Back => return forward::back(p, t, at, w),
@@ -171,7 +185,7 @@ fn refuse<P: Packet, T: PacketTables>(
     at: Ingress,
     what: Counter,
 ) -> Verdict {
-    if !p.refuse(w) {
+    if !w.h.has_transport() || !p.refuse(w) {
         return drop(t, Counter::DropAnswer);
     }
     forward::swap_macs(p, at.link);
@@ -221,7 +235,7 @@ pub fn egress<P: Packet, T: PacketTables>(
     link: LinkType,
 ) -> Verdict {
     if !parse(p, link, &mut w.h)
-        || w.h.fragment
+        || !fragment::complete(t, w)
         || !flow::reply(t, w)
         || w.value.flags & flow_flags::SNAT != 0
     {
@@ -230,6 +244,7 @@ pub fn egress<P: Packet, T: PacketTables>(
     if !rewrite::rewrite(p, &w.h, &w.value.out, false) {
         return drop(t, Counter::DropRewrite);
     }
+    fragment::leave(t, w, Verdict::Continue);
     Verdict::Continue
 }
 

@@ -26,6 +26,7 @@
 //! ```
 
 mod array;
+mod fragments;
 mod frame;
 mod routes;
 mod segment;
@@ -34,6 +35,7 @@ mod table;
 mod world;
 
 pub use array::Array;
+pub use fragments::fragments;
 pub use frame::{Frame, PendingChecksum, checksum_of, crc32c_of};
 pub use routes::{Listener, RouteTable};
 pub use segment::{MacPair, Segment, Transport};

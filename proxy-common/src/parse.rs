@@ -42,10 +42,37 @@ pub mod tcp_flags {
     pub const ACK: u8 = 0x10;
 }
 
+/// Which part of an IP packet it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fragment {
+    /// All of it.
+    #[default]
+    Whole,
+    /// The first, which has the transport header.
+    First,
+    /// Another, which has none.
+    Later,
+}
+
+impl Fragment {
+    /// From the offset, and whether more follow.
+    #[inline(always)]
+    const fn of(offset: u16, more: bool) -> Self {
+        if offset != 0 {
+            Self::Later
+        } else if more {
+            Self::First
+        } else {
+            Self::Whole
+        }
+    }
+}
+
 /// Where the headers of a packet are and what they say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
-    /// Addresses, ports, protocol.
+    /// Addresses, ports, protocol. A later fragment has no ports of its own, and in IPv6 no protocol.
     pub tuple: FlowKey,
     /// Offset of the IP header. A byte: wherever it is loaded from, the verifier knows how big it can be.
     pub l3: u8,
@@ -58,13 +85,21 @@ pub struct Headers {
     pub tcp_flags: u8,
     /// Hop limit.
     pub ttl: u8,
-    /// A first fragment: others follow that have no ports.
-    pub fragment: bool,
+    /// Whether it is a fragment.
+    pub fragment: Fragment,
+    /// Of a fragment: the identification of the packet that it is of.
+    pub id: u32,
     /// Of SCTP: bytes from the transport header to the end of the IP packet, which the frame may go beyond.
     pub sctp_len: u16,
 }
 
 impl Headers {
+    /// Whether it has a transport header.
+    #[inline(always)]
+    pub const fn has_transport(&self) -> bool {
+        !matches!(self.fragment, Fragment::Later)
+    }
+
     /// A SYN without ACK, an INIT, or any datagram: what may begin a flow.
     #[inline(always)]
     pub const fn may_begin(&self) -> bool {
@@ -100,7 +135,8 @@ const ETH_P_8021AD: u16 = 0x88a8;
 /// Extension headers that are skipped in one packet; a packet with more is not ours.
 const MAX_EXTENSIONS: usize = 4;
 
-/// Finds the headers of a TCP, UDP or SCTP packet; says no to any other, which is not ours, whatever its form. `h` is zero, or
+/// Finds the headers of a TCP, UDP or SCTP packet, or of a fragment of one (of IPv6, a later one of whatever packet); says
+/// no to any other, which is not ours, whatever its form. `h` is zero, or
 /// of an earlier packet: its padding stays zero.
 ///
 /// A frame with a VLAN id belongs to the VLAN's own device, which sees it without the tag; a priority tag (id 0)
@@ -159,13 +195,14 @@ fn ipv4<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
     let ihl = usize::from(w[0] & 0x0f) * 4;
     let total = u32::from(u16::from_be_bytes([w[2], w[3]]));
     let fragment = u16::from_be_bytes([w[6], w[7]]);
-    if w[0] >> 4 != 4 || ihl < 20 || total > room || fragment & 0x1fff != 0 {
+    if w[0] >> 4 != 4 || ihl < 20 || total > room {
         return None;
     }
     let end = end(h.l3, total, room)?;
     h.v6 = false;
     h.ttl = w[8];
-    h.fragment = fragment & 0x2000 != 0;
+    h.fragment = Fragment::of(fragment & 0x1fff, fragment & 0x2000 != 0);
+    h.id = u32::from(u16::from_be_bytes([w[4], w[5]]));
     h.tuple.protocol = w[9];
     h.tuple.src = Addr::v4([w[12], w[13], w[14], w[15]]);
     h.tuple.dst = Addr::v4([w[16], w[17], w[18], w[19]]);
@@ -197,7 +234,7 @@ fn ipv6<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
     let end = end(h.l3, said, room)?;
     h.v6 = true;
     h.ttl = w[7];
-    h.fragment = false;
+    h.fragment = Fragment::Whole;
     h.tuple.src = Addr::from_octets([
         w[8], w[9], w[10], w[11], w[12], w[13], w[14], w[15], w[16], w[17], w[18], w[19], w[20],
         w[21], w[22], w[23],
@@ -223,10 +260,12 @@ fn ipv6<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
             44 => {
                 let e = p.window::<8>(l4)?;
                 let field = u16::from_be_bytes([e[2], e[3]]);
-                if field & 0xfff8 != 0 {
-                    return None;
+                h.fragment = Fragment::of(field & 0xfff8, field & 1 != 0);
+                h.id = u32::from_be_bytes([e[4], e[5], e[6], e[7]]);
+                if !h.has_transport() {
+                    h.tuple.protocol = 0;
+                    return Some(());
                 }
-                h.fragment |= field & 1 != 0;
                 next = e[0];
                 l4 += 8;
             }
@@ -248,6 +287,9 @@ fn transport<P: Packet>(p: &mut P, h: &mut Headers, l4: usize, end: u32) -> Opti
         return None;
     }
     h.l4 = l4 as u8;
+    if !h.has_transport() {
+        return has_ports(h.tuple.protocol).then_some(());
+    }
     let len = match h.tuple.protocol {
         protocol::TCP => TCP,
         protocol::SCTP => SCTP,
@@ -277,6 +319,11 @@ fn transport<P: Packet>(p: &mut P, h: &mut Headers, l4: usize, end: u32) -> Opti
     h.tuple.src_port = U16::from_bytes([w[0], w[1]]);
     h.tuple.dst_port = U16::from_bytes([w[2], w[3]]);
     Some(())
+}
+
+#[inline(always)]
+const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
 }
 
 /// What a packet's first chunk says, in TCP's terms. An ABORT, or the end of a shutdown, ends the association for both sides

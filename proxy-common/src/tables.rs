@@ -7,6 +7,7 @@ use crate::{
         counter::Counter,
         device::Device,
         flow::{FlowKey, FlowValue},
+        fragment::{FragmentKey, FragmentValue},
         frontend::{FrontendKey, FrontendValue, Scope},
         settings::Settings,
         socket::{SocketBackend, SocketFrontend, SocketKey},
@@ -147,6 +148,10 @@ pub trait PacketTables: Tables {
     fn insert_flow(&mut self, table: FlowTable, key: &FlowKey, value: &FlowValue) -> Insert;
     /// Removes from a flow table; says whether it was there (only one of several removers hears yes).
     fn remove_flow(&mut self, table: FlowTable, key: &FlowKey) -> bool;
+    /// Looks up `FRAGMENTS`.
+    fn fragment(&mut self, key: &FragmentKey) -> Option<FragmentValue>;
+    /// Writes `FRAGMENTS`.
+    fn put_fragment(&mut self, key: &FragmentKey, value: &FragmentValue);
     /// Inserts into `FLOW_LOADS` what is not there; says whether it was inserted.
     fn put_flow_load(&mut self, key: &FlowKey, slot: Slot) -> bool;
     /// Removes from `FLOW_LOADS`; says whether it was there (only one of several removers hears yes).

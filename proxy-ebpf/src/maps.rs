@@ -12,6 +12,7 @@ use proxy_common::{
         capacity,
         device::Device,
         flow::{FlowKey, FlowValue},
+        fragment::{FragmentKey, FragmentValue},
         frontend::{FrontendKey, FrontendValue},
         load::Load,
         meta::{BackendMeta, Name, TargetMeta},
@@ -53,6 +54,9 @@ pub static NEW_FLOWS: LruHashMap<FlowKey, FlowValue> = LruHashMap::pinned(capaci
 #[map]
 pub static SNAT_CLAIMS: HashMap<FlowKey, FlowValue> =
     HashMap::pinned(capacity::SNAT_CLAIMS, BPF_F_NO_PREALLOC);
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> =
+    LruHashMap::pinned(capacity::FRAGMENTS, 0);
 #[map]
 pub static SOCKET_BACKENDS: LruHashMap<SocketKey, SocketBackend> =
     LruHashMap::pinned(capacity::SOCKET_BACKENDS, 0);

@@ -11,8 +11,8 @@ use proxy_common::{
 
 use crate::{
     chance::Chance,
-    compare::{Became, Hook, Sent},
     namespace::{OVERLAY, POD_A, POD_B, UPLINK, mac},
+    sent::{Became, Hook, Sent},
     services::{BOTH, NODE_PORTS, Names, PORTS, TAKEN_PORT, at},
 };
 
@@ -263,8 +263,15 @@ impl Generator {
         match self.chance.below(24) {
             0 => segment.tagged(0x8100, 0xa000),
             1 => segment.tagged(0x88a8, self.chance.next() as u16),
-            2 => segment.fragment(0, true),
-            3 => segment.fragment(self.chance.below(20) as u16, false),
+            part @ (2 | 3) => {
+                // Few identifications: a later one finds its first now and then. IPv6 has but one here.
+                let segment = segment.identification(self.chance.below(2) as u16);
+                if part == 2 {
+                    segment.fragment(0, true)
+                } else {
+                    segment.fragment(self.chance.below(20) as u16, false)
+                }
+            }
             4 | 5 => {
                 if segment.is_v4() {
                     let options = self.chance.below(41) as usize;

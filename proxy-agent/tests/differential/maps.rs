@@ -12,6 +12,7 @@ use proxy_common::{
         counter::Counter,
         device::Device,
         flow::{FlowKey, FlowValue},
+        fragment::{FragmentKey, FragmentValue},
         frontend::{FrontendKey, FrontendValue},
         load::Load,
         settings::Settings,
@@ -34,6 +35,7 @@ pub struct KernelMaps {
     flows: Map<FlowKey, FlowValue>,
     new_flows: Map<FlowKey, FlowValue>,
     snat_claims: Map<FlowKey, FlowValue>,
+    fragments: Map<FragmentKey, FragmentValue>,
     affinity: Map<AffinityKey, AffinityValue>,
     turns: Map<u32, u64>,
     loads: Map<u32, Load>,
@@ -60,6 +62,7 @@ impl KernelMaps {
             flows: open(pins, "FLOWS"),
             new_flows: open(pins, "NEW_FLOWS"),
             snat_claims: open(pins, "SNAT_CLAIMS"),
+            fragments: open(pins, "FRAGMENTS"),
             affinity: open(pins, "AFFINITY"),
             turns: open(pins, "TURNS"),
             loads: open(pins, "LOADS"),
@@ -102,6 +105,11 @@ impl KernelMaps {
 
     pub fn flows(&self, table: FlowTable) -> BTreeMap<FlowKey, FlowValue> {
         let all = self.flow_table(table).entries().expect("a flow table");
+        all.into_iter().collect()
+    }
+
+    pub fn fragments(&self) -> BTreeMap<FragmentKey, FragmentValue> {
+        let all = self.fragments.entries().expect("FRAGMENTS");
         all.into_iter().collect()
     }
 

@@ -11,6 +11,8 @@ pub struct Outcome {
     programs: BTreeMap<&'static str, u64>,
     counters: Vec<(Counter, u64)>,
     summed: u64,
+    /// Fragments without a transport header that were translated all the same.
+    pub later_fragments: u64,
     /// Frames that the kernel takes for no test run.
     unrunnable: u64,
 }
@@ -70,11 +72,12 @@ impl fmt::Display for Outcome {
             .collect();
         write!(
             f,
-            "{} frames, verdicts {:?}; programs {:?}; with CHECKSUM_COMPLETE {}; refused by the test run {}; counters: {}",
+            "{} frames, verdicts {:?}; programs {:?}; with CHECKSUM_COMPLETE {}; later fragments translated {}; refused by the test run {}; counters: {}",
             self.frames(),
             self.verdicts,
             self.programs,
             self.summed,
+            self.later_fragments,
             self.unrunnable,
             counters.join(", ")
         )

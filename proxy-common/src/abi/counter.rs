@@ -54,11 +54,10 @@ counters! {
     DropTooBig = "drop_too_big", "Dropped: the packet is bigger than the path to the backend or client takes.";
     DropRewrite = "drop_rewrite", "Dropped: the packet could not be rewritten.";
     DropStaleBackend = "drop_stale_backend", "Dropped: the backend chosen was gone before it could be used.";
-    DropAnswer = "drop_answer", "Dropped: a refusal could not be built from the packet (IP options or extension headers).";
+    DropAnswer = "drop_answer", "Dropped: a refusal could not be built from the packet (IP options, extension headers, or a fragment other than the first).";
     XdpSent = "xdp_sent", "A translated packet was sent out by XDP.";
     XdpPassed = "xdp_passed", "XDP left a packet of a Service to tc.";
     TcpEnded = "tcp_ended", "A client's packet was answered with RST: the backend of its connection was deleted.";
-    FragmentPassed = "fragment_passed", "A fragment to a frontend went on to the kernel untranslated.";
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The first packet of a flow: frontend, backend, claim.
 
-use super::{Verdict, Work, choose, claim, flow, since};
+use super::{Work, choose, claim, flow, since};
 use crate::{
     abi::{
         counter::Counter,
@@ -23,23 +23,6 @@ const RETRANSMITS_PER_SECOND: u32 = 2;
 
 /// Source ports that are tried for a connection straight to a backend: a few, since it may go on without.
 const MAX_PORTS_BESIDE: u32 = 2;
-
-/// A first fragment: whatever it is of, it goes on untranslated, as its followers must; counted if it was for us.
-#[inline(always)]
-pub(super) fn fragment<T: PacketTables>(t: &mut T, w: &Work, scope: Scope) -> Verdict {
-    if balance::frontend(
-        t,
-        &w.h.tuple.dst,
-        w.h.tuple.dst_port,
-        w.h.tuple.protocol,
-        scope,
-    )
-    .is_some()
-    {
-        t.count(Counter::FragmentPassed);
-    }
-    Verdict::Pass
-}
 
 /// What the packet that may begin a flow, and belongs to none that is confirmed, is to become. A number, since a
 /// shell may make this a program of its own that returns one; see [`Step`] for what it means.

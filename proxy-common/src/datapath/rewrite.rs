@@ -4,7 +4,7 @@ use crate::{
     abi::{flow::FlowKey, protocol},
     checksum::{Sum, update},
     packet::{ChecksumChange, Packet},
-    parse::{Headers, SCTP_CHECKSUM},
+    parse::{Fragment, Headers, SCTP_CHECKSUM},
 };
 
 /// Makes the packet carry the tuple `out`; with `hop`, its hop limit is one less. Says no, with nothing changed, if a
@@ -17,10 +17,10 @@ pub(super) fn rewrite<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey, hop: boo
 #[inline(always)]
 fn try_rewrite<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey, hop: bool) -> Option<()> {
     let l3 = usize::from(h.l3);
-    if h.tuple.protocol == protocol::SCTP {
-        sctp(p, h, out)?;
-    } else {
-        ports(p, h, out)?;
+    match h.tuple.protocol {
+        _ if !h.has_transport() => {}
+        protocol::SCTP => sctp(p, h, out)?,
+        _ => ports(p, h, out)?,
     }
     if h.v6 {
         ipv6(p, l3, h, out, hop)
@@ -43,6 +43,8 @@ fn ports<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey) -> Option<()> {
 ///
 /// A field of zero stays: it is how Linux leaves it to the device (`CHECKSUM_PARTIAL` with `csum_not_inet`; netfilter's
 /// `sctp_manip_pkt` does not touch it, either), or none was asked for (RFC 9653). Of others, one in 2³² looks the same.
+///
+/// Any other depends on the packet's length, which a first fragment does not know: its port cannot change.
 #[inline(always)]
 fn sctp<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey) -> Option<()> {
     const LEN: usize = SCTP_CHECKSUM + 4;
@@ -55,6 +57,9 @@ fn sctp<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey) -> Option<()> {
     }
     let mut field = u32::from_le_bytes([w[8], w[9], w[10], w[11]]);
     if field != 0 {
+        if !matches!(h.fragment, Fragment::Whole) {
+            return None;
+        }
         field ^= p.crc32c_change(flipped, h.sctp_len);
     }
     [w[0], w[1], w[2], w[3]] = ports;

@@ -15,7 +15,7 @@ use crate::{
         protocol,
     },
     packet::Packet,
-    parse::{Headers, parse},
+    parse::{Fragment, Headers, parse},
     tables::{FlowTable, PacketTables, Route, RouteQuery},
 };
 
@@ -29,7 +29,8 @@ pub fn xdp_ingress<P: Packet, T: PacketTables>(
     w: &mut Work,
     at: Ingress,
 ) -> Verdict {
-    if !parse(p, LinkType::Ethernet, &mut w.h) || w.h.fragment {
+    // Fragments are tc's: there, the later ones find what the first has left.
+    if !parse(p, LinkType::Ethernet, &mut w.h) || !matches!(w.h.fragment, Fragment::Whole) {
         return Verdict::Pass;
     }
     let reply = match known(p, t, w, at) {

@@ -14,6 +14,7 @@ use crate::{
         counter::Counter,
         device::Device,
         flow::{FlowKey, FlowValue},
+        fragment::{FragmentKey, FragmentValue},
         frontend::{FrontendKey, FrontendValue},
         load::Load,
         settings::{PortRange, Settings},
@@ -56,6 +57,8 @@ pub struct World {
     pub new_flows: Table<FlowKey, FlowValue>,
     /// `SNAT_CLAIMS`.
     pub snat_claims: Table<FlowKey, FlowValue>,
+    /// `FRAGMENTS`.
+    pub fragments: Table<FragmentKey, FragmentValue>,
     /// `SOCKET_BACKENDS`.
     pub socket_backends: Table<SocketKey, SocketBackend>,
     /// `SOCKET_FRONTENDS`.
@@ -94,6 +97,7 @@ impl Default for World {
             flows: Table::hash(capacity::FLOWS as usize),
             new_flows: Table::lru(capacity::NEW_FLOWS as usize),
             snat_claims: Table::hash(capacity::SNAT_CLAIMS as usize),
+            fragments: Table::lru(capacity::FRAGMENTS as usize),
             socket_backends: Table::lru(capacity::SOCKET_BACKENDS as usize),
             socket_frontends: Table::lru(capacity::SOCKET_FRONTENDS as usize),
             affinity: Table::lru(capacity::AFFINITY as usize),
@@ -329,6 +333,14 @@ impl<'a> PacketTables for &'a World {
 
     fn remove_flow(&mut self, table: FlowTable, key: &FlowKey) -> bool {
         self.flow_table(table).remove(key)
+    }
+
+    fn fragment(&mut self, key: &FragmentKey) -> Option<FragmentValue> {
+        self.fragments.get(key)
+    }
+
+    fn put_fragment(&mut self, key: &FragmentKey, value: &FragmentValue) {
+        self.fragments.put(*key, *value);
     }
 
     fn put_flow_load(&mut self, key: &FlowKey, slot: Slot) -> bool {

@@ -6,6 +6,7 @@ mod clients_outside;
 mod closing;
 mod deleted_backends;
 mod fixture;
+mod fragments;
 mod hairpin;
 mod limits;
 mod lookup;

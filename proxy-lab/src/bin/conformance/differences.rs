@@ -16,7 +16,6 @@ pub struct Difference {
 
 const KUBE_PROXY: &[Subject] = &[Subject::Iptables, Subject::Nftables];
 const NFTABLES: &[Subject] = &[Subject::Nftables];
-const OURS: &[Subject] = &[Subject::Sockets, Subject::Packets];
 
 /// Those that occur in every run.
 pub const ALWAYS: &[Difference] = &[
@@ -67,12 +66,6 @@ pub const ALWAYS: &[Difference] = &[
         subjects: KUBE_PROXY,
         reason: "Whoever may write a Service can take a port of a node from the process that listens on it, by naming the node's \
                  address as an external IP (CVE-2020-8554). Ours leaves such a port to its listener.",
-    },
-    Difference {
-        case: "large-requests-by-udp",
-        subjects: OURS,
-        reason: "OURS TO MEND: fragments are passed on untranslated (and counted, `fragment_passed`), so datagrams larger than a \
-                 frame reach a pod only where sockets are translated. Rule P3 is not done yet.",
     },
 ];
 

@@ -17,7 +17,7 @@ pub const CASES: &[Case] = &[
         large_by_tcp,
     ),
     Case::new(
-        "P1",
+        "P3",
         "large-requests-by-udp",
         &["should be able to handle large requests: udp"],
         large_by_udp,

@@ -1,0 +1,260 @@
+//! What programs with packets need beside: flow tables, devices, routes, listeners.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{
+        __sk_buff, BPF_F_CURRENT_NETNS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_NOEXIST, bpf_fib_lookup as FibLookup, bpf_sock_tuple, xdp_md,
+    },
+    helpers::generated::{bpf_fib_lookup, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+};
+use proxy_common::{
+    abi::{
+        device::Device,
+        flow::{FlowKey, FlowValue},
+        fragment::{FragmentKey, FragmentValue},
+        frontend::Scope,
+        protocol,
+        target::Slot,
+    },
+    datapath::{Work, begin::translates},
+    tables::{FlowTable, Insert, PacketTables, Route, RouteQuery},
+};
+
+use super::{Kernel, flow::FlowElement};
+use crate::{calls, log, maps};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const EEXIST: i32 = 17;
+/// `size_of::<bpf_fib_lookup>()`, as the helper takes it.
+const FIB_LEN: i32 = 64;
+const _: () = assert!(size_of::<FibLookup>() == FIB_LEN as usize);
+
+/// The context of a packet program.
+pub trait PacketContext: Sized {
+    /// `datapath::begin::begin` (XDP: `begin_early`), as a function that takes this context.
+    fn begin(this: *mut Self, ifindex: u32, scope: Scope) -> u32;
+    /// `datapath::begin::create`, likewise.
+    fn create(this: *mut Self) -> u32;
+}
+
+impl PacketContext for __sk_buff {
+    #[inline(always)]
+    fn begin(this: *mut Self, ifindex: u32, scope: Scope) -> u32 {
+        calls::begin_flow(this, ifindex, scope as u32)
+    }
+
+    #[inline(always)]
+    fn create(this: *mut Self) -> u32 {
+        calls::create_flow(this)
+    }
+}
+
+impl PacketContext for xdp_md {
+    #[inline(always)]
+    fn begin(this: *mut Self, ifindex: u32, _scope: Scope) -> u32 {
+        calls::begin_flow_early(this, ifindex)
+    }
+
+    #[inline(always)]
+    fn create(this: *mut Self) -> u32 {
+        calls::create_flow_early(this)
+    }
+}
+
+/// What [`begin`](PacketTables::begin) said, told of if that was asked for.
+#[inline(always)]
+fn told(step: u32) -> u32 {
+    if log::flows() && translates(step) {
+        log::log_flow();
+    }
+    step
+}
+
+impl<C: PacketContext> PacketTables for Kernel<C> {
+    type Flow = FlowElement;
+
+    #[inline(always)]
+    fn device(&mut self, ifindex: u32) -> Option<Device> {
+        // SAFETY: elements of DEVICES are replaced, not written.
+        unsafe { maps::DEVICES.get(ifindex).copied() }
+    }
+
+    #[inline(always)]
+    fn flow(&mut self, table: FlowTable, key: &FlowKey) -> Option<FlowElement> {
+        match table {
+            FlowTable::Confirmed => maps::FLOWS.get_ptr_mut(key),
+            FlowTable::New => maps::NEW_FLOWS.get_ptr_mut(key),
+            FlowTable::Claims => maps::SNAT_CLAIMS.get_ptr_mut(key),
+        }
+        .map(FlowElement)
+    }
+
+    #[inline(always)]
+    fn insert_flow(&mut self, table: FlowTable, key: &FlowKey, value: &FlowValue) -> Insert {
+        let flags = u64::from(BPF_NOEXIST);
+        let result = match table {
+            FlowTable::Confirmed => maps::FLOWS.insert(key, value, flags),
+            FlowTable::New => maps::NEW_FLOWS.insert(key, value, flags),
+            FlowTable::Claims => maps::SNAT_CLAIMS.insert(key, value, flags),
+        };
+        match result {
+            Ok(()) => Insert::Done,
+            Err(rc) if rc == -EEXIST => Insert::Exists,
+            Err(_) => Insert::Full,
+        }
+    }
+
+    #[inline(always)]
+    fn remove_flow(&mut self, table: FlowTable, key: &FlowKey) -> bool {
+        match table {
+            FlowTable::Confirmed => maps::FLOWS.remove(key),
+            FlowTable::New => maps::NEW_FLOWS.remove(key),
+            FlowTable::Claims => maps::SNAT_CLAIMS.remove(key),
+        }
+        .is_ok()
+    }
+
+    #[inline(always)]
+    fn fragment(&mut self, key: &FragmentKey) -> Option<FragmentValue> {
+        // SAFETY: an element that is reused meanwhile is another packet's: at worst this one is put together wrongly,
+        // which its checksum tells.
+        unsafe { maps::FRAGMENTS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn put_fragment(&mut self, key: &FragmentKey, value: &FragmentValue) {
+        // An LRU table has room always; if not, the packet is sent again.
+        let _ = maps::FRAGMENTS.insert(key, value, 0);
+    }
+
+    #[inline(always)]
+    fn put_flow_load(&mut self, key: &FlowKey, slot: Slot) -> bool {
+        // A connection that finds no room is not counted.
+        maps::FLOW_LOADS
+            .insert(key, slot, u64::from(BPF_NOEXIST))
+            .is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_flow_load(&mut self, key: &FlowKey) -> bool {
+        maps::FLOW_LOADS.remove(key).is_ok()
+    }
+
+    #[inline(always)]
+    fn route(&mut self, query: RouteQuery<'_>) -> Route {
+        let Some(params) = maps::FIB.get_ptr_mut(0) else {
+            return Route::None;
+        };
+        // SAFETY: this CPU's element; all fields are integers and arrays of them, for which zero is a value.
+        let params = unsafe {
+            ptr::write_bytes(params, 0, 1);
+            &mut *params
+        };
+        params.l4_protocol = query.protocol;
+        params.ifindex = query.ifindex;
+        if query.dst.is_v4() {
+            params.family = AF_INET;
+            params.__bindgen_anon_3.ipv4_src = query.src.words()[3];
+            params.__bindgen_anon_4.ipv4_dst = query.dst.words()[3];
+        } else {
+            params.family = AF_INET6;
+            params.__bindgen_anon_3.ipv6_src = query.src.words();
+            params.__bindgen_anon_4.ipv6_dst = query.dst.words();
+        }
+        // SAFETY: the context and the parameters are valid, and the length is theirs.
+        let rc = unsafe { bpf_fib_lookup(self.0.cast(), ptr::from_mut(params), FIB_LEN, 0) };
+        let ifindex = params.ifindex;
+        // A packet that is too big for the device is told so last, when all else is known: whether that matters is the
+        // caller's to say.
+        if rc == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
+            || rc == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED)
+        {
+            Route::Neighbour {
+                ifindex,
+                mac: params.dmac,
+            }
+        } else if rc == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
+            Route::Device { ifindex }
+        } else {
+            Route::None
+        }
+    }
+
+    #[inline(always)]
+    fn listens(&mut self, tuple: &FlowKey) -> bool {
+        // Nothing finds SCTP's sockets.
+        if tuple.protocol == protocol::SCTP {
+            return false;
+        }
+        // SAFETY: all fields are integers and arrays of them, for which zero is a value.
+        let mut t: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+        let (sport, dport) = (
+            u16::from_ne_bytes(tuple.src_port.to_bytes()),
+            u16::from_ne_bytes(tuple.dst_port.to_bytes()),
+        );
+        // SAFETY: the fields of the family that the size names are written; others are not read.
+        let len = unsafe {
+            if tuple.dst.is_v4() {
+                t.__bindgen_anon_1.ipv4.saddr = tuple.src.words()[3];
+                t.__bindgen_anon_1.ipv4.daddr = tuple.dst.words()[3];
+                t.__bindgen_anon_1.ipv4.sport = sport;
+                t.__bindgen_anon_1.ipv4.dport = dport;
+                size_of_val(&t.__bindgen_anon_1.ipv4)
+            } else {
+                t.__bindgen_anon_1.ipv6.saddr = tuple.src.words();
+                t.__bindgen_anon_1.ipv6.daddr = tuple.dst.words();
+                t.__bindgen_anon_1.ipv6.sport = sport;
+                t.__bindgen_anon_1.ipv6.dport = dport;
+                size_of_val(&t.__bindgen_anon_1.ipv6)
+            }
+        } as u32;
+        // -1: the namespace that the packet is in.
+        let netns = i64::from(BPF_F_CURRENT_NETNS).cast_unsigned();
+        // SAFETY: the context and the tuple are valid; the socket found is released and not used.
+        unsafe {
+            let socket = if tuple.protocol == protocol::TCP {
+                bpf_skc_lookup_tcp(self.0.cast(), &raw mut t, len, netns, 0)
+            } else {
+                bpf_sk_lookup_udp(self.0.cast(), &raw mut t, len, netns, 0)
+            };
+            if socket.is_null() {
+                return false;
+            }
+            bpf_sk_release(socket.cast());
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn begin(&mut self, _work: &mut Work, ifindex: u32, scope: Scope) -> u32 {
+        told(C::begin(self.0, ifindex, scope))
+    }
+
+    #[inline(always)]
+    fn create(&mut self, _work: &mut Work) -> u32 {
+        told(C::create(self.0))
+    }
+
+    #[inline(always)]
+    fn choose(&mut self, _work: &mut Work, tried: u32) -> u32 {
+        calls::choose(tried)
+    }
+
+    #[inline(always)]
+    fn count_flow(&mut self, _work: &mut Work, what: u32) -> u32 {
+        calls::count_flow(what)
+    }
+
+    #[inline(always)]
+    fn claim_tuple(&mut self, _work: &mut Work) -> u32 {
+        calls::claim_tuple()
+    }
+
+    #[inline(always)]
+    fn begin_early(&mut self, _work: &mut Work, ifindex: u32) -> u32 {
+        told(C::begin(self.0, ifindex, Scope::External))
+    }
+}

@@ -1,0 +1,69 @@
+//! What socket programs need beside.
+
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32};
+use proxy_common::{
+    abi::{
+        socket::{SocketBackend, SocketFrontend, SocketKey},
+        target::Slot,
+    },
+    tables::SocketTables,
+};
+
+use super::Kernel;
+use crate::maps;
+
+impl<C> SocketTables for Kernel<C> {
+    #[inline(always)]
+    fn random(&mut self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn socket_backend(&mut self, key: &SocketKey) -> Option<SocketBackend> {
+        // SAFETY: an element that is reused meanwhile is another socket's: at worst one datagram goes to another
+        // backend that serves, since backend and generation are checked.
+        unsafe { maps::SOCKET_BACKENDS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn put_socket_backend(&mut self, key: &SocketKey, value: &SocketBackend) {
+        // An LRU table has room always; if not, the socket chooses again at its next datagram.
+        let _ = maps::SOCKET_BACKENDS.insert(key, value, 0);
+    }
+
+    #[inline(always)]
+    fn socket_frontend(&mut self, key: &SocketKey) -> Option<SocketFrontend> {
+        // SAFETY: an element that is reused meanwhile would misreport one peer's name.
+        unsafe { maps::SOCKET_FRONTENDS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn put_socket_frontend(&mut self, key: &SocketKey, value: &SocketFrontend) {
+        let _ = maps::SOCKET_FRONTENDS.insert(key, value, 0);
+    }
+
+    #[inline(always)]
+    fn remove_socket_frontend(&mut self, key: &SocketKey) {
+        let _ = maps::SOCKET_FRONTENDS.remove(key);
+    }
+
+    #[inline(always)]
+    fn socket_load(&mut self, cookie: u64) -> Option<Slot> {
+        // SAFETY: the element of a living socket's cookie, which no other socket has.
+        unsafe { maps::SOCKET_LOADS.get(cookie).copied() }
+    }
+
+    #[inline(always)]
+    fn put_socket_load(&mut self, cookie: u64, slot: Slot) -> bool {
+        // A connection that finds no room is not counted.
+        maps::SOCKET_LOADS
+            .insert(cookie, slot, u64::from(BPF_NOEXIST))
+            .is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_socket_load(&mut self, cookie: u64) -> bool {
+        maps::SOCKET_LOADS.remove(cookie).is_ok()
+    }
+}
