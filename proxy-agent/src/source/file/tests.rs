@@ -339,7 +339,7 @@ fn a_folder_that_is_filled_bit_by_bit_after_it_vanished_never_looks_empty() {
         fs::remove_dir_all(&dir.0).unwrap();
         assert!(expect(&mut updates, &[])[0].contains("stays in force"));
         fs::create_dir(&dir.0).unwrap();
-        fill(Duration::from_millis(100));
+        fill(Duration::from_millis(50));
         assert_eq!(
             expect(&mut updates, &[]),
             [format!("folder {}: is readable again", dir.0.display())],
