@@ -2,14 +2,20 @@
 
 use std::time::Duration;
 
+use proxy_agent::dataplane::{load::open_map, pin::PinFolder, sys::map::CounterMap};
+use proxy_common::abi::counter::Counter;
 use proxy_lab::objects::Service;
 use proxy_lab::{
     AgentOptions, ControlPlaneOptions, Exchange, Family, Hold, Identity, KubeProxy, KubeProxyMode,
-    Lab, Protocol, TcpRequest, address, agent_command,
+    Lab, Node, Protocol, TcpRequest, address, agent_command,
 };
 
 const HELD: usize = 10;
 const NODE_PORT: u16 = 30080;
+/// A new connection is served; how soon is not asked here, on a machine that may stand still.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than a connection takes of which no packet is lost, on a machine that does not.
+const SLOW: Duration = Duration::from_millis(900);
 
 fn lost(exchanges: &[Exchange]) -> usize {
     let failed = exchanges
@@ -18,27 +24,66 @@ fn lost(exchanges: &[Exchange]) -> usize {
     failed.count()
 }
 
-/// A pod by ClusterIP, and a client from outside by the node port.
-fn hold(lab: &Lab) -> [Hold<'_>; 2] {
+/// A pod by ClusterIP, and a client from outside by the node port. New connections are served at this step.
+#[track_caller]
+fn hold<'lab>(lab: &'lab Lab, step: &str) -> [Hold<'lab>; 2] {
     let vip = (address::cluster_ip(1000).v4, 80).into();
     let port = lab.node("worker-1").at(Family::V4, NODE_PORT);
-    let holds = [
-        lab.pod("a1").hold(TcpRequest::to(vip).times(HELD)),
-        lab.workstation().hold(TcpRequest::to(port).times(HELD)),
-    ]
-    .map(|hold| hold.expect("connects"));
-    for hold in &holds {
-        // New connections are served at this step.
-        let opened = (hold.opened.len(), lost(&hold.opened));
-        assert_eq!(opened, (HELD, 0), "{:?}", hold.opened);
+    [(&**lab.pod("a1"), vip), (lab.workstation(), port)].map(|(client, to)| {
+        let request = TcpRequest::to(to).times(HELD).timeout(PATIENCE);
+        let hold = client.hold(request).expect("is tried");
+        let slow = |exchange: &&Exchange| exchange.outcome.is_err() || exchange.elapsed > SLOW;
+        let slow: Vec<_> = hold.opened.iter().filter(slow).collect();
+        if !slow.is_empty() {
+            eprintln!(
+                "{step}: {} to {to}: {slow:#?}\n{}",
+                client.name(),
+                evidence(lab)
+            );
+        }
+        assert_eq!(lost(&hold.opened), 0, "{step}: {} to {to}", client.name());
+        hold
+    })
+}
+
+/// Where packets may have gone: what hosts sent again, conntrack dropped (`worker-1`), and the agent counted.
+fn evidence(lab: &Lab) -> String {
+    let mut text = String::new();
+    for host in [
+        &**lab.pod("a1"),
+        lab.workstation(),
+        lab.pod("b1"),
+        lab.pod("b2"),
+    ] {
+        let words = [
+            "nstat",
+            "-as",
+            "Tcp*",
+            "TcpExtTCPSynRetrans",
+            "TcpExtListenDrops",
+        ];
+        let told = host.exec(words).unwrap_or_else(|error| error.chain());
+        text += &format!("{}:\n{told}", host.name());
     }
-    holds
+    let node = lab.node("worker-1");
+    let conntrack = node.exec(["cat", "/proc/net/stat/nf_conntrack"]);
+    text += &conntrack.unwrap_or_else(|error| error.chain());
+    text + &format!("{:?}", counters(node))
+}
+
+/// The datapath's counters, once it is there.
+fn counters(node: &Node) -> Option<Vec<(&'static str, u64)>> {
+    let map = open_map(&PinFolder::new(node.bpffs()), "COUNTERS").ok()?;
+    let map = CounterMap::new(map).ok()?;
+    let counts = Counter::ALL.iter();
+    let counts = counts.map(|counter| (counter.label(), map.sum(*counter as u32).unwrap_or(0)));
+    Some(counts.filter(|(_, count)| *count > 0).collect())
 }
 
 /// How many of each were lost.
 fn check(holds: &[Hold<'_>; 2]) -> [usize; 2] {
     holds.each_ref().map(|hold| {
-        let checked = hold.check(Duration::from_secs(3)).expect("asks");
+        let checked = hold.check(PATIENCE).expect("asks");
         HELD - checked.len() + lost(&checked)
     })
 }
@@ -73,7 +118,7 @@ fn in_place_of_kube_proxy_and_back() {
     let node = lab.node("worker-1");
 
     let kube_proxy = KubeProxy::start(cluster, node, KubeProxyMode::Iptables).expect("starts");
-    let by_kube_proxy = hold(&lab);
+    let by_kube_proxy = hold(&lab, "by kube-proxy");
     let kubeconfig = cluster
         .kubeconfig(&Identity::KubeProxy)
         .expect("is written");
@@ -81,10 +126,10 @@ fn in_place_of_kube_proxy_and_back() {
         .arg("--kubeconfig")
         .arg(kubeconfig);
     let agent = node.spawn_agent(&options).expect("becomes ready");
-    let beside = hold(&lab);
+    let beside = hold(&lab, "beside kube-proxy");
     assert_eq!(check(&by_kube_proxy), [0, 0], "the agent has come");
     kube_proxy.stop().expect("ends, with its rules");
-    let alone = hold(&lab);
+    let alone = hold(&lab, "alone");
     assert_eq!(check(&by_kube_proxy), [0, 0], "kube-proxy has gone");
     assert_eq!(check(&beside), [0, 0], "kube-proxy has gone");
 
@@ -94,7 +139,7 @@ fn in_place_of_kube_proxy_and_back() {
     agent.terminate().expect("ends");
     let bpffs = node.bpffs().display().to_string();
     agent_command(node, ["cleanup", "--bpffs", &bpffs]).expect("cleans up");
-    let by_kube_proxy_again = hold(&lab);
+    let by_kube_proxy_again = hold(&lab, "by kube-proxy again");
     assert_eq!(check(&by_kube_proxy_again), [0, 0]);
     let [by_sockets, by_packets] = check(&alone);
     assert_eq!(by_sockets, 0, "sockets are connected to their backends");

@@ -12,6 +12,9 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    slice,
+    sync::mpsc,
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -28,6 +31,9 @@ use crate::{
 /// The suite, and the mutated agent.
 const CONFORMANCE: &str = "conformance";
 const AGENT: &str = "proxy-agent";
+
+/// The sources that the eBPF object is built of.
+const IN_OBJECT: [&str; 2] = ["proxy-common", "proxy-ebpf"];
 
 /// Prints what the mutants are.
 pub fn list(ui: &Ui, workspace: &Workspace) -> Result<()> {
@@ -49,26 +55,48 @@ pub fn run(ui: &Ui, workspace: &Workspace, names: &[String]) -> Result<()> {
     let laboratory = Laboratory::new(workspace, &toolchain)?;
 
     let mut summary = Summary::default();
-    let mut right = None;
-    summary.run(ui, "without a mistake", || {
-        ui.step("without a mistake", |step| {
-            let report = right.insert(laboratory.try_right(step, &mutants)?);
-            let failed: Vec<_> = report.failed().collect();
-            ensure!(
-                failed.is_empty(),
-                "these cases fail without any mistake, so that they notice none: {}",
-                failed.join(", ")
-            );
-            Ok(String::new())
-        })
-    });
-    if let Some(right) = &right {
-        for mutant in &mutants {
+    // A mutant is built while the cases of the one before wait.
+    let (sender, built) = mpsc::sync_channel(0);
+    thread::scope(|scope| {
+        // Dropped where this ends early: then there is nobody to build for.
+        let built = built;
+        let (laboratory, mutants) = (&laboratory, &mutants);
+        scope.spawn(move || {
+            for mutant in mutants {
+                let agent = ui.step(&format!("building {}", mutant.name), |step| {
+                    laboratory.build(step, mutant)
+                });
+                if sender.send(agent).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut right = None;
+        summary.run(ui, "without a mistake", || {
+            ui.step("without a mistake", |step| {
+                let report = right.insert(laboratory.try_right(step, mutants)?);
+                let failed = report.differ().chain(report.unknown());
+                let failed: Vec<_> = failed.map(|failure| failure.to_string()).collect();
+                ensure!(
+                    failed.is_empty(),
+                    "these cases fail without any mistake, so that they notice none: {}",
+                    failed.join("; ")
+                );
+                Ok(String::new())
+            })
+        });
+        let Some(right) = right else { return };
+        for mutant in mutants {
             summary.run(ui, &mutant.name, || {
-                ui.step(&mutant.name, |step| laboratory.kill(step, mutant, right))
+                let agent = built.recv().context("mutants are not built any more")??;
+                let killed = ui.step(&mutant.name, |step| {
+                    laboratory.kill(step, mutant, &agent, &right)
+                })?;
+                remove(&agent)?;
+                Ok(killed)
             });
         }
-    }
+    });
     ui.line(&format!(
         "what the cases said: {}",
         laboratory.reports.display()
@@ -110,8 +138,8 @@ impl<'a> Laboratory<'a> {
         self.judge(step, "right", &agent, &cases, &subjects)
     }
 
-    /// Makes a mutant and says which case noticed it.
-    fn kill(&self, step: &Step, mutant: &Mutant, right: &Report) -> Result<String> {
+    /// Says which case noticed a mutant.
+    fn kill(&self, step: &Step, mutant: &Mutant, agent: &Path, right: &Report) -> Result<String> {
         let Mutant {
             name,
             rule,
@@ -126,22 +154,32 @@ impl<'a> Laboratory<'a> {
             "{name}: no case that passes without a mistake has one of these in its name: {}",
             cases.join(", ")
         );
-        let agent = self.build(step, mutant)?;
-        let report = self.judge(step, name, &agent, cases, subjects)?;
-        let mut killers = report.failed().filter(|case| able.contains(case));
-        let Some(first) = killers.next() else {
-            bail!(
-                "{name} ({rule}: {what}) survived: nothing fails of {}",
-                able.join(", ")
-            );
-        };
-        Ok(match killers.count() {
-            0 => format!("killed by {first}"),
-            others => format!("killed by {first} and {others} more"),
-        })
+        // One subject that notices is enough.
+        let mut unknown = Vec::new();
+        for subject in subjects {
+            let run = format!("{name}-{subject}");
+            let report = self.judge(step, &run, agent, cases, slice::from_ref(subject))?;
+            let mut killers = report.differ().filter(|found| able.contains(&found.case));
+            if let Some(first) = killers.next() {
+                return Ok(match killers.count() {
+                    0 => format!("killed by {first}"),
+                    others => format!("killed by {first} (and {others} more)"),
+                });
+            }
+            unknown.extend(report.unknown().map(|failure| failure.to_string()));
+        }
+        ensure!(
+            unknown.is_empty(),
+            "{name}: nothing is known, since the lab failed: {}",
+            unknown.join("; ")
+        );
+        bail!(
+            "{name} ({rule}: {what}) survived: nothing fails of {}",
+            able.join(", ")
+        )
     }
 
-    /// Builds the eBPF object and the agent with a mistake in them.
+    /// Builds the eBPF object, if the mistake is in it, and the agent; returns where that is.
     fn build(&self, step: &Step, mutant: &Mutant) -> Result<PathBuf> {
         let text = mutant.mutated(self.workspace.root())?;
         copy::update(self.workspace.root(), self.copy.root(), &mutant.file, text)?;
@@ -153,7 +191,15 @@ impl<'a> Laboratory<'a> {
                 )
             })
         };
-        built(build_ebpf::command(&self.copy, self.toolchain, "build").arg("--bins"))?;
+        let in_object = IN_OBJECT
+            .iter()
+            .any(|sources| mutant.file.starts_with(sources));
+        let object = if in_object {
+            built(build_ebpf::command(&self.copy, self.toolchain, "build").arg("--bins"))?;
+            self.copy.ebpf_object()
+        } else {
+            self.workspace.ebpf_object()
+        };
         built(
             self.copy
                 .cargo()
@@ -162,9 +208,17 @@ impl<'a> Laboratory<'a> {
                 .args(["--bin", AGENT])
                 .env("CARGO_TARGET_DIR", self.copy.target())
                 .env("CARGO_BUILD_BUILD_DIR", self.workspace.target())
-                .env("PROXY_EBPF_OBJECT", self.copy.ebpf_object()),
+                .env("PROXY_EBPF_OBJECT", object),
         )?;
-        Ok(self.copy.binary("debug", AGENT))
+        // The next one is built in its place.
+        let folder = self.copy.target().join("agents").join(&mutant.name);
+        let (built, agent) = (self.copy.binary("debug", AGENT), folder.join(AGENT));
+        fs::create_dir_all(&folder)
+            .and_then(|()| fs::copy(&built, &agent))
+            .with_context(|| {
+                format!("could not copy {} to {}", built.display(), agent.display())
+            })?;
+        Ok(agent)
     }
 
     /// Runs cases against an agent.
@@ -200,4 +254,10 @@ impl<'a> Laboratory<'a> {
             )
         })
     }
+}
+
+/// Removes a mutant that was killed. (One that survived may be looked at.)
+fn remove(agent: &Path) -> Result<()> {
+    let removed = agent.parent().map_or(Ok(()), fs::remove_dir_all);
+    removed.with_context(|| format!("could not remove {}", agent.display()))
 }

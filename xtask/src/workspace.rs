@@ -110,11 +110,38 @@ impl Workspace {
     pub fn cargo(&self) -> Command {
         let mut command = Command::new(cargo());
         command.current_dir(&self.root);
+        // Build scripts that ask for these (ring's) would run again whenever this program and its user take turns with
+        // cargo, and all that depends on them would be compiled again.
+        for (name, _) in env::vars_os().filter(|(name, _)| is_of_a_package(name)) {
+            command.env_remove(name);
+        }
         command
     }
+}
+
+/// Whether cargo says by this variable of which package the program is that it runs.
+fn is_of_a_package(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(b"CARGO_PKG_") || name.starts_with(b"CARGO_MANIFEST_")
 }
 
 /// The cargo that runs this program.
 pub fn cargo() -> PathBuf {
     env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_is_not_told_of_this_package() {
+        let workspace = Workspace::find().expect("cargo runs tests");
+        let command = workspace.cargo();
+        for name in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR"] {
+            assert!(env::var_os(name).is_some(), "{name}");
+            let removed = command.get_envs().find(|(known, _)| *known == name);
+            assert_eq!(removed, Some((OsStr::new(name), None)));
+        }
+    }
 }

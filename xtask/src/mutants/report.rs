@@ -1,6 +1,6 @@
 //! What the conformance suite says of its cases, as far as we read it.
 
-use std::{fs, path::Path};
+use std::{fmt, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
@@ -24,6 +24,16 @@ enum Verdict {
     Passes,
     Differs(String),
     NotApplicable(String),
+    Unknown(String),
+}
+
+/// A case that did not pass, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure<'a> {
+    /// The case, with its subject.
+    pub case: String,
+    /// In the case's words.
+    pub why: &'a str,
 }
 
 impl Report {
@@ -35,11 +45,20 @@ impl Report {
             .with_context(|| format!("{} is no report of the suite", file.display()))
     }
 
-    /// The cases that did not pass, each with its subject.
-    pub fn failed(&self) -> impl Iterator<Item = String> {
-        let rows = self.rows.iter();
-        rows.filter(|row| matches!(row.verdict, Verdict::Differs(_)))
-            .map(Row::name)
+    /// The cases that found the agent to do something else than the rule says.
+    pub fn differ(&self) -> impl Iterator<Item = Failure<'_>> {
+        self.rows.iter().filter_map(|row| match &row.verdict {
+            Verdict::Differs(why) => Some(row.failure(why)),
+            _ => None,
+        })
+    }
+
+    /// The cases that came to nothing: the lab or the control plane failed.
+    pub fn unknown(&self) -> impl Iterator<Item = Failure<'_>> {
+        self.rows.iter().filter_map(|row| match &row.verdict {
+            Verdict::Unknown(why) => Some(row.failure(why)),
+            _ => None,
+        })
     }
 
     /// The cases that passed, by parts of their names, with one of these subjects.
@@ -57,6 +76,17 @@ impl Row {
     fn name(&self) -> String {
         format!("{} ({})", self.case, self.subject)
     }
+
+    fn failure<'a>(&self, why: &'a str) -> Failure<'a> {
+        let case = self.name();
+        Failure { case, why }
+    }
+}
+
+impl fmt::Display for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.case, self.why)
+    }
 }
 
 #[cfg(test)]
@@ -68,10 +98,17 @@ mod tests {
         let text = r#"{"kernel": "6", "took": 3, "rows": [
             {"case": "hints", "subject": "sockets", "verdict": {"verdict": "passes"}, "took": {"secs": 1, "nanos": 0}},
             {"case": "hints", "subject": "packets", "verdict": {"verdict": "differs", "why": "no"}},
-            {"case": "other", "subject": "sockets", "verdict": {"verdict": "not-applicable", "why": "no SCTP"}}
+            {"case": "other", "subject": "sockets", "verdict": {"verdict": "not-applicable", "why": "no SCTP"}},
+            {"case": "pods", "subject": "sockets", "verdict": {"verdict": "unknown", "why": "no pod runs"}}
         ]}"#;
         let report: Report = serde_json::from_str(text).expect("is a report");
-        assert_eq!(report.failed().collect::<Vec<_>>(), ["hints (packets)"]);
+        let differ: Vec<_> = report.differ().map(|failure| failure.to_string()).collect();
+        assert_eq!(differ, ["hints (packets): no"]);
+        let unknown: Vec<_> = report
+            .unknown()
+            .map(|failure| failure.to_string())
+            .collect();
+        assert_eq!(unknown, ["pods (sockets): no pod runs"]);
         let words = |words: &[&str]| {
             words
                 .iter()

@@ -16,7 +16,7 @@ pub enum Failure {
     /// The subject cannot be asked: the case says nothing about it.
     #[error("{0}")]
     NotApplicable(String),
-    /// The lab, or the API server, could not do its part; what did not happen in time is here too.
+    /// The lab, or the control plane, could not do its part: nothing is known of the subject.
     #[error("{}", .0.chain())]
     Lab(#[from] LabError),
 }
@@ -25,6 +25,15 @@ impl Failure {
     /// A difference, in words.
     pub fn differs(what: impl Into<String>) -> Self {
         Self::Differs(what.into())
+    }
+
+    /// The same difference in words that say more; what is not known stays so.
+    #[must_use]
+    pub fn in_words(self, words: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Differs(_) => Self::Differs(words()),
+            other => other,
+        }
     }
 }
 

@@ -156,6 +156,7 @@ fn mark(results: &Results, case: &Case, subject: Subject, notes: &mut Notes) -> 
             None => "**≠ unexplained**".to_owned(),
         },
         Verdict::NotApplicable(why) => format!("– {}", notes.number(why.clone())),
+        Verdict::Unknown(_) => "**?**".to_owned(),
     }
 }
 

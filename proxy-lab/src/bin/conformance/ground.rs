@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use proxy_lab::address::{self, Pair};
 use proxy_lab::control_plane::Api;
-use proxy_lab::{ControlPlane, ControlPlaneOptions, Family, Host, Lab, Node, Result, eventually};
+use proxy_lab::{
+    ControlPlane, ControlPlaneOptions, Family, Host, Lab, LabError, Node, Result, eventually,
+};
 use serde_json::json;
 
+use crate::case::{Failure, Outcome};
 use crate::subject::Subject;
 pub use objects::{PORT, Server, Service, TARGET};
 pub use settled::BEACON;
@@ -158,9 +161,12 @@ impl<'a> Ground<'a> {
         address::external_ip(self.numbers.address())
     }
 
-    /// Waits for an answer, as long as it may take a change to be in use.
-    pub fn eventually(&self, what: &str, ask: impl FnMut() -> Result<bool>) -> Result<()> {
-        eventually(what, self.patience, ask).map(drop)
+    /// Waits until the subject has done something, as long as it may take a change to be in use.
+    pub fn eventually(&self, what: &str, ask: impl FnMut() -> Result<bool>) -> Outcome {
+        match eventually(what, self.patience, ask) {
+            Err(late @ LabError::NotInTime { .. }) => Err(Failure::differs(late.chain())),
+            other => Ok(other.map(drop)?),
+        }
     }
 
     /// Kills the subject on all nodes and starts it again; what it programmed stays. For cases that run alone.
@@ -173,6 +179,11 @@ impl<'a> Ground<'a> {
         self.delete_objects()?;
         self.api().delete(namespace(&self.space))
     }
+}
+
+/// Waits until the control plane has done its part.
+fn until_prepared(what: &str, ask: impl FnMut() -> Result<bool>) -> Result<()> {
+    eventually(what, PATIENCE, ask).map(drop)
 }
 
 /// Waits until no case's namespace is left.

@@ -30,6 +30,8 @@ pub enum Verdict {
     Differs(String),
     /// The subject could not be asked.
     NotApplicable(String),
+    /// The lab or the control plane failed.
+    Unknown(String),
 }
 
 /// A run.
@@ -48,10 +50,13 @@ pub struct Results {
 }
 
 impl Row {
-    /// A difference that no line speaks of.
+    /// A difference that no line speaks of, or nothing that can be said.
     pub fn is_unexplained(&self) -> bool {
-        matches!(self.verdict, Verdict::Differs(_))
-            && differences::reason(&self.case, self.subject).is_none()
+        match self.verdict {
+            Verdict::Differs(_) => differences::reason(&self.case, self.subject).is_none(),
+            Verdict::Unknown(_) => true,
+            Verdict::Passes | Verdict::NotApplicable(_) => false,
+        }
     }
 
     /// No difference although a line says that there is one always.
@@ -68,6 +73,7 @@ impl fmt::Display for Row {
             Verdict::Differs(why) if self.is_unexplained() => ("✗", why.as_str()),
             Verdict::Differs(why) => ("≠", why.as_str()),
             Verdict::NotApplicable(why) => ("–", why.as_str()),
+            Verdict::Unknown(why) => ("?", why.as_str()),
         };
         let seconds = self.took.as_secs_f64();
         write!(
@@ -105,7 +111,7 @@ impl Results {
                 *match row.verdict {
                     _ if row.is_unexplained() || row.is_stale() => &mut failed,
                     Verdict::Passes => &mut passes,
-                    Verdict::Differs(_) => &mut explained,
+                    Verdict::Differs(_) | Verdict::Unknown(_) => &mut explained,
                     Verdict::NotApplicable(_) => &mut not_applicable,
                 } += 1;
             }

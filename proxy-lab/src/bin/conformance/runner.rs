@@ -1,5 +1,6 @@
 //! One lab, one control plane; the subjects one after the other, each with all cases.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -80,9 +81,7 @@ fn judge(
     let (alone, together): (Vec<_>, Vec<_>) = plan.cases.iter().partition(|case| case.exclusive);
     let mut rows = judge.all(&together, plan.jobs);
     rows.extend(judge.all(&alone, 1));
-    let failed = rows
-        .iter()
-        .any(|row| matches!(row.verdict, Verdict::Differs(_)) && row.is_unexplained());
+    let failed = rows.iter().any(Row::is_unexplained);
     if failed {
         running.print_logs();
     }
@@ -127,21 +126,20 @@ impl Judge<'_> {
     fn one(&self, case: &Case) -> Row {
         let start = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| self.attempt(case)));
-        let outcome = outcome.unwrap_or_else(|panic| {
+        let panicked = |panic: Box<dyn Any + Send>| {
             let words = panic.downcast_ref::<String>().map(String::as_str);
             let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(Failure::differs(format!(
-                "it panicked: {}",
-                words.unwrap_or("without a word")
-            )))
-        });
+            format!("it panicked: {}", words.unwrap_or("without a word"))
+        };
         Row {
             case: case.name.to_owned(),
             subject: self.subject,
             verdict: match outcome {
-                Ok(()) => Verdict::Passes,
-                Err(Failure::NotApplicable(why)) => Verdict::NotApplicable(why),
-                Err(failure) => Verdict::Differs(failure.to_string()),
+                Ok(Ok(())) => Verdict::Passes,
+                Ok(Err(Failure::NotApplicable(why))) => Verdict::NotApplicable(why),
+                Ok(Err(Failure::Differs(why))) => Verdict::Differs(why),
+                Ok(Err(Failure::Lab(error))) => Verdict::Unknown(error.chain()),
+                Err(panic) => Verdict::Unknown(panicked(panic)),
             },
             took: round(start.elapsed()),
         }

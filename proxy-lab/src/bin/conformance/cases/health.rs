@@ -89,13 +89,12 @@ fn hears(
             answer.status == status && answer.json()["localEndpoints"] == endpoints
         }))
     });
-    let told = |what: &str| {
-        Failure::differs(format!(
-            "{to}: {what} was expected, at last there was {last:?}"
-        ))
-    };
-    heard.map_err(|_| told(&format!("{status} with {endpoints} endpoints")))?;
-    let answer = last.as_ref().ok_or_else(|| told("an answer"))?;
+    let told = |what: &str| format!("{to}: {what} was expected, at last there was {last:?}");
+    heard.map_err(|failure| {
+        failure.in_words(|| told(&format!("{status} with {endpoints} endpoints")))
+    })?;
+    let answer = last.as_ref();
+    let answer = answer.ok_or_else(|| Failure::differs(told("an answer")))?;
     let body = json!({
         "service": {"namespace": ground.space, "name": "web"},
         "localEndpoints": endpoints,
@@ -232,10 +231,8 @@ fn node_that_goes(ground: &Ground<'_>) -> Outcome {
             last = ground.outside().http(to, "/healthz")?.ok();
             Ok(last.as_ref().is_some_and(|answer| answer.status == status))
         });
-        told.map_err(|_| {
-            Failure::differs(format!(
-                "{to}: {status} was expected, at last there was {last:?}"
-            ))
+        told.map_err(|failure| {
+            failure.in_words(|| format!("{to}: {status} was expected, at last there was {last:?}"))
         })
     };
     soon(200)?;

@@ -270,7 +270,7 @@ fn external_policy_local(ground: &Ground<'_>) -> Outcome {
 
 fn set_ranges(ground: &Ground<'_>, service: &Service, ranges: &Value) -> Outcome {
     ground.change_service(service, &json!({"loadBalancerSourceRanges": ranges}))?;
-    Ok(ground.settled()?)
+    ground.settled()
 }
 
 fn ranges_from_outside(ground: &Ground<'_>) -> Outcome {

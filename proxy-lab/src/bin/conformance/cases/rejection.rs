@@ -55,7 +55,7 @@ fn at_the_cluster_ip(ground: &Ground<'_>) -> Outcome {
 /// Waits until the subject knows that the Service has no endpoints. (A pod that is about to go refuses as well.)
 fn until_nobody_is_left(ground: &Ground<'_>) -> Outcome {
     ground.until_endpoints("web", [])?;
-    Ok(ground.settled()?)
+    ground.settled()
 }
 
 fn at_node_ports(ground: &Ground<'_>) -> Outcome {

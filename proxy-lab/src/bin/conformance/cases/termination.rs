@@ -217,7 +217,7 @@ fn fallback_external_local(ground: &Ground<'_>) -> Outcome {
 }
 
 /// A pod that ends and was not ready, of a Service that publishes all or not.
-fn terminating_and_unready(ground: &Ground<'_>, publish: bool) -> Result<(Server, Service)> {
+fn terminating_and_unready(ground: &Ground<'_>, publish: bool) -> Outcome<(Server, Service)> {
     let fields = json!({
         "metadata": {"annotations": {READY: "false"}},
         "spec": {"terminationGracePeriodSeconds": 300},

@@ -1,5 +1,6 @@
 //! What is on the wire, and what a proxy remembers by number.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use proxy_lab::{Family, Host, Offload};
@@ -110,6 +111,8 @@ fn moves_at_once(ground: &Ground<'_>) -> Outcome {
 /// A proxy that knows backends by number must not take one for another when a number comes around again.
 fn no_stranger(ground: &Ground<'_>) -> Outcome {
     const TIMEOUT: Duration = Duration::from_secs(1);
+    /// A proxy may leave a number alone for a while before it gives it away again.
+    const UNTIL_REUSED: Duration = Duration::from_secs(2);
     let [a1, a2] = ground.servers([("a1", "worker-2"), ("a2", "worker-2")])?;
     let service = ground.service("web", &json!({}))?;
     let vip = service.vip();
@@ -133,6 +136,7 @@ fn no_stranger(ground: &Ground<'_>) -> Outcome {
         ground.server_with("c1", "worker-2", &other)?,
         ground.server_with("c2", "worker-2", &other)?,
     ];
+    thread::sleep(UNTIL_REUSED);
     let selector = json!({"selector": {"app": "other"}});
     let others = ground.service("other", &selector)?;
     let names = strangers.each_ref().map(|stranger| &stranger.name);
@@ -146,10 +150,9 @@ fn no_stranger(ground: &Ground<'_>) -> Outcome {
             reached = exchange.server().map(str::to_owned);
             Ok(reached.is_some())
         });
-        ensure(reached.as_ref() == Some(&b.name), || {
-            format!("a socket that had another server of {vip} reaches {reached:?}")
-        })?;
-        moved?;
+        let told = || format!("a socket that had another server of {vip} reaches {reached:?}");
+        moved.map_err(|failure| failure.in_words(told))?;
+        ensure(reached.as_ref() == Some(&b.name), told)?;
     }
     Ok(())
 }

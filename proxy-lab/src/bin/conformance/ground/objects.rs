@@ -9,7 +9,7 @@ use proxy_lab::control_plane::kubelet::READY;
 use proxy_lab::{Family, LabError, Pod, Result};
 use serde_json::{Value, json};
 
-use super::Ground;
+use super::{Ground, until_prepared};
 
 /// The port of Services.
 pub const PORT: u16 = 80;
@@ -134,7 +134,7 @@ impl Ground<'_> {
     fn running(&self, name: &str) -> Result<Server> {
         let name = self.pod_name(name);
         let mut found = None;
-        self.eventually(&format!("pod {name} runs"), || {
+        until_prepared(&format!("pod {name} runs"), || {
             let object = self.api().get(self.reference("v1", "Pod", &name))?;
             let phase = object.unwrap_or_default()["status"]["phase"].clone();
             found = self.cluster.pod(&self.space, &name);

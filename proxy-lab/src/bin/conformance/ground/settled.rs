@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use proxy_lab::objects::{Endpoint, Service as Builder};
-use proxy_lab::{Family, Protocol, Result};
+use proxy_lab::{Family, Protocol};
 use serde_json::Value;
 
 use super::{Ground, PORT, TARGET, Way, family_name};
+use crate::case::Outcome;
 
 /// The pod behind Services by which it is seen.
 pub const BEACON: &str = "beacon";
@@ -17,7 +18,7 @@ static NEXT: AtomicU16 = AtomicU16::new(1);
 impl Ground<'_> {
     /// Waits until all nodes' proxies have programmed what was written before: a Service and its slices that are written
     /// now are in use on each node, for both families. What controllers write because of it must be there already.
-    pub fn settled(&self) -> Result<()> {
+    pub fn settled(&self) -> Outcome {
         let name = format!("beacon-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let service = Builder::new(&name)
             .namespace(&self.space)
@@ -51,6 +52,6 @@ impl Ground<'_> {
                 })?;
             }
         }
-        self.delete_service(&beacon)
+        Ok(self.delete_service(&beacon)?)
     }
 }

@@ -5,7 +5,7 @@ use kube::api::{Api as Resource, ListParams};
 use proxy_lab::objects::{Endpoint, Slice};
 use proxy_lab::{Family, LabError, Protocol, Result};
 
-use super::{Ground, TARGET};
+use super::{Ground, TARGET, until_prepared};
 
 /// An endpoint of a Service, as the API has it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,7 +79,7 @@ impl Ground<'_> {
         is_so: impl Fn(&[Known]) -> bool,
     ) -> Result<()> {
         let what = format!("in the slices of {}/{service}: {what}", self.space);
-        self.eventually(&what, || Ok(is_so(&self.endpoints(service)?)))
+        until_prepared(&what, || Ok(is_so(&self.endpoints(service)?)))
     }
 
     /// A slice of a Service without a selector: its ports `tcp` and `udp` lead to [`TARGET`].

@@ -7,12 +7,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use proxy_lab::protocol::FailureKind;
-use proxy_lab::{
-    Exchange, Host, LabError, Probe, ProbeRequest, Protocol, Result, TcpRequest, UdpRequest,
-};
+use proxy_lab::{Exchange, Host, Probe, ProbeRequest, Protocol, Result, TcpRequest, UdpRequest};
 
 use super::Ground;
-use crate::case::{Failure, Outcome, ensure};
+use crate::case::{Outcome, ensure};
 
 /// Requests by which all servers are met, also one that should not be: one of three is missed by chance once in 4·10⁵ rounds.
 const ROUND: usize = 32;
@@ -174,8 +172,9 @@ impl Ground<'_> {
                 last = round(&way, &servers)?;
                 Ok(last.are_by(&servers))
             });
-            settled
-                .map_err(|error| unmet(error, &way, &format!("answers by {servers:?}"), &last))?;
+            settled.map_err(|failure| {
+                failure.in_words(|| self.unmet(&way, &format!("answers by {servers:?}"), &last))
+            })?;
             let again = round(&way, &servers)?;
             ensure(again.are_by(&servers), || {
                 format!("{way}: answers by {servers:?}, and later {again}")
@@ -192,13 +191,18 @@ impl Ground<'_> {
                 last = way.ask_for_refusal(1)?;
                 Ok(last.all_failed(FailureKind::Refused))
             });
-            settled.map_err(|error| unmet(error, &way, "a refusal", &last))?;
+            settled.map_err(|failure| failure.in_words(|| self.unmet(&way, "a refusal", &last)))?;
             let again = way.ask_for_refusal(2)?;
             ensure(again.all_failed(FailureKind::Refused), || {
                 format!("{way}: a refusal, and later {again}")
             })?;
         }
         Ok(())
+    }
+
+    fn unmet(&self, way: &Way<'_>, wanted: &str, last: &Answers) -> String {
+        let within = self.patience;
+        format!("{way}: {wanted} within {within:?} was awaited, at last there was {last}")
     }
 }
 
@@ -278,13 +282,4 @@ fn round(way: &Way<'_>, servers: &BTreeSet<&str>) -> Result<Answers> {
         return Ok(first);
     }
     way.ask(ROUND, 2 * SUCCESS_WITHIN)
-}
-
-fn unmet(error: LabError, way: &Way<'_>, wanted: &str, last: &Answers) -> Failure {
-    match error {
-        LabError::NotInTime { within, .. } => Failure::differs(format!(
-            "{way}: {wanted} within {within:?} was awaited, at last there was {last}"
-        )),
-        other => other.into(),
-    }
 }
