@@ -48,27 +48,27 @@ fn hold<'lab>(lab: &'lab Lab, step: &str) -> [Hold<'lab>; 2] {
 
 /// Where packets may have gone: what hosts sent again, conntrack dropped (`worker-1`), and the agent counted.
 fn evidence(lab: &Lab) -> String {
-    let mut text = String::new();
-    for host in [
+    let hosts = [
         &**lab.pod("a1"),
         lab.workstation(),
         lab.pod("b1"),
         lab.pod("b2"),
-    ] {
-        let words = [
-            "nstat",
-            "-as",
-            "Tcp*",
-            "TcpExtTCPSynRetrans",
-            "TcpExtListenDrops",
-        ];
+    ];
+    let words = [
+        "nstat",
+        "-as",
+        "Tcp*",
+        "TcpExtTCPSynRetrans",
+        "TcpExtListenDrops",
+    ];
+    let told = hosts.map(|host| {
         let told = host.exec(words).unwrap_or_else(|error| error.chain());
-        text += &format!("{}:\n{told}", host.name());
-    }
+        format!("{}:\n{told}", host.name())
+    });
     let node = lab.node("worker-1");
     let conntrack = node.exec(["cat", "/proc/net/stat/nf_conntrack"]);
-    text += &conntrack.unwrap_or_else(|error| error.chain());
-    text + &format!("{:?}", counters(node))
+    let conntrack = conntrack.unwrap_or_else(|error| error.chain());
+    format!("{}\n{conntrack}\n{:?}", told.join("\n"), counters(node))
 }
 
 /// The datapath's counters, once it is there.

@@ -43,5 +43,6 @@ pub const ALL: &[(&str, &str)] = &[
         "P1",
         "both directions are translated, for a connection's whole life",
     ),
+    ("P3", "fragments"),
     ("P4", "what is not ours passes untouched"),
 ];
