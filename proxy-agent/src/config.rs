@@ -57,6 +57,10 @@ pub struct RuleArgs {
     #[arg(long, env = "PROXY_EXTERNAL_CLUSTER_IP", value_parser = BoolishValueParser::new())]
     pub external_cluster_ip: bool,
 
+    /// Let loadBalancerSourceRanges hold for all frontends of a Service, not for load balancer addresses alone.
+    #[arg(long, env = "PROXY_SOURCE_RANGES_FOR_ALL_FRONTENDS", value_parser = BoolishValueParser::new())]
+    pub source_ranges_for_all_frontends: bool,
+
     /// How backends are chosen for Services without the annotation kube-proxy-ebpf.io/algorithm: random, round-robin,
     /// maglev or least-connections.
     #[arg(
@@ -113,6 +117,7 @@ impl RuleArgs {
             nodeport_addresses,
             service_proxy_name,
             external_cluster_ip,
+            source_ranges_for_all_frontends,
             default_algorithm,
         } = self;
         let node_name = match hostname_override {
@@ -132,6 +137,7 @@ impl RuleArgs {
                 options: Options {
                     service_proxy_name: service_proxy_name.filter(|name| !name.is_empty()),
                     external_cluster_ip,
+                    filter_all_frontends: source_ranges_for_all_frontends,
                     default_algorithm,
                     end_tcp: false,
                 },

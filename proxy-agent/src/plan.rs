@@ -102,18 +102,27 @@ pub struct TargetPlan {
     pub algorithm: Algorithm,
     /// `sessionAffinity: ClientIP` timeout.
     pub affinity_seconds: Option<u32>,
-    /// `loadBalancerSourceRanges` of this family; `None`: all are let in. They hold for those frontends of the
-    /// target that filter ([`filters_sources`](crate::policy::frontends::filters_sources)); without such, `None`.
+    /// `loadBalancerSourceRanges` of this family; `None`: all are let in, or no frontend of the target
+    /// [filters](Sources::hold_for).
     pub sources: Option<Sources>,
 }
 
-/// Who is let in to a load balancer's addresses (semantics A3).
+/// Who is let in (semantics A3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
     /// Clients; none: nobody.
     pub ranges: Vec<IpNet>,
     /// Whether this node's own processes are let in: one of its addresses is in a range.
     pub node: bool,
+    /// To all frontends, not to load balancer addresses alone.
+    pub all_frontends: bool,
+}
+
+impl Sources {
+    /// Whether frontends of a kind filter.
+    pub const fn hold_for(&self, kind: FrontendKind) -> bool {
+        self.all_frontends || matches!(kind, FrontendKind::LoadBalancer)
+    }
 }
 
 /// One frontend.

@@ -32,6 +32,8 @@ pub struct Options {
     pub external_cluster_ip: bool,
     /// How backends are chosen where a Service does not say.
     pub default_algorithm: Algorithm,
+    /// `loadBalancerSourceRanges` hold for all frontends (semantics A3).
+    pub filter_all_frontends: bool,
     /// TCP connections to endpoints that are deleted end, so it must be known of those that do not serve that they are not.
     pub end_tcp: bool,
 }
@@ -60,10 +62,14 @@ pub struct Here<'a> {
 
 impl Here<'_> {
     /// Ranges, and what they mean for the node's own processes (semantics A3).
-    fn sources(&self, ranges: Vec<IpNet>) -> Sources {
+    fn sources(&self, ranges: Vec<IpNet>, all_frontends: bool) -> Sources {
         let mut addresses = self.addresses.iter().filter(|ip| !ip.is_loopback());
         let node = addresses.any(|ip| ranges.iter().any(|range| range.contains(ip)));
-        Sources { ranges, node }
+        Sources {
+            ranges,
+            node,
+            all_frontends,
+        }
     }
 }
 
@@ -84,11 +90,17 @@ pub fn plan(
         let candidates = merge(slices, &port);
         health.count(port.family, &candidates, here);
         let categories = categorize(&candidates, here);
+        let sources = service
+            .source_ranges_of(port.family)
+            .map(|ranges| here.sources(ranges, options.filter_all_frontends));
+        // Whether any frontend of a list filters.
         let mut lists: BTreeMap<List, bool> = BTreeMap::new();
         for (claim, kind) in frontends {
             for &scope in frontends::scopes(kind, options) {
                 let list = frontends::list(service, kind, scope);
-                *lists.entry(list).or_default() |= frontends::filters_sources(kind);
+                *lists.entry(list).or_default() |= sources
+                    .as_ref()
+                    .is_some_and(|sources| sources.hold_for(kind));
                 plan.frontends.push(FrontendPlan {
                     address: claim.address,
                     port: claim.port,
@@ -114,10 +126,7 @@ pub fn plan(
                     },
                     algorithm: service.algorithm.unwrap_or(options.default_algorithm),
                     affinity_seconds: service.affinity_seconds,
-                    sources: filtered
-                        .then(|| service.source_ranges_of(port.family))
-                        .flatten()
-                        .map(|ranges| here.sources(ranges)),
+                    sources: sources.clone().filter(|_| filtered),
                 },
             );
         }

@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::{Problem, service::family_of},
     plan::{self, FrontendAddress, FrontendPlan, ServiceName, ServicePlan},
-    policy::frontends::filters_sources,
 };
 
 /// The whole output.
@@ -195,7 +194,7 @@ impl Frontend {
     ) -> Option<Self> {
         let target = plan.targets.get(&planned.target)?;
         let sources = target.sources.as_ref();
-        let sources = sources.filter(|_| filters_sources(planned.kind));
+        let sources = sources.filter(|sources| sources.hold_for(planned.kind));
         Some(Self {
             service: service.to_string(),
             port_name: planned.target.port_name.clone(),

@@ -19,7 +19,6 @@ use proxy_common::{
 use crate::{
     maps::{NODE_NAME, Snapshot, codec},
     model::service::family_of,
-    policy::frontends::filters_sources,
     report::{Backend, Empty, Frontend, Report},
 };
 
@@ -100,7 +99,7 @@ fn frontend(
     } else {
         Scope::External
     };
-    let set = Some(target.ranges).filter(|set| *set != 0 && filters_sources(value.kind()));
+    let set = Some(target.ranges).filter(|set| *set != 0 && target.filters(value.kind()));
     Some(Frontend {
         service: service.to_string(),
         port_name: identity.port_name,

@@ -145,7 +145,7 @@ fn resolve<T: Tables>(t: &mut T, key: &FrontendKey, found: &mut Found) -> bool {
     found.kind = value.kind();
     found.target = value.target();
     found.word = target.word;
-    found.ranges = if found.kind == FrontendKind::LoadBalancer {
+    found.ranges = if target.filters(found.kind) {
         target.ranges
     } else {
         0

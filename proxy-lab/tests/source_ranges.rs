@@ -12,6 +12,7 @@ use proxy_lab::{
 
 const PORT: u16 = 80;
 const TARGET_PORT: u16 = 8080;
+const NODE_PORT: u16 = 30_600;
 const METRICS: u16 = 10_249;
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// A socket is told at once; this machine may be busy.
@@ -22,8 +23,8 @@ const FOLLOWED: Duration = Duration::from_secs(5);
 const OWN: [(&str, Family); 2] = [("172.30.0.77", Family::V4), ("fd00:30::77", Family::V6)];
 
 /// A load balancer that lets in the workstation, and two addresses that nobody has yet.
-fn lab() -> Result<(Lab, Agent)> {
-    let lab = Lab::builder("ranges")
+fn lab(label: &str, flags: &[&str]) -> Result<(Lab, Agent)> {
+    let lab = Lab::builder(label)
         .node("worker-1")
         .pods("worker-1", ["server", "sockets"])
         .pod(PodSpec::new("packets", "worker-1").not_covered_by_sockets())
@@ -36,6 +37,7 @@ fn lab() -> Result<(Lab, Agent)> {
         .both(PORT)
         .load_balancer(address::load_balancer(1).v4)
         .load_balancer(address::load_balancer(1).v6)
+        .node_port(NODE_PORT)
         .source_ranges([
             &format!("{}/32", outside[0]),
             &format!("{}/128", outside[1]),
@@ -46,9 +48,12 @@ fn lab() -> Result<(Lab, Agent)> {
         source.put(service.slice_of(family, TARGET_PORT, [lab.pod("server")]))?;
     }
     source.put(service)?;
-    let agent = lab
-        .node("worker-1")
-        .spawn_agent(&AgentOptions::files(source.path()))?;
+    let options = flags
+        .iter()
+        .fold(AgentOptions::files(source.path()), |options, flag| {
+            options.arg(*flag)
+        });
+    let agent = lab.node("worker-1").spawn_agent(&options)?;
     Ok((lab, agent))
 }
 
@@ -62,6 +67,10 @@ fn attempt(client: &Host, protocol: Protocol, to: SocketAddr) -> Result<Exchange
 
 fn lets_in(client: &Host, protocol: Protocol, family: Family) -> Result<bool> {
     let to = (address::load_balancer(1).of(family), PORT).into();
+    lets_in_at(client, protocol, to)
+}
+
+fn lets_in_at(client: &Host, protocol: Protocol, to: SocketAddr) -> Result<bool> {
     let exchange = attempt(client, protocol, to)?;
     let what = format!(
         "{} to {to} {protocol}: {:?}",
@@ -99,7 +108,7 @@ fn a3_the_node_itself_is_let_in_while_one_of_its_addresses_is_in_a_range() -> Re
     if skipped() {
         return Ok(());
     }
-    let (lab, _agent) = lab()?;
+    let (lab, _agent) = lab("ranges", &[])?;
     let node = lab.node("worker-1");
     for family in Family::ALL {
         assert!(is_let_in(lab.workstation(), family)?, "{family}");
@@ -142,6 +151,29 @@ fn a3_the_node_itself_is_let_in_while_one_of_its_addresses_is_in_a_range() -> Re
                 !is_let_in(lab.pod("sockets"), family)?,
                 "a pod is not the node"
             );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a3_by_option_the_ranges_hold_for_all_frontends() -> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let (lab, _agent) = lab("rangesall", &["--source-ranges-for-all-frontends"])?;
+    let node = lab.node("worker-1");
+    for family in Family::ALL {
+        let cluster_ip = (address::cluster_ip(1).of(family), PORT).into();
+        let node_port = node.at(family, NODE_PORT);
+        for protocol in Protocol::ALL {
+            assert!(lets_in_at(lab.workstation(), protocol, node_port)?);
+            for client in [&**node, &**lab.pod("sockets"), &**lab.pod("packets")] {
+                for to in [cluster_ip, node_port] {
+                    let is_in = lets_in_at(client, protocol, to)?;
+                    assert!(!is_in, "{} to {to} {protocol}", client.name());
+                }
+            }
         }
     }
     Ok(())

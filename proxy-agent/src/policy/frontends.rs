@@ -107,11 +107,6 @@ pub(super) fn scopes(kind: FrontendKind, options: &Options) -> &'static [Scope] 
     }
 }
 
-/// Whether `loadBalancerSourceRanges` hold for frontends of a kind (semantics A3).
-pub fn filters_sources(kind: FrontendKind) -> bool {
-    kind == FrontendKind::LoadBalancer
-}
-
 /// Which list of endpoints a frontend uses (semantics B4).
 pub(super) fn list(service: &Service, kind: FrontendKind, scope: Scope) -> List {
     let policy = match (kind, scope) {

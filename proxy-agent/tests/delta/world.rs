@@ -318,8 +318,9 @@ fn target_plan(service: u8, shape: Shape, mask: u8, family: Family) -> TargetPla
                 (true, Family::V4) => ranges(&["172.16.0.0/12"]),
                 (true, Family::V6) => Vec::new(),
             },
-            // The node's addresses change, too.
+            // The node's addresses change, too, and an agent with other flags may come.
             node: shape.has(MOVED_HERE),
+            all_frontends: shape.has(AFFINITY),
         }),
     }
 }

@@ -127,7 +127,12 @@ impl Entry<'_> {
             if sources.is_empty() {
                 sources.push("nobody".to_owned());
             }
-            words.push(format!("for {}", sources.join(" ")));
+            let frontends = if target.flags & u32::from(target_flags::FILTERS_ALL) == 0 {
+                ""
+            } else {
+                "all frontends "
+            };
+            words.push(format!("{frontends}for {}", sources.join(" ")));
         }
         let slots: Vec<u32> = maps
             .slots_of(target.word)

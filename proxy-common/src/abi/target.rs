@@ -2,6 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, network_endian::U16};
 
+use super::frontend::FrontendKind;
 use crate::addr::Addr;
 
 /// What a target does with a new connection.
@@ -115,6 +116,8 @@ impl TargetWord {
 
 /// Bits of [`Target::flags`] beside those of [`backend_lists`].
 pub mod target_flags {
+    /// `ranges` hold for all frontends, not for load balancer addresses alone.
+    pub const FILTERS_ALL: u8 = 1 << 6;
     /// The node's own processes are not let in where `ranges` hold: none of its addresses is in one (semantics A3).
     pub const REFUSES_NODE: u8 = 1 << 7;
 }
@@ -132,13 +135,22 @@ pub struct Target {
     pub service: u32,
     /// `sessionAffinity` timeout in seconds; 0: none. Changed by one aligned 32-bit store.
     pub affinity_seconds: u32,
-    /// Set of source ranges in `SOURCE_RANGES` that clients of load balancer addresses must be in (semantics A3);
-    /// 0: everyone is let in. Changed by one aligned 32-bit store.
+    /// Set of source ranges in `SOURCE_RANGES` that clients of frontends that [filter](Self::filters) must be in (semantics
+    /// A3); 0: everyone is let in. Changed by one aligned 32-bit store.
     pub ranges: u32,
     /// The [`backend_lists`] bit of the backends that it lists, and [`target_flags`]. Changed by one aligned 32-bit store.
     pub flags: u32,
 }
 const _: () = assert!(size_of::<Target>() == 24);
+
+impl Target {
+    /// Whether `ranges` hold for frontends of a kind.
+    #[inline(always)]
+    pub const fn filters(&self, kind: FrontendKind) -> bool {
+        matches!(kind, FrontendKind::LoadBalancer)
+            || self.flags & target_flags::FILTERS_ALL as u32 != 0
+    }
+}
 
 /// Key of `SOURCE_RANGES`, a longest-prefix trie. The ranges of a set are fixed while a target names it: other ranges
 /// are another set, and a set without ranges has no element and lets nobody in.

@@ -4,7 +4,7 @@ use proxy_common::{
     abi::{
         counter::Counter,
         frontend::{FrontendKind, FrontendValue},
-        target::{RangeKey, TargetState},
+        target::{RangeKey, TargetState, target_flags::FILTERS_ALL},
     },
     addr::Addr,
     host::{Listener, Service, World},
@@ -259,6 +259,24 @@ fn a3_a_load_balancer_lets_in_who_is_in_its_ranges() {
                         Step::Counted(Counter::DropSourceRange, 1),
                         let_in("another kind of frontend", &external),
                     ]
+                },
+            );
+            tell(
+                || {
+                    let world = fresh(&[names.pod_b]);
+                    let id = world.targets.written().len() as u32 - 1;
+                    let mut target = world.targets.get(id).expect("the target");
+                    target.flags |= u32::from(FILTERS_ALL);
+                    world.targets.set(id, target);
+                    world
+                },
+                || {
+                    vec![packet(
+                        "another kind of frontend, by option",
+                        hook,
+                        &asks(&external),
+                        Fate::Dropped(Counter::DropSourceRange),
+                    )]
                 },
             );
             tell(

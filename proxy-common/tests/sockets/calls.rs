@@ -7,7 +7,10 @@ use proxy_common::{
         frontend::FrontendKind,
         protocol::{TCP, UDP},
         settings::settings_flags::{SOCKETS_PODS_TCP, SOCKETS_PODS_UDP},
-        target::{TargetState, target_flags::REFUSES_NODE},
+        target::{
+            TargetState,
+            target_flags::{FILTERS_ALL, REFUSES_NODE},
+        },
     },
     addr::Family,
     host::Service,
@@ -254,6 +257,10 @@ fn a3_a_frontend_with_source_ranges_is_left_to_the_packet_path_for_pods() {
         assert_eq!(of(POD, names.elsewhere), Decision::Untouched);
         assert_ne!(of(HOST, names.elsewhere), Decision::Untouched);
         assert_ne!(of(POD, names.cluster_ip), Decision::Untouched);
+        target.flags |= u32::from(FILTERS_ALL);
+        world.targets.set(placed.target, target);
+        assert_eq!(of(POD, names.cluster_ip), Decision::Untouched);
+        assert_ne!(of(HOST, names.cluster_ip), Decision::Untouched);
     });
 }
 

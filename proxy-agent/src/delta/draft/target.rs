@@ -184,11 +184,14 @@ impl Drafting<'_> {
 
 /// [`Target::flags`](abi::Target::flags) of a target.
 fn flags(key: &TargetKey, plan: &TargetPlan) -> u32 {
-    let refuses_node = plan.sources.as_ref().is_some_and(|sources| !sources.node);
-    let list = backend_lists::bit(key.list);
-    u32::from(if refuses_node {
-        list | target_flags::REFUSES_NODE
-    } else {
-        list
-    })
+    let mut flags = backend_lists::bit(key.list);
+    if let Some(sources) = &plan.sources {
+        if !sources.node {
+            flags |= target_flags::REFUSES_NODE;
+        }
+        if sources.all_frontends {
+            flags |= target_flags::FILTERS_ALL;
+        }
+    }
+    u32::from(flags)
 }
