@@ -35,6 +35,7 @@ impl Cluster {
             node_name: NODES[0].to_owned(),
             proxy_name: random.one_in(2).then(|| "ours".to_owned()),
             external_cluster_ip: random.one_in(2),
+            filter_all_frontends: random.one_in(2),
             ..World::default()
         };
         let mut cluster = Self {
@@ -135,6 +136,7 @@ fn config(world: &World) -> PlannerConfig {
         options: Options {
             service_proxy_name: world.proxy_name.clone(),
             external_cluster_ip: world.external_cluster_ip,
+            filter_all_frontends: world.filter_all_frontends,
             default_algorithm: Algorithm::RoundRobin,
             end_tcp: false,
         },

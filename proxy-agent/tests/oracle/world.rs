@@ -23,6 +23,7 @@ pub struct World {
     pub node_addresses: BTreeSet<IpAddr>,
     pub proxy_name: Option<String>,
     pub external_cluster_ip: bool,
+    pub filter_all_frontends: bool,
 }
 
 /// One (address, port, protocol) that a Service asks for.
@@ -118,7 +119,7 @@ impl World {
                     (true, true) => Some(Empty::Reject),
                     (true, false) => Some(Empty::Drop),
                 };
-                let ranges = (wish.kind == Kind::LoadBalancer)
+                let ranges = (wish.kind == Kind::LoadBalancer || self.filter_all_frontends)
                     .then(|| source_ranges(spec, place.0.is_ipv4()))
                     .flatten();
                 Frontend {
