@@ -18,6 +18,9 @@ use crate::{command, plain_http};
 const PATIENCE: Duration = Duration::from_mins(8);
 /// Where it tells its metrics, inside the node.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
+/// The same where an agent may have that port.
+const METRICS_BESIDE: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10349);
 /// When rules were written; one line for each family.
 const SYNCED: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
 
@@ -51,6 +54,24 @@ pub struct KubeProxy<'lab> {
 impl<'lab> KubeProxy<'lab> {
     /// Starts it on a node, with kube-proxy's own rights, and waits until its rules are written.
     pub fn start(cluster: &ControlPlane, node: &'lab Node, mode: KubeProxyMode) -> Result<Self> {
+        Self::start_with(cluster, node, mode, METRICS)
+    }
+
+    /// The same beside an agent, which may have kube-proxy's usual port, and metrics of the same names.
+    pub fn start_beside(
+        cluster: &ControlPlane,
+        node: &'lab Node,
+        mode: KubeProxyMode,
+    ) -> Result<Self> {
+        Self::start_with(cluster, node, mode, METRICS_BESIDE)
+    }
+
+    fn start_with(
+        cluster: &ControlPlane,
+        node: &'lab Node,
+        mode: KubeProxyMode,
+        metrics: SocketAddr,
+    ) -> Result<Self> {
         let kubeconfig = cluster.kubeconfig(&Identity::KubeProxy)?;
         let stem = cluster.folder().join(format!("kube-proxy-{}", node.name()));
         let configuration = stem.with_added_extension("config");
@@ -61,7 +82,7 @@ impl<'lab> KubeProxy<'lab> {
             "hostnameOverride": node.name(),
             "clusterCIDR": "10.244.0.0/16,fd00:10:244::/48",
             "clientConnection": {"kubeconfig": kubeconfig},
-            "metricsBindAddress": METRICS.to_string(),
+            "metricsBindAddress": metrics.to_string(),
             // The machine's own limits are not the lab's to change.
             "conntrack": {"maxPerCore": 0, "min": 0},
         });
@@ -74,7 +95,9 @@ impl<'lab> KubeProxy<'lab> {
             [format!("--config={}", configuration.display())],
             &stem.with_added_extension("log"),
         )?;
-        daemon.wait_until("rules written", PATIENCE, || has_synced(node))?;
+        daemon.wait_until("rules written", PATIENCE, || {
+            has_synced(node, metrics, mode)
+        })?;
         Ok(Self {
             node,
             daemon,
@@ -105,15 +128,19 @@ impl<'lab> KubeProxy<'lab> {
     }
 }
 
-/// Whether it has written rules of both families.
-fn has_synced(node: &Node) -> bool {
-    let asked = node.netns().run(|| {
+/// Whether it has written rules of both families. Another proxy may answer in its place: it is asked for its mode.
+fn has_synced(node: &Node, metrics: SocketAddr, mode: KubeProxyMode) -> bool {
+    let ask = |path: &'static str| {
         let asking = LabError::kernel("asking kube-proxy for its metrics");
-        plain_http::get(METRICS, "/metrics").map_err(asking)
-    });
-    asked.is_ok_and(|answer| {
-        let lines = answer.body.lines().filter(|line| line.starts_with(SYNCED));
-        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        answer.status == 200 && values.filter(|&time| time > 0.0).count() == 2
-    })
+        let asked = move || plain_http::get(metrics, path).map_err(asking);
+        let answer = node.netns().run(asked).ok();
+        answer.filter(|answer| answer.status == 200)
+    };
+    let is_it = ask("/proxyMode").is_some_and(|answer| answer.body.trim() == mode.name());
+    is_it
+        && ask("/metrics").is_some_and(|answer| {
+            let lines = answer.body.lines().filter(|line| line.starts_with(SYNCED));
+            let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            values.filter(|&time| time > 0.0).count() == 2
+        })
 }

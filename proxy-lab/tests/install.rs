@@ -134,7 +134,8 @@ fn in_place_of_kube_proxy_and_back() {
     assert_eq!(check(&beside), [0, 0], "kube-proxy has gone");
 
     // And back.
-    let _kube_proxy = KubeProxy::start(cluster, node, KubeProxyMode::Iptables).expect("starts");
+    let started = KubeProxy::start_beside(cluster, node, KubeProxyMode::Iptables);
+    let _kube_proxy = started.expect("starts");
     assert_eq!(check(&alone), [0, 0], "kube-proxy is back");
     agent.terminate().expect("ends");
     let bpffs = node.bpffs().display().to_string();
