@@ -14,6 +14,7 @@ pub use node_port_addresses::{NodePortAddresses, NodePortAddressesError};
 pub use serve::ServeArgs;
 
 use crate::{
+    convert::slow_start,
     planner::PlannerConfig,
     policy::Options,
     source::{
@@ -71,6 +72,17 @@ pub struct RuleArgs {
         value_parser = algorithm
     )]
     pub default_algorithm: Algorithm,
+
+    /// For how long backends that are new take less than their share of new connections, for Services without the
+    /// annotation kube-proxy-ebpf.io/slow-start: 1s to 18h; 0s: not at all.
+    #[arg(
+        long,
+        env = "PROXY_SLOW_START",
+        value_name = "DURATION",
+        default_value = "0s",
+        value_parser = slow_start::seconds
+    )]
+    pub slow_start: u16,
 }
 
 fn algorithm(text: &str) -> Result<Algorithm, String> {
@@ -119,6 +131,7 @@ impl RuleArgs {
             external_cluster_ip,
             source_ranges_for_all_frontends,
             default_algorithm,
+            slow_start,
         } = self;
         let node_name = match hostname_override {
             Some(name) => name,
@@ -139,6 +152,7 @@ impl RuleArgs {
                     external_cluster_ip,
                     filter_all_frontends: source_ranges_for_all_frontends,
                     default_algorithm,
+                    default_slow_start: slow_start,
                     end_tcp: false,
                 },
             },

@@ -5,11 +5,12 @@ mod address;
 mod endpoint_slice;
 mod node;
 mod service;
+pub mod slow_start;
 
 pub use address::{parse_ip, parse_range};
 pub use endpoint_slice::{WEIGHT_ANNOTATION, endpoint_slice};
 pub use node::node;
-pub use service::{ALGORITHM_ANNOTATION, service};
+pub use service::{ALGORITHM_ANNOTATION, SLOW_START_ANNOTATION, service};
 
 use crate::model::{ObjectRef, Problem};
 

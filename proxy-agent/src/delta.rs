@@ -70,17 +70,18 @@ impl Delta {
     /// counts; a plan without frontends removes the Service.
     ///
     /// Services among which a frontend changes hands come in one group. All groups of one call may be applied
-    /// [merged](merge).
+    /// [merged](merge). Backends that are new begin to serve `now`, by [`Maps::now`](crate::maps::Maps::now).
     pub fn stage<'a>(
         &mut self,
         changes: impl IntoIterator<Item = (&'a ServiceName, &'a ServicePlan)>,
+        now: u64,
     ) -> Staged {
         let changes: BTreeMap<_, _> = changes.into_iter().collect();
         let mut refused = Vec::new();
         let mut drafts = Vec::new();
         for (name, plan) in changes {
             let old = self.services.remove(name).unwrap_or_default();
-            match draft::draft(&mut self.resources, name, &old, plan) {
+            match draft::draft(&mut self.resources, name, &old, plan, now) {
                 Ok(draft) => drafts.push((name.clone(), old, draft)),
                 Err(reason) => {
                     if !old.is_empty() {

@@ -58,6 +58,13 @@ pub enum Op {
         /// Relative weight.
         weight: u32,
     },
+    /// Stores when a backend in use began to serve, by one aligned 64-bit store.
+    SetSince {
+        /// Backend id.
+        id: u32,
+        /// [`Backend::since`].
+        since: u64,
+    },
     /// Stores the word of a backend in use with other lists, by one aligned 64-bit store.
     SetLists {
         /// Backend id.
@@ -94,12 +101,19 @@ pub enum Op {
         /// Seconds; 0: none.
         seconds: u32,
     },
-    /// Stores the flags of a target in use, by one aligned 32-bit store.
+    /// Stores how long backends of a target in use are new, with one aligned 64-bit store.
+    SetSlowStart {
+        /// Target id.
+        id: u32,
+        /// Seconds; 0: none ever is.
+        seconds: u16,
+    },
+    /// Stores the flags of a target in use, with one aligned 64-bit store.
     SetTargetFlags {
         /// Target id.
         id: u32,
         /// [`Target::flags`], with the list that the target has.
-        flags: u32,
+        flags: u8,
     },
     /// Stores the set of source ranges of a target in use, by one aligned 32-bit store.
     SetRanges {
@@ -217,11 +231,13 @@ kinds! {
     PutBackend = "put_backend",
     SetBackendMeta = "set_backend_meta",
     SetWeight = "set_weight",
+    SetSince = "set_since",
     SetLists = "set_lists",
     PutRange = "put_range",
     WriteSlots = "write_slots",
     PutTarget = "put_target",
     SetAffinity = "set_affinity",
+    SetSlowStart = "set_slow_start",
     SetTargetFlags = "set_target_flags",
     SetRanges = "set_ranges",
     FlipTarget = "flip_target",
@@ -279,6 +295,9 @@ pub trait Maps {
 
     /// Reads everything back.
     fn snapshot(&self) -> Result<Snapshot, SnapshotError>;
+
+    /// The time as the programs read it: nanoseconds of `CLOCK_MONOTONIC`.
+    fn now(&self) -> u64;
 }
 
 impl<M: Maps + ?Sized> Maps for &mut M {
@@ -288,6 +307,10 @@ impl<M: Maps + ?Sized> Maps for &mut M {
 
     fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
         (**self).snapshot()
+    }
+
+    fn now(&self) -> u64 {
+        (**self).now()
     }
 }
 

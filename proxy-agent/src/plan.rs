@@ -102,6 +102,8 @@ pub struct TargetPlan {
     pub algorithm: Algorithm,
     /// `sessionAffinity: ClientIP` timeout.
     pub affinity_seconds: Option<u32>,
+    /// For how long a backend is new, and takes less than its share of new connections.
+    pub slow_start_seconds: Option<u16>,
     /// `loadBalancerSourceRanges` of this family; `None`: all are let in, or no frontend of the target
     /// [filters](Sources::hold_for).
     pub sources: Option<Sources>,

@@ -34,6 +34,8 @@ pub struct Options {
     pub default_algorithm: Algorithm,
     /// `loadBalancerSourceRanges` hold for all frontends (semantics A3).
     pub filter_all_frontends: bool,
+    /// For how many seconds backends are new where a Service does not say; 0: they never are.
+    pub default_slow_start: u16,
     /// TCP connections to endpoints that are deleted end, so it must be known of those that do not serve that they are not.
     pub end_tcp: bool,
 }
@@ -126,6 +128,10 @@ pub fn plan(
                     },
                     algorithm: service.algorithm.unwrap_or(options.default_algorithm),
                     affinity_seconds: service.affinity_seconds,
+                    slow_start_seconds: Some(
+                        service.slow_start.unwrap_or(options.default_slow_start),
+                    )
+                    .filter(|seconds| *seconds != 0),
                     sources: sources.clone().filter(|_| filtered),
                 },
             );

@@ -49,6 +49,8 @@ pub struct Frontend {
     pub algorithm: Algorithm,
     /// `sessionAffinity: ClientIP` timeout.
     pub affinity_seconds: Option<u32>,
+    /// For how long a backend is new, and takes less than its share of new connections.
+    pub slow_start_seconds: Option<u16>,
     /// Who may use it: `None` all, an empty list nobody.
     pub source_ranges: Option<Vec<IpNet>>,
     /// Whether these let in the node's own processes.
@@ -205,6 +207,7 @@ impl Frontend {
             scope: planned.scope.into(),
             algorithm: target.algorithm.into(),
             affinity_seconds: target.affinity_seconds,
+            slow_start_seconds: target.slow_start_seconds,
             source_ranges: sources.map(|sources| sources.ranges.clone()),
             admits_node: sources.is_none_or(|sources| sources.node),
             empty: target.empty.map(Into::into),

@@ -110,8 +110,9 @@ fn frontend(
         scope: scope.into(),
         algorithm: target.word.algorithm().into(),
         affinity_seconds: Some(target.affinity_seconds).filter(|seconds| *seconds != 0),
+        slow_start_seconds: Some(target.slow_start).filter(|seconds| *seconds != 0),
         source_ranges: set.map(|set| sets.get(&set).cloned().unwrap_or_default()),
-        admits_node: set.is_none() || target.flags & u32::from(target_flags::REFUSES_NODE) == 0,
+        admits_node: set.is_none() || target.flags & target_flags::REFUSES_NODE == 0,
         empty,
         backends: backends(maps, target),
     })

@@ -34,6 +34,8 @@ pub struct Found {
     pub affinity_seconds: u32,
     /// The target's [`flags`](crate::abi::target::Target::flags).
     pub flags: u8,
+    /// Seconds for which a backend is new; 0: none ever is.
+    pub slow_start: u16,
 }
 
 /// What a choice is drawn by.
@@ -152,12 +154,14 @@ fn resolve<T: Tables>(t: &mut T, key: &FrontendKey, found: &mut Found) -> bool {
     };
     found.service = target.service;
     found.affinity_seconds = target.affinity_seconds;
-    found.flags = target.flags as u8;
+    found.flags = target.flags;
+    found.slow_start = target.slow_start;
     !matches!(target.word.state(), TargetState::Absent)
 }
 
 /// A backend of a frontend, as its algorithm has it (semantics L1); or that of a following slot, if that backend went
-/// away just now. Where a whole list was replaced since the frontend was found, the new one is asked.
+/// away just now. Where a whole list was replaced since the frontend was found, the new one is asked. With slow start, what
+/// comes of it is to be [reconsidered](crate::slow_start::reconsider).
 #[inline(always)]
 pub fn select<T: Tables>(t: &mut T, found: &Found, draw: Draw) -> Option<(Slot, Backend)> {
     if let Some(selected) = select_in(t, found.target, found.word, draw) {
@@ -182,7 +186,7 @@ fn select_in<T: Tables>(
         Algorithm::Random => hash::below(draw.random, count),
         Algorithm::RoundRobin => t.turn(target).checked_rem(count)?,
         Algorithm::Maglev => hash::below(draw.shared, count),
-        Algorithm::LeastConnections => load::lighter(t, word, draw.random)?,
+        Algorithm::LeastConnections => load::by_weight(t, word, draw.random)?.0,
     };
     let mut tries = 0;
     while tries < MAX_STALE_SLOTS {

@@ -20,5 +20,6 @@ pub mod host;
 pub mod load;
 pub mod packet;
 pub mod parse;
+pub mod slow_start;
 pub mod socket;
 pub mod tables;

@@ -14,15 +14,15 @@ use crate::{
 /// Makes a second draw of a first.
 const SECOND: u32 = 0x9e37_79b9;
 
-/// The slot, of two random ones, whose backend has fewer connections for its weight: the power of two choices
+/// Two random slots, first the one whose backend has fewer connections for its weight: the power of two choices
 /// (Mitzenmacher 2001). Weights count twice on purpose: slots are repeated by weight, so that idle backends get their
 /// shares, and loads are compared by weight, so that busy ones do.
 #[inline(always)]
-pub(crate) fn lighter<T: Tables>(t: &mut T, word: TargetWord, random: u32) -> Option<u32> {
+pub(crate) fn by_weight<T: Tables>(t: &mut T, word: TargetWord, random: u32) -> Option<(u32, u32)> {
     let count = u32::from(word.count());
     let first = hash::below(random, count);
     if count < 2 {
-        return Some(first);
+        return Some((first, first));
     }
     // Never the same slot twice.
     let step = 1 + hash::below(hash::finish(random ^ SECOND), count - 1);
@@ -30,9 +30,9 @@ pub(crate) fn lighter<T: Tables>(t: &mut T, word: TargetWord, random: u32) -> Op
     let (a, weight_a) = weigh(t, word, first)?;
     let (b, weight_b) = weigh(t, word, second)?;
     Some(if u64::from(b) * weight_a < u64::from(a) * weight_b {
-        second
+        (second, first)
     } else {
-        first
+        (first, second)
     })
 }
 

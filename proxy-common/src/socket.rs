@@ -106,7 +106,14 @@ fn choose<T: SocketTables>(t: &mut T, s: &Socket, found: &Found) -> Option<(Slot
             random,
             shared: random,
         };
-        balance::select(t, found, draw)?
+        let (mut slot, mut backend) = balance::select(t, found, draw)?;
+        if found.slow_start != 0 {
+            let other = t.reconsider(found, draw, slot);
+            if let Some(serving) = balance::serving(t, other) {
+                (slot, backend) = (other, serving);
+            }
+        }
+        (slot, backend)
     };
     affinity::keep(t, found, &client, chosen.0);
     Some(chosen)

@@ -14,19 +14,23 @@ use crate::{
         target::{Backend, RangeKey, Slot, Target},
     },
     addr::Addr,
+    balance::{Draw, Found},
     datapath::{
         Work,
         begin::{begin, begin_early, create},
-        choose::choose,
+        choose::{choose, reconsider},
         claim::claim_tuple,
     },
     load::count_flow,
+    slow_start,
 };
 
 /// What every hook needs: finding a frontend and a backend for it.
 pub trait Tables {
     /// Jiffies, low 32 bits.
     fn now(&mut self) -> u32;
+    /// Nanoseconds of `CLOCK_MONOTONIC`, which never come round again. Costs as much as a lookup: for ages alone.
+    fn monotonic(&mut self) -> u64;
     /// The agent's settings; all zero before it has written any.
     fn settings(&mut self) -> Settings;
     /// Looks up `FRONTENDS`.
@@ -189,6 +193,13 @@ pub trait PacketTables: Tables {
     {
         choose(self, work, tried)
     }
+    /// [`reconsider`], likewise.
+    fn reconsider(&mut self, work: &mut Work, tried: u32) -> u32
+    where
+        Self: Sized,
+    {
+        reconsider(self, work, tried)
+    }
     /// [`count_flow`], likewise.
     fn count_flow(&mut self, work: &mut Work, what: u32) -> u32
     where
@@ -225,4 +236,12 @@ pub trait SocketTables: Tables {
     fn put_socket_load(&mut self, cookie: u64, slot: Slot) -> bool;
     /// Removes from `SOCKET_LOADS`; says whether it was there.
     fn remove_socket_load(&mut self, cookie: u64) -> bool;
+    /// [`slow_start::reconsider`], for a draw of two equal numbers; the kernel's implementation makes it a function that is
+    /// verified by itself.
+    fn reconsider(&mut self, found: &Found, draw: Draw, chosen: Slot) -> Slot
+    where
+        Self: Sized,
+    {
+        slow_start::reconsider(self, found, draw, chosen)
+    }
 }

@@ -3,6 +3,8 @@
 
 #[path = "choosing/affinity.rs"]
 mod affinity;
+#[path = "choosing/slow_start.rs"]
+mod slow_start;
 
 use std::{
     collections::BTreeMap,
@@ -168,15 +170,20 @@ fn assert_spread(what: &str, hits: &[u32], weights: &[u32]) {
 
 /// What a thousand sockets, and a thousand packets of one client, are given each.
 fn spread(algorithm: Algorithm, backends: usize) -> [Vec<u32>; 2] {
-    let mut hits = [vec![0; backends], vec![0; backends]];
     let world = world();
     world.add_service(&service(TCP, backends).algorithm(algorithm));
-    for n in 0..1_000u16 {
+    spread_in(&world, backends, 1_000)
+}
+
+/// What so many sockets, and so many packets of one client, are given each.
+fn spread_in(world: &World, backends: usize, times: u16) -> [Vec<u32>; 2] {
+    let mut hits = [vec![0; backends], vec![0; backends]];
+    for n in 0..times {
         let socket = to(n.into(), 7, TCP);
-        hits[0][connect(&world, &socket)] += 1;
-        close(&world, &socket);
+        hits[0][connect(world, &socket)] += 1;
+        close(world, &socket);
         let client = format!("198.51.100.9:{}", 40_000 + n);
-        hits[1][first(&world, TCP, &client, LOAD_BALANCER)] += 1;
+        hits[1][first(world, TCP, &client, LOAD_BALANCER)] += 1;
     }
     hits
 }

@@ -3,10 +3,15 @@
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
-    abi::{counter::Counter, frontend::Scope},
+    abi::{
+        counter::Counter,
+        frontend::Scope,
+        target::{Slot, TargetWord},
+    },
+    balance::{Draw, Found},
     crc32c,
     datapath::{answer, begin, choose, claim},
-    load,
+    load, slow_start,
 };
 
 use crate::{frame::Frame, kernel::Kernel, maps::WORK};
@@ -71,6 +76,44 @@ pub extern "C" fn choose(tried: u32) -> u32 {
     let mut maps = Kernel(core::ptr::null_mut::<xdp_md>());
     // SAFETY: as above.
     choose::choose(&mut maps, unsafe { &mut *work }, tried)
+}
+
+/// `datapath::choose::reconsider` for the packet in `WORK`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn reconsider(tried: u32) -> u32 {
+    let Some(work) = WORK.get_ptr_mut(0) else {
+        return 0;
+    };
+    let mut maps = Kernel(core::ptr::null_mut::<xdp_md>());
+    // SAFETY: as above.
+    choose::reconsider(&mut maps, unsafe { &mut *work }, tried)
+}
+
+/// `slow_start::reconsider` for a socket: of a target and its word, for a random number and the slot that was chosen, which are
+/// words, as what comes of it is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn reconsider_slot(
+    target: u32,
+    word: u64,
+    slow_start: u32,
+    random: u32,
+    chosen: u64,
+) -> u64 {
+    let mut maps = Kernel(core::ptr::null_mut::<xdp_md>());
+    let found = Found {
+        target,
+        word: TargetWord(word),
+        slow_start: slow_start as u16,
+        ..Found::default()
+    };
+    let draw = Draw {
+        random,
+        shared: random,
+    };
+    let slot = slow_start::reconsider(&mut maps, &found, draw, Slot::from_word(chosen));
+    slot.to_word()
 }
 
 /// `load::count_flow` on the flow in `WORK`.

@@ -6,7 +6,10 @@ mod sockets;
 
 use core::{arch::asm, ptr};
 
-use aya_ebpf::{helpers::generated::bpf_jiffies64, maps::lpm_trie};
+use aya_ebpf::{
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
+    maps::lpm_trie,
+};
 use proxy_common::{
     abi::{
         affinity::{AffinityKey, AffinityValue},
@@ -33,6 +36,12 @@ impl<C> Tables for Kernel<C> {
     }
 
     #[inline(always)]
+    fn monotonic(&mut self) -> u64 {
+        // SAFETY: as above.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
     fn settings(&mut self) -> Settings {
         maps::SETTINGS.get(0).copied().unwrap_or_default()
     }
@@ -55,6 +64,7 @@ impl<C> Tables for Kernel<C> {
                 word: TargetWord(ptr::read_volatile(&raw const (*p).word.0)),
                 affinity_seconds: ptr::read_volatile(&raw const (*p).affinity_seconds),
                 ranges: ptr::read_volatile(&raw const (*p).ranges),
+                slow_start: ptr::read_volatile(&raw const (*p).slow_start),
                 ..*p
             })
         }
@@ -65,10 +75,7 @@ impl<C> Tables for Kernel<C> {
         let p = maps::SLOTS.get_ptr(index)?;
         // SAFETY: as above; a slot is one aligned word.
         let word = unsafe { ptr::read_volatile(p.cast::<u64>()) };
-        Some(Slot {
-            backend: word as u32,
-            generation: (word >> 32) as u32,
-        })
+        Some(Slot::from_word(word))
     }
 
     #[inline(always)]
@@ -78,6 +85,7 @@ impl<C> Tables for Kernel<C> {
         unsafe {
             Some(Backend {
                 word: BackendWord(ptr::read_volatile(&raw const (*p).word.0)),
+                since: ptr::read_volatile(&raw const (*p).since),
                 ..*p
             })
         }

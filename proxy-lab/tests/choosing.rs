@@ -1,14 +1,14 @@
-//! How a backend is chosen, with real connections: affinity by every way in (semantics L2), and least connections
-//! (semantics L1).
+//! How a backend is chosen, with real connections: affinity by every way in (semantics L2), least connections and slow
+//! start (semantics L1).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proxy_lab::objects::Service;
 use proxy_lab::protocol::Serve;
 use proxy_lab::{
-    AgentOptions, Family, Folder, Host, Lab, Pod, PodSpec, Protocol, Result, TcpRequest,
+    Agent, AgentOptions, Family, Folder, Host, Lab, Pod, PodSpec, Protocol, Result, TcpRequest,
     UdpRequest, address, eventually, skipped, spawn_agents,
 };
 
@@ -219,5 +219,94 @@ fn l1_least_connections_spares_who_holds_its_connections_ten_times_as_long() -> 
         let others = of(SERVED_BY[1]).min(of(SERVED_BY[2]));
         assert!(of(SLOW) * 2 < others, "{}: {hits:?}", client.name());
     }
+    Ok(())
+}
+
+/// For so long a backend is new: longer than the test takes …
+const LONG: Duration = Duration::from_mins(2);
+/// … and then no longer than it has taken.
+const SHORTER: Duration = Duration::from_secs(10);
+const OLD: [&str; 2] = ["here-1", "there-1"];
+const NEW: &str = "here-2";
+
+fn slow_start(seconds: Duration) -> Service {
+    let text = format!("{}s", seconds.as_secs());
+    service().annotation("kube-proxy-ebpf.io/slow-start", &text)
+}
+
+/// How many connections a server gets, of so many that every client makes; and of how many.
+fn share(lab: &Lab, name: &str, times: usize) -> Result<(f64, f64)> {
+    let (mut hits, mut all) = (0, 0);
+    for (client, frontends) in clients(lab, Family::V4) {
+        for exchange in client.tcp_all(TcpRequest::to(frontends[0]).times(times))? {
+            let server = exchange.server();
+            let server = server.unwrap_or_else(|| panic!("{:?}", exchange.outcome));
+            hits += u32::from(server == name);
+            all += 1;
+        }
+    }
+    println!("{name}: {hits} of {all}");
+    Ok((hits.into(), all.into()))
+}
+
+/// How often something of probability `p` happens in `n` trials, but once in a million times: five standard deviations.
+fn bounds(n: f64, p: f64) -> std::ops::Range<f64> {
+    let deviation = 5.0 * (n * p * (1.0 - p)).sqrt();
+    n * p - deviation..n * p + deviation
+}
+
+#[test]
+fn l1_a_new_backend_gets_its_share_slowly_also_over_a_restart() -> Result<()> {
+    const TIMES: usize = 150;
+    if skipped() {
+        return Ok(());
+    }
+    let lab = lab("slow")?;
+    for name in OLD.into_iter().chain([NEW]) {
+        lab.pod(name).serve(TARGET_PORT)?;
+    }
+    let source = lab.source()?;
+    source.put(slow_start(LONG))?;
+    put(&lab, &source, &OLD)?;
+    let options = AgentOptions::files(source.path());
+    let agents = spawn_agents(&lab, &options)?;
+    let restarted = |agents: Vec<Agent>| -> Result<Vec<Agent>> {
+        for agent in agents {
+            agent.terminate()?;
+        }
+        spawn_agents(&lab, &options)
+    };
+
+    // What is there when an agent begins is not new.
+    let (hits, all) = share(&lab, OLD[0], TIMES)?;
+    assert!(bounds(all, 0.5).contains(&hits), "{hits} of {all}");
+
+    // A third one gets no more than its age at the end allows, with the agents replaced in the middle of its time.
+    let came = Instant::now();
+    put(&lab, &source, &[OLD[0], OLD[1], NEW])?;
+    eventually("the new one is used", 4 * PROGRAMMED, || {
+        Ok(share(&lab, NEW, 10)?.0 > 0.0)
+    })?;
+    let agents = restarted(agents)?;
+    let (hits, all) = share(&lab, NEW, TIMES)?;
+    let part = (came.elapsed().as_secs_f64() / LONG.as_secs_f64()).clamp(0.1, 1.0);
+    let most = bounds(all, part / 3.0).end;
+    println!(
+        "at most {:.0} % of its time are over: at most {most:.0}",
+        part * 100.0
+    );
+    assert!(hits < most, "{hits} of {all}");
+    let whole = bounds(all, 1.0 / 3.0);
+    assert!(
+        most < whole.start,
+        "this took so long that it shows nothing"
+    );
+
+    // It is as old as it was when the agents are replaced again: old enough for a shorter time.
+    source.put(slow_start(SHORTER))?;
+    std::thread::sleep((SHORTER + PROGRAMMED / 5).saturating_sub(came.elapsed()));
+    let _agents = restarted(agents)?;
+    let (hits, all) = share(&lab, NEW, TIMES)?;
+    assert!(whole.contains(&hits), "{hits} of {all}");
     Ok(())
 }

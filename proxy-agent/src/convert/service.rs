@@ -9,7 +9,7 @@ use proxy_common::{abi::target::Algorithm, addr::Family};
 use super::{
     Converted, Reporter,
     address::{parse_host, parse_range},
-    port_number,
+    port_number, slow_start,
 };
 use crate::{
     model::{ObjectRef, Service, ServicePort, Sharing, TrafficPolicy},
@@ -19,6 +19,9 @@ use crate::{
 /// Annotation of a Service: how its backends are chosen (semantics L1), by a name of [`Algorithm`]. Without it: as the
 /// flags say.
 pub const ALGORITHM_ANNOTATION: &str = "kube-proxy-ebpf.io/algorithm";
+
+/// Annotation of a Service: how long a backend is new (semantics L1), as [`slow_start`] reads it. Without it: as the flags say.
+pub const SLOW_START_ANNOTATION: &str = "kube-proxy-ebpf.io/slow-start";
 
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
@@ -51,6 +54,7 @@ pub fn service(object: &v1::Service) -> Converted<Service> {
         external_policy: TrafficPolicy::Cluster,
         affinity_seconds: None,
         algorithm: None,
+        slow_start: None,
         source_ranges: None,
         health_check_node_port: None,
     };
@@ -81,6 +85,7 @@ pub fn service(object: &v1::Service) -> Converted<Service> {
     );
     service.affinity_seconds = affinity(spec, &mut reporter);
     service.algorithm = algorithm(object, &mut reporter);
+    service.slow_start = slow_start(object, &mut reporter);
     service.source_ranges = source_ranges(spec, &mut reporter);
     service.health_check_node_port = health_check_node_port(spec, &service, &mut reporter);
     check_source_ranges(&service, &mut reporter);
@@ -269,6 +274,18 @@ fn algorithm(object: &v1::Service, reporter: &mut Reporter) -> Option<Algorithm>
         ));
     }
     algorithm
+}
+
+fn slow_start(object: &v1::Service, reporter: &mut Reporter) -> Option<u16> {
+    let annotations = object.metadata.annotations.as_ref()?;
+    let seconds = slow_start::seconds(annotations.get(SLOW_START_ANNOTATION)?);
+    seconds
+        .map_err(|error| {
+            reporter.report(format!(
+                "annotation {SLOW_START_ANNOTATION}: {error}; the node's default is taken"
+            ));
+        })
+        .ok()
 }
 
 fn source_ranges(spec: &v1::ServiceSpec, reporter: &mut Reporter) -> Option<Vec<IpNet>> {

@@ -150,6 +150,38 @@ fn l2_affinity_has_a_default_and_bounds() {
 }
 
 #[test]
+fn l1_slow_start_by_annotation() {
+    let slow_start = |annotations: &str| {
+        let yaml = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: web, annotations: {annotations}}}\nspec: {{clusterIP: 10.96.0.1}}\n"
+        );
+        let object: core::Service = serde_saphyr::from_str(&yaml).unwrap();
+        let Converted { value, problems } = service(&object);
+        let problems: Vec<_> = problems.into_iter().map(|p| p.message).collect();
+        (value.slow_start, problems)
+    };
+    assert_eq!(slow_start("{}"), (None, vec![]));
+    assert_eq!(
+        slow_start("{kube-proxy-ebpf.io/slow-start: 1m30s}"),
+        (Some(90), vec![])
+    );
+    // Off, whatever the flag says.
+    assert_eq!(
+        slow_start("{kube-proxy-ebpf.io/slow-start: 0s}"),
+        (Some(0), vec![])
+    );
+    let (none, problems) = slow_start("{kube-proxy-ebpf.io/slow-start: soon}");
+    assert_eq!(none, None);
+    assert_eq!(
+        problems,
+        [
+            "annotation kube-proxy-ebpf.io/slow-start: \"soon\" is no duration of whole seconds up to 18h (30s, 2m; 0s: \
+             none); the node's default is taken"
+        ]
+    );
+}
+
+#[test]
 fn b4_policies_default_to_cluster() {
     let (service, problems) = convert(
         "{internalTrafficPolicy: Local, externalTrafficPolicy: Nearby}",

@@ -163,6 +163,7 @@ impl KernelMaps {
         match op {
             Op::PutBackend { id, value, .. } => self.backends.write(*id, value),
             Op::SetWeight { id, weight } => self.backends.modify(*id, |b| b.weight = *weight),
+            Op::SetSince { id, since } => self.backends.modify(*id, |b| b.since = *since),
             Op::FlipBackend { id, word } | Op::SetLists { id, word } => {
                 self.backends.modify(*id, |b| b.word = *word)
             }
@@ -179,6 +180,9 @@ impl KernelMaps {
             Op::PutTarget { id, value, .. } => self.targets.write(*id, value),
             Op::SetAffinity { id, seconds } => {
                 self.targets.modify(*id, |t| t.affinity_seconds = *seconds)
+            }
+            Op::SetSlowStart { id, seconds } => {
+                self.targets.modify(*id, |t| t.slow_start = *seconds)
             }
             Op::SetTargetFlags { id, flags } => self.targets.modify(*id, |t| t.flags = *flags),
             Op::SetRanges { id, set } => self.targets.modify(*id, |t| t.ranges = *set),
@@ -274,5 +278,9 @@ impl Maps for KernelMaps {
             node_addrs: read("NODE_ADDRS", &self.node_addrs)?,
             devices: read("DEVICES", &self.devices)?,
         })
+    }
+
+    fn now(&self) -> u64 {
+        process::monotonic().as_nanos() as u64
     }
 }

@@ -1,6 +1,7 @@
 //! From what is programmed for one Service to what is planned: everything that is needed is reserved first, so that a
 //! Service that does not fit is refused before anything of it is written.
 
+mod backend;
 mod target;
 
 use std::{
@@ -8,23 +9,20 @@ use std::{
     net::IpAddr,
 };
 
-use proxy_common::{
-    abi::{
-        frontend::{FrontendKey, FrontendValue},
-        meta::{BackendMeta, backend_meta_flags},
-        target::{self as abi, BackendState, BackendWord, backend_flags, backend_lists},
-    },
-    addr::Addr,
+use proxy_common::abi::{
+    frontend::{FrontendKey, FrontendValue},
+    meta::BackendMeta,
+    target::{BackendState, BackendWord, backend_lists},
 };
 
 use super::{
     refusal::Reason,
     resources::{Resources, Retired},
-    service::{Backend, BackendKey, PortKey, Service},
+    service::{BackendKey, PortKey, Service},
 };
 use crate::{
     maps::{Op, codec},
-    plan::{BackendPlan, Protocol, ServiceName, ServicePlan, TargetKey},
+    plan::{Protocol, ServiceName, ServicePlan, TargetKey},
 };
 
 /// A Service's way from what is to what is planned.
@@ -62,6 +60,8 @@ struct Drafting<'a> {
     resources: &'a mut Resources,
     name: &'a ServiceName,
     old: &'a Service,
+    /// When this is. Nanoseconds of `CLOCK_MONOTONIC`.
+    now: u64,
     /// The lists that each backend is to be in.
     lists: BTreeMap<BackendKey, u8>,
     next: Service,
@@ -70,17 +70,19 @@ struct Drafting<'a> {
     taken: Retired,
 }
 
-/// Drafts the way from `old` to `plan`.
+/// Drafts the way from `old` to `plan`, at a time in nanoseconds of `CLOCK_MONOTONIC`.
 pub(super) fn draft(
     resources: &mut Resources,
     name: &ServiceName,
     old: &Service,
     plan: &ServicePlan,
+    now: u64,
 ) -> Result<Draft, Reason> {
     let mut drafting = Drafting {
         resources,
         name,
         old,
+        now,
         lists: BTreeMap::new(),
         next: Service::default(),
         ops: Vec::new(),
@@ -178,75 +180,6 @@ impl Drafting<'_> {
             self.taken.names.push(id);
         }
         Ok(id)
-    }
-
-    fn backend(
-        &mut self,
-        key: &TargetKey,
-        plan: &BackendPlan,
-        serving: bool,
-    ) -> Result<(), Reason> {
-        let owner = self.owner(key);
-        let protocol = key.protocol;
-        let key = BackendKey::new(owner, plan);
-        if self.next.backends.contains_key(&key) {
-            return Ok(());
-        }
-        let lists = self.lists.get(&key).copied().unwrap_or(0);
-        let old = self.old.backends.get(&key).copied();
-        let described = old.filter(|old| self.describes(&old.meta, plan));
-        let meta = match described {
-            Some(old) => old.meta,
-            None => BackendMeta {
-                node: self.name(plan.node.as_deref())?,
-                zone: self.name(plan.zone.as_deref())?,
-                flags: flags(plan),
-                owner,
-            },
-        };
-        let (id, generation) = if let Some(old) = old {
-            let id = old.id;
-            if described.is_none() {
-                self.ops.push(Op::SetBackendMeta { id, meta });
-                self.retired.names.extend(names_of(&old.meta));
-            }
-            if old.weight != plan.weight {
-                let weight = plan.weight;
-                self.ops.push(Op::SetWeight { id, weight });
-            }
-            let word = word(old.generation, serving, lists);
-            if old.serving != serving {
-                self.ops.push(Op::FlipBackend { id, word });
-            } else if old.lists != lists {
-                self.ops.push(Op::SetLists { id, word });
-            }
-            (id, old.generation)
-        } else {
-            let (id, generation) = self.resources.take_backend()?;
-            self.taken.backends.push((id, generation));
-            let value = value(protocol, plan, word(generation, serving, lists));
-            self.ops.push(Op::PutBackend { id, value, meta });
-            (id, generation)
-        };
-        let backend = Backend {
-            id,
-            generation,
-            weight: plan.weight,
-            serving,
-            lists,
-            meta,
-        };
-        self.next.backends.insert(key, backend);
-        Ok(())
-    }
-
-    /// Whether what is written says the same as the plan.
-    fn describes(&self, meta: &BackendMeta, plan: &BackendPlan) -> bool {
-        let text = |id| self.resources.names.text(id);
-        let given = |name: &'_ Option<String>| name.clone().filter(|name| !name.is_empty());
-        text(meta.node) == given(&plan.node).as_deref()
-            && text(meta.zone) == given(&plan.zone).as_deref()
-            && meta.flags == flags(plan)
     }
 
     fn frontends(&mut self, plan: &ServicePlan) -> Result<(), Reason> {
@@ -360,34 +293,6 @@ pub(super) fn released<'a>(
         .map(|(key, _)| *key)
 }
 
-fn flags(plan: &BackendPlan) -> u32 {
-    if plan.terminating {
-        backend_meta_flags::TERMINATING
-    } else {
-        0
-    }
-}
-
 fn names_of(meta: &BackendMeta) -> impl Iterator<Item = u32> {
     [meta.node, meta.zone].into_iter().filter(|&id| id != 0)
-}
-
-const fn word(generation: u32, serving: bool, lists: u8) -> BackendWord {
-    let state = if serving {
-        BackendState::Serving
-    } else {
-        BackendState::NotServing
-    };
-    BackendWord::new(generation, state).in_lists(lists)
-}
-
-fn value(protocol: Protocol, plan: &BackendPlan, word: BackendWord) -> abi::Backend {
-    abi::Backend {
-        addr: Addr::from(plan.address),
-        port: plan.port.into(),
-        protocol: protocol as u8,
-        flags: if plan.local { backend_flags::LOCAL } else { 0 },
-        weight: plan.weight,
-        word,
-    }
 }

@@ -48,7 +48,10 @@ impl Group {
 fn step(op: &Op) -> u8 {
     match op {
         Op::PutName { .. } => 0,
-        Op::PutBackend { .. } | Op::SetBackendMeta { .. } | Op::SetWeight { .. } => 1,
+        Op::PutBackend { .. }
+        | Op::SetBackendMeta { .. }
+        | Op::SetWeight { .. }
+        | Op::SetSince { .. } => 1,
         // One that serves again does so before any list names it.
         Op::FlipBackend { word, .. } if word.state() == BackendState::Serving => 1,
         Op::PutRange { .. } => 2,
@@ -58,6 +61,7 @@ fn step(op: &Op) -> u8 {
         Op::FlipTarget { .. }
         | Op::SetLists { .. }
         | Op::SetAffinity { .. }
+        | Op::SetSlowStart { .. }
         | Op::SetTargetFlags { .. }
         | Op::SetRanges { .. } => 6,
         Op::PutFrontend { .. } => 7,

@@ -138,6 +138,7 @@ impl Restoring<'_> {
             slots: None,
             extent: None,
             affinity_seconds: value.affinity_seconds,
+            slow_start: value.slow_start,
             ranges: value.ranges,
             flags: value.flags,
         };
@@ -219,6 +220,7 @@ impl Restoring<'_> {
                 weight: value.weight,
                 serving: value.word.state() == BackendState::Serving,
                 lists: value.word.lists(),
+                since: value.since,
                 meta,
             }
         });

@@ -45,6 +45,14 @@ pub(super) struct BackendKey {
 }
 
 impl BackendKey {
+    /// The same endpoint, found to be on another node than it was, or not to be.
+    pub const fn elsewhere(self) -> Self {
+        Self {
+            local: !self.local,
+            ..self
+        }
+    }
+
     pub fn new(owner: u32, plan: &BackendPlan) -> Self {
         Self {
             owner,
@@ -65,6 +73,8 @@ pub(super) struct Backend {
     pub serving: bool,
     /// [`backend_lists`](proxy_common::abi::target::backend_lists).
     pub lists: u8,
+    /// [`Backend::since`](proxy_common::abi::target::Backend::since).
+    pub since: u64,
     pub meta: BackendMeta,
 }
 
@@ -78,10 +88,12 @@ pub(super) struct Target {
     /// The slots that are this target's own.
     pub extent: Option<Extent>,
     pub affinity_seconds: u32,
+    /// Seconds; 0: none.
+    pub slow_start: u16,
     /// Set of source ranges; 0: none.
     pub ranges: u32,
     /// [`Target::flags`](proxy_common::abi::target::Target::flags).
-    pub flags: u32,
+    pub flags: u8,
 }
 
 /// All that is written for a Service.

@@ -52,6 +52,7 @@ fn plan(vip: u8, endpoints: &[u8]) -> ServicePlan {
         empty: endpoints.is_empty().then_some(Empty::Reject),
         algorithm: Algorithm::Random,
         affinity_seconds: None,
+        slow_start_seconds: None,
         sources: None,
     };
     ServicePlan {
@@ -75,7 +76,7 @@ fn set(
     service: &ServiceName,
     plan: &ServicePlan,
 ) -> Vec<OpKind> {
-    let staged = delta.stage([(service, plan)]);
+    let staged = delta.stage([(service, plan)], maps.now());
     assert_eq!(staged.refused, []);
     let names = delta.name_writes();
     maps.apply(&names).unwrap();
@@ -192,12 +193,18 @@ fn l4_a_backend_that_does_not_serve_keeps_its_id_until_it_is_deleted() {
     assert_eq!(maps.contents.backend(2), expected);
     assert_eq!(
         set(&mut delta, &mut maps, &web, &plan(1, &[1, 2])),
-        [OpKind::FlipBackend, OpKind::WriteSlots, OpKind::FlipTarget]
+        [
+            OpKind::SetSince,
+            OpKind::FlipBackend,
+            OpKind::WriteSlots,
+            OpKind::FlipTarget
+        ]
     );
-    assert_eq!(maps.contents.backend(2), before);
+    let since = maps.contents.backend(2).since;
+    assert_eq!(maps.contents.backend(2), Backend { since, ..before });
 
     set(&mut delta, &mut maps, &web, &not_serving);
-    let deleted = delta.stage([(&web, &plan(1, &[1]))]);
+    let deleted = delta.stage([(&web, &plan(1, &[1]))], 0);
     let gone: Vec<_> = deleted
         .groups
         .iter()
@@ -276,7 +283,7 @@ fn s7_a_frontend_that_changes_hands_is_never_missing() {
     let (old, new) = (name("old"), name("new"));
     set(&mut delta, &mut maps, &old, &plan(1, &[1]));
     let (gone, taken) = (ServicePlan::default(), plan(1, &[9]));
-    let staged = delta.stage([(&old, &gone), (&new, &taken)]);
+    let staged = delta.stage([(&old, &gone), (&new, &taken)], 0);
     let [group] = &staged.groups[..] else {
         panic!("one group expected: {staged:?}");
     };
@@ -299,7 +306,7 @@ fn a_service_without_room_is_refused_and_keeps_what_it_has() {
     set(&mut delta, &mut maps, &web, &plan(1, &[1, 2]));
     let before = maps.clone();
     let (too_much, fits) = (plan(1, &[3, 4]), plan(2, &[5]));
-    let staged = delta.stage([(&web, &too_much), (&api, &fits)]);
+    let staged = delta.stage([(&web, &too_much), (&api, &fits)], 0);
     assert_eq!(
         staged
             .refused
@@ -322,7 +329,7 @@ fn l3_backends_that_are_gone_are_told_but_not_those_that_moved() {
     for target in next.targets.values_mut() {
         target.backends[0].local = true;
     }
-    let staged = delta.stage([(&web, &next)]);
+    let staged = delta.stage([(&web, &next)], 0);
     let gone: Vec<_> = staged.groups.iter().flat_map(|group| &group.gone).collect();
     assert_eq!(gone.len(), 1);
     assert_eq!(

@@ -76,4 +76,8 @@ impl<M: Maps> Maps for FaultyMaps<M> {
     fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
         self.inner.snapshot()
     }
+
+    fn now(&self) -> u64 {
+        self.inner.now()
+    }
 }

@@ -179,7 +179,7 @@ fn backends(maps: &Snapshot, found: &mut Vec<Violation>) {
     let mut lists: BTreeMap<u32, u8> = BTreeMap::new();
     for (_, target) in live(maps) {
         for slot in maps.slots_of(target.word) {
-            *lists.entry(slot.backend).or_default() |= target.flags as u8 & backend_lists::ALL;
+            *lists.entry(slot.backend).or_default() |= target.flags & backend_lists::ALL;
         }
     }
     for (id, backend) in (0..).zip(&maps.backends) {

@@ -9,6 +9,8 @@ use super::{ApplyError, Maps, Op, Snapshot, SnapshotError};
 pub struct MemoryMaps {
     /// The contents.
     pub contents: Snapshot,
+    /// Nanoseconds of their clock.
+    pub clock: u64,
 }
 
 impl MemoryMaps {
@@ -27,6 +29,7 @@ impl MemoryMaps {
                 c.meta_backends.insert(*id, *meta);
             }
             Op::SetWeight { id, weight } => element(&mut c.backends, *id).weight = *weight,
+            Op::SetSince { id, since } => element(&mut c.backends, *id).since = *since,
             Op::PutRange { key } => {
                 c.ranges.insert(*key);
             }
@@ -41,6 +44,9 @@ impl MemoryMaps {
             }
             Op::SetAffinity { id, seconds } => {
                 element(&mut c.targets, *id).affinity_seconds = *seconds;
+            }
+            Op::SetSlowStart { id, seconds } => {
+                element(&mut c.targets, *id).slow_start = *seconds;
             }
             Op::SetTargetFlags { id, flags } => element(&mut c.targets, *id).flags = *flags,
             Op::SetRanges { id, set } => element(&mut c.targets, *id).ranges = *set,
@@ -111,5 +117,9 @@ impl Maps for MemoryMaps {
 
     fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
         Ok(self.contents.clone())
+    }
+
+    fn now(&self) -> u64 {
+        self.clock
     }
 }

@@ -75,6 +75,9 @@ pub struct Service {
     pub affinity_seconds: Option<u32>,
     /// How backends are chosen (annotation `kube-proxy-ebpf.io/algorithm`); `None`: as the flags say.
     pub algorithm: Option<Algorithm>,
+    /// For how many seconds a backend is new (annotation `kube-proxy-ebpf.io/slow-start`); 0: it never is; `None`: as the
+    /// flags say.
+    pub slow_start: Option<u16>,
     /// `loadBalancerSourceRanges`: the valid ones; `None` where the object has no list.
     pub source_ranges: Option<Vec<IpNet>>,
     /// `healthCheckNodePort`, where one is needed (a load balancer with `externalTrafficPolicy: Local`) and is none of

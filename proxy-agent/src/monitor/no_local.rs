@@ -102,6 +102,7 @@ mod tests {
                 empty: Some(empty),
                 algorithm: Algorithm::Random,
                 affinity_seconds: None,
+                slow_start_seconds: None,
                 sources: None,
             };
             (frontend.target.clone(), empty)

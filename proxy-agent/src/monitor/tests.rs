@@ -66,6 +66,7 @@ fn plan(last: u8) -> ServicePlan {
                 empty: None,
                 algorithm: Algorithm::Random,
                 affinity_seconds: None,
+                slow_start_seconds: None,
                 sources: None,
             },
         )]

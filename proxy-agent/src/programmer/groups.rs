@@ -77,7 +77,7 @@ impl<M: Maps> Programmer<M> {
         if ready.is_empty() {
             return true;
         }
-        let Staged { groups, refused } = self.delta.stage(&ready);
+        let Staged { groups, refused } = self.delta.stage(&ready, self.maps.now());
         if !refused.is_empty() {
             let usage = self.delta.usage();
             self.tried_at = if refused_too {

@@ -87,6 +87,9 @@ fn backends(frontend: &Frontend) -> String {
     if let Some(seconds) = frontend.affinity_seconds {
         notes.push(format!("clients stay for {seconds} s"));
     }
+    if let Some(seconds) = frontend.slow_start_seconds {
+        notes.push(format!("slow start in {seconds} s"));
+    }
     if let Some(ranges) = &frontend.source_ranges {
         let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
         notes.push(if ranges.is_empty() {

@@ -154,6 +154,11 @@ pub fn cases() -> Vec<Case> {
             json!({"kube-proxy-ebpf.io/algorithm": "fastest"}),
             "\"fastest\" is not known",
         ),
+        (
+            "metadata/annotations",
+            json!({"kube-proxy-ebpf.io/slow-start": "30s-1s"}),
+            "\"30s-1s\" is no duration",
+        ),
     ];
     let slices: Vec<(&str, Value, &str)> = vec![
         ("addressType", json!("IPX"), "addressType \"IPX\""),

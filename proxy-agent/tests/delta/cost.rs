@@ -87,6 +87,7 @@ fn plan(service: u32, endpoints: &[u8]) -> ServicePlan {
                 empty: None,
                 algorithm: Algorithm::Random,
                 affinity_seconds: None,
+                slow_start_seconds: None,
                 sources: None,
             },
         )]

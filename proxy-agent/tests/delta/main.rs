@@ -15,4 +15,5 @@ mod planned;
 mod prefixes;
 mod reader;
 mod restart;
+mod slow_start;
 mod world;

@@ -31,6 +31,8 @@ pub enum Version {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Terms {
     pub affinity_seconds: u32,
+    /// Seconds.
+    pub slow_start: u16,
     /// Sorted; `None`: everyone is let in.
     pub ranges: Option<Vec<IpNet>>,
 }
@@ -40,6 +42,7 @@ impl Terms {
         let sources = target.sources.as_ref();
         Self {
             affinity_seconds: target.affinity_seconds.unwrap_or(0),
+            slow_start: target.slow_start_seconds.unwrap_or(0),
             ranges: sources.map(|sources| codec::canonical_ranges(&sources.ranges)),
         }
     }
@@ -54,6 +57,7 @@ impl Terms {
         ranges.sort_unstable();
         Self {
             affinity_seconds: target.affinity_seconds,
+            slow_start: target.slow_start,
             ranges: (target.ranges != 0).then_some(ranges),
         }
     }

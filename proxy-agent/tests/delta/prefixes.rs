@@ -54,6 +54,8 @@ struct Run {
     in_force: BTreeMap<ServiceName, ServicePlan>,
     delta: Delta,
     readers: Readers,
+    /// What the clock shows.
+    now: u64,
     /// Operations until the agent dies.
     crash: Option<u8>,
     refusals: usize,
@@ -89,6 +91,7 @@ impl Run {
             in_force: BTreeMap::new(),
             delta: Delta::new(capacities),
             readers,
+            now: 1,
             crash: None,
             refusals: 0,
             sabotage: None,
@@ -111,7 +114,8 @@ impl Run {
     }
 
     fn change(&mut self, changes: &BTreeMap<ServiceName, ServicePlan>) {
-        let staged = self.delta.stage(changes);
+        self.now += 1;
+        let staged = self.delta.stage(changes, self.now);
         let mut accepted = changes.clone();
         for refused in &staged.refused {
             assert!(matches!(refused.reason, Reason::Full(_)), "{refused}");
@@ -213,7 +217,8 @@ impl Run {
         let (delta, sweep) = Delta::restore(self.capacities, self.readers.contents());
         self.delta = delta;
         self.apply(sweep).unwrap();
-        let staged = self.delta.stage(&self.in_force);
+        self.now += 1;
+        let staged = self.delta.stage(&self.in_force, self.now);
         assert_eq!(staged.refused, []);
         self.names();
         for group in staged.groups {
@@ -251,7 +256,7 @@ impl Run {
         let planned = Report::new("", &self.in_force, &[], Vec::new());
         assert_eq!(view::report(maps), planned);
         let mut fresh = Delta::new(AMPLE);
-        fresh.stage(&self.in_force);
+        fresh.stage(&self.in_force, 0);
         assert_eq!(self.delta.usage(), fresh.usage(), "something leaks");
         // Who was refused may still have targets whose frontends others took over.
         if self.refusals == 0 {
@@ -260,7 +265,7 @@ impl Run {
             let (mut restored, sweep) = Delta::restore(self.capacities, maps);
             assert!(sweep.is_empty(), "{sweep:?}");
             assert_eq!(restored.usage(), self.delta.usage());
-            let staged = restored.stage(&self.in_force);
+            let staged = restored.stage(&self.in_force, u64::MAX);
             assert!(
                 staged.groups.is_empty() && staged.refused.is_empty(),
                 "{staged:?}"
@@ -274,7 +279,7 @@ impl Run {
 fn anew(plans: &BTreeMap<ServiceName, ServicePlan>) -> Snapshot {
     let mut maps = MemoryMaps::default();
     let mut delta = Delta::new(AMPLE);
-    let staged = delta.stage(plans);
+    let staged = delta.stage(plans, 0);
     let groups = staged.groups.iter().flat_map(|group| &group.ops);
     let names = delta.name_writes();
     groups.chain(&names).for_each(|op| maps.apply_one(op));

@@ -130,6 +130,7 @@ impl Readers {
             Op::PutTarget { id, .. }
             | Op::FlipTarget { id, .. }
             | Op::SetAffinity { id, .. }
+            | Op::SetSlowStart { id, .. }
             | Op::SetRanges { id, .. }
             | Op::ClearTarget { id } => {
                 self.target_changed(*id);
@@ -311,6 +312,9 @@ impl Readers {
             known
                 .clone()
                 .any(|known| known.affinity_seconds == terms.affinity_seconds)
+                && known
+                    .clone()
+                    .any(|known| known.slow_start == terms.slow_start)
                 && known.any(|known| known.ranges == terms.ranges),
             "{key:?} goes by {terms:?}, not by one of {planned:?}"
         );
@@ -335,5 +339,9 @@ impl Maps for Readers {
 
     fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
         self.maps.snapshot()
+    }
+
+    fn now(&self) -> u64 {
+        self.maps.now()
     }
 }

@@ -311,6 +311,7 @@ fn target_plan(service: u8, shape: Shape, mask: u8, family: Family) -> TargetPla
             (true, _) => Algorithm::LeastConnections,
         },
         affinity_seconds: shape.has(AFFINITY).then_some(10_800),
+        slow_start_seconds: (shape.has(AFFINITY) != shape.has(WEIGHTS)).then_some(30),
         sources: shape.has(RANGES).then(|| Sources {
             ranges: match (shape.has(OTHER_RANGES), family) {
                 (false, Family::V4) => ranges(&["10.0.0.0/8", "192.0.2.0/24"]),

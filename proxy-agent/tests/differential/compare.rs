@@ -139,6 +139,7 @@ impl Pair {
 
         let (before, run, after) = (self.object.now(), run(), self.object.now());
         self.world.clock.set(before);
+        self.world.monotonic.set(services::monotonic());
         self.ticks = self.ticks.max(after.wrapping_sub(before));
         // Between two ticks it is not known which of them the program saw.
         let saved = (before != after).then(|| self.world.clone());

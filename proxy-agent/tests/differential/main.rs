@@ -98,7 +98,7 @@ fn full_flow_tables_refuse_alike() {
         println!("skipped: {reason}");
         return;
     }
-    let outcome = compare(SEED + 1, 6_000, Crowding::Crowded);
+    let outcome = compare(SEED + 1, 10_000, Crowding::Crowded);
     println!("seed {}: 0 differences; {outcome}", SEED + 1);
     assert!(
         outcome.counted(Counter::DropFlowTableFull) >= 50,

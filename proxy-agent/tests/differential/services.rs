@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, TcpListener, UdpSocket};
 
+use proxy_agent::dataplane::sys::process;
 use proxy_common::{
     abi::{
         device::{Device, DeviceClass, LinkType, device_flags, node_addr},
@@ -11,7 +12,7 @@ use proxy_common::{
         target::{Algorithm, RangeKey, TargetState},
     },
     addr::{Addr, Family},
-    host::{Listener, RouteTable, Service, Table, World},
+    host::{Listener, Placed, RouteTable, Service, Table, World},
     tables::Route,
 };
 
@@ -113,6 +114,8 @@ pub const MARK: u32 = 0x40;
 
 /// For longer than a run takes, and by far not so long that it wraps with ticks as short as these.
 const AFFINITY_SECONDS: u32 = 1_000;
+/// So long that it does not matter at which moment of a run the clock is read.
+const WINDOW_SECONDS: u16 = 64_800;
 
 pub fn at(address: &str, port: u16) -> String {
     let ip: IpAddr = address.parse().expect("an address");
@@ -139,6 +142,7 @@ pub fn world(crowding: Crowding) -> World {
         world.snat_claims = Table::hash(entries as usize);
     }
     let world = world;
+    world.monotonic.set(monotonic());
     world.configure(|settings| {
         settings.hz = HZ;
         // Few, so that they run out.
@@ -184,6 +188,11 @@ pub fn world(crowding: Crowding) -> World {
     world
 }
 
+/// The clock that both sides tell ages by.
+pub fn monotonic() -> u64 {
+    process::monotonic().as_nanos() as u64
+}
+
 const fn range(first: u16, last: u16) -> PortRange {
     PortRange { first, last }
 }
@@ -213,11 +222,17 @@ fn add_services(world: &World, names: &Names, protocol: u8) {
     let [one, two, three, four] = names.vips;
     let [lb, other_lb] = names.load_balancers;
     // The same backends behind two, one backend behind two, and pods behind themselves.
-    // Each way to choose, with affinity and without.
+    // Each way to choose, with affinity and without, with slow start and (UDP) without.
+    let window = if protocol == protocol::UDP {
+        0
+    } else {
+        WINDOW_SECONDS
+    };
     for (vip, algorithm, affinity) in [(one, RoundRobin, 0), (two, Random, AFFINITY_SECONDS)] {
-        world.add_service(
+        let placed = world.add_service(
             &service()
                 .algorithm(algorithm)
+                .slow_start(window)
                 .affinity(affinity)
                 .frontend(ClusterIp, &at(vip, 80))
                 .backend(&far)
@@ -225,20 +240,24 @@ fn add_services(world: &World, names: &Names, protocol: u8) {
                 .backend(&overlay)
                 .local_backend(&d),
         );
+        begin(world, &placed);
     }
     for vip in [three, two] {
         world.add_service(&service().frontend(ClusterIp, &at(vip, 443)).backend(&far));
     }
-    world.add_service(
+    let placed = world.add_service(
         &service()
             .algorithm(LeastConnections)
+            .slow_start(window)
             .frontend(ClusterIp, &at(four, 80))
             .local_backend(&a)
             .local_backend(&c)
             .local_backend(&d),
     );
-    world.add_service(
+    begin(world, &placed);
+    let placed = world.add_service(
         &service()
+            .slow_start(window)
             .algorithm(if protocol == protocol::TCP {
                 LeastConnections
             } else {
@@ -254,6 +273,7 @@ fn add_services(world: &World, names: &Names, protocol: u8) {
             .backend(&at(names.far_node, 9090))
             .local_backend(&b),
     );
+    begin(world, &placed);
     world.add_service(
         &service()
             .node_port(names.family, NODE_PORTS[1])
@@ -304,6 +324,14 @@ fn add_services(world: &World, names: &Names, protocol: u8) {
             addr: Addr::from_octets(octets),
         };
         world.source_ranges.put(key, 1);
+    }
+}
+
+/// Lets the backends of a Service have begun one after the other, the last of them just now.
+fn begin(world: &World, placed: &Placed) {
+    let steps = placed.backends.len() as u32 - 1;
+    for (n, &id) in (0..).zip(&placed.backends) {
+        world.begin(id, u32::from(WINDOW_SECONDS) * (steps - n) / steps);
     }
 }
 

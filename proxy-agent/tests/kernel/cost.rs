@@ -59,6 +59,7 @@ fn service(number: u32) -> Event {
         external_policy: TrafficPolicy::default(),
         algorithm: None,
         affinity_seconds: None,
+        slow_start: None,
         source_ranges: None,
         health_check_node_port: None,
     }))

@@ -138,6 +138,7 @@ fn config(world: &World) -> PlannerConfig {
             external_cluster_ip: world.external_cluster_ip,
             filter_all_frontends: world.filter_all_frontends,
             default_algorithm: Algorithm::RoundRobin,
+            default_slow_start: 45,
             end_tcp: false,
         },
         ..PlannerConfig::default()

@@ -135,17 +135,28 @@ impl Random {
             .then(|| self.pick(&["ours", "theirs", ""]).to_owned());
         let labels =
             proxy_name.map(|name| ("service.kubernetes.io/service-proxy-name".to_owned(), name));
-        let algorithms = ["random", "maglev", "least-connections", "fastest", ""];
-        let algorithm = self
-            .maybe(&algorithms)
-            .map(|name| ("kube-proxy-ebpf.io/algorithm".to_owned(), name.to_owned()));
+        let algorithms = [
+            ("random", "20s"),
+            ("maglev", "0s"),
+            ("least-connections", "2m"),
+            ("fastest", "soon"),
+            ("", "-1s"),
+        ];
+        let choosing = self.maybe(&algorithms).map(|(algorithm, slow_start)| {
+            [
+                ("kube-proxy-ebpf.io/algorithm", algorithm),
+                ("kube-proxy-ebpf.io/slow-start", slow_start),
+            ]
+        });
+        let choosing = choosing.into_iter().flatten();
+        let choosing = choosing.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let created = (!self.one_in(4)).then(|| self.pick(&[0, 1, 2]));
         Service {
             metadata: ObjectMeta {
                 namespace: Some(namespace),
                 name: Some(name),
                 labels: Some(labels.into_iter().collect()),
-                annotations: Some(algorithm.into_iter().collect()),
+                annotations: Some(choosing.collect()),
                 creation_timestamp: created.map(|s| Time(Timestamp::from_second(s).unwrap())),
                 ..ObjectMeta::default()
             },

@@ -132,6 +132,7 @@ impl World {
                     scope: *scope,
                     algorithm: algorithm(wish.service),
                     affinity_seconds: affinity(spec),
+                    slow_start_seconds: slow_start(wish.service),
                     admits_node: ranges.as_ref().is_none_or(|ranges| {
                         let mine =
                             |range: &IpNet| self.node_addresses.iter().any(|ip| range.contains(ip));
@@ -423,6 +424,19 @@ fn algorithm(service: &Service) -> Algorithm {
         Some("least-connections") => Algorithm::LeastConnections,
         // The cluster's planner has it as its default.
         _ => Algorithm::RoundRobin,
+    }
+}
+
+/// L1
+fn slow_start(service: &Service) -> Option<u16> {
+    let annotations = service.metadata.annotations.clone().unwrap_or_default();
+    let text = annotations.get("kube-proxy-ebpf.io/slow-start");
+    match text.map(String::as_str) {
+        Some("20s") => Some(20),
+        Some("2m") => Some(120),
+        Some("0s") => None,
+        // The cluster's planner has it as its default.
+        _ => Some(45),
     }
 }
 

@@ -116,18 +116,21 @@ impl Entry<'_> {
         if target.affinity_seconds > 0 {
             words.push(format!("affinity {} s", target.affinity_seconds));
         }
+        if target.slow_start > 0 {
+            words.push(format!("slow start {} s", target.slow_start));
+        }
         if target.ranges > 0 {
             let set = maps.ranges.iter().filter(|key| key.set == target.ranges);
             let mut ranges: Vec<_> = set.filter_map(codec::range).collect();
             ranges.sort_unstable();
             let mut sources: Vec<String> = ranges.iter().map(ToString::to_string).collect();
-            if target.flags & u32::from(target_flags::REFUSES_NODE) == 0 {
+            if target.flags & target_flags::REFUSES_NODE == 0 {
                 sources.push("this node".to_owned());
             }
             if sources.is_empty() {
                 sources.push("nobody".to_owned());
             }
-            let frontends = if target.flags & u32::from(target_flags::FILTERS_ALL) == 0 {
+            let frontends = if target.flags & target_flags::FILTERS_ALL == 0 {
                 ""
             } else {
                 "all frontends "

@@ -57,12 +57,6 @@ impl Algorithm {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.name() == name)
     }
-
-    /// Whether a packet's tuple alone decides, so that choosing twice gives one backend.
-    #[inline(always)]
-    pub const fn is_pure(self) -> bool {
-        matches!(self, Self::Random | Self::Maglev)
-    }
 }
 
 /// The word of a target that is flipped by one aligned 64-bit store:
@@ -138,8 +132,13 @@ pub struct Target {
     /// Set of source ranges in `SOURCE_RANGES` that clients of frontends that [filter](Self::filters) must be in (semantics
     /// A3); 0: everyone is let in. Changed by one aligned 32-bit store.
     pub ranges: u32,
-    /// The [`backend_lists`] bit of the backends that it lists, and [`target_flags`]. Changed by one aligned 32-bit store.
-    pub flags: u32,
+    /// The [`backend_lists`] bit of the backends that it lists, and [`target_flags`]. Changed with a whole aligned word.
+    pub flags: u8,
+    /// Zero.
+    pub pad: u8,
+    /// For so many seconds a backend is new, and takes less than its share of new connections; 0: none ever is. Changed
+    /// with a whole aligned word.
+    pub slow_start: u16,
 }
 const _: () = assert!(size_of::<Target>() == 24);
 
@@ -147,8 +146,7 @@ impl Target {
     /// Whether `ranges` hold for frontends of a kind.
     #[inline(always)]
     pub const fn filters(&self, kind: FrontendKind) -> bool {
-        matches!(kind, FrontendKind::LoadBalancer)
-            || self.flags & target_flags::FILTERS_ALL as u32 != 0
+        matches!(kind, FrontendKind::LoadBalancer) || self.flags & target_flags::FILTERS_ALL != 0
     }
 }
 
@@ -206,6 +204,23 @@ pub struct Slot {
     pub generation: u32,
 }
 const _: () = assert!(size_of::<Slot>() == 8);
+
+impl Slot {
+    /// A slot of one word: backend (bits 0–31), generation (32–63).
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            backend: word as u32,
+            generation: (word >> 32) as u32,
+        }
+    }
+
+    /// The word of a slot.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        self.backend as u64 | (self.generation as u64) << 32
+    }
+}
 
 /// Bits of [`Backend::flags`].
 pub mod backend_flags {
@@ -281,7 +296,7 @@ impl BackendWord {
     }
 }
 
-/// Value of `BACKENDS`. All but `word` and `weight` is fixed while the id is in use; an id is reused with a new generation, and
+/// Value of `BACKENDS`. All but `word`, `weight` and `since` is fixed while the id is in use; an id is reused with a new generation, and
 /// only after every reader is through. A free id keeps its last generation in `word`, all else is zero.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -300,8 +315,11 @@ pub struct Backend {
     pub weight: u32,
     /// Flipped atomically.
     pub word: BackendWord,
+    /// When it began to serve, in nanoseconds of `CLOCK_MONOTONIC`; 0: as long as its Service port is there. Changed by one
+    /// aligned 64-bit store.
+    pub since: u64,
 }
-const _: () = assert!(size_of::<Backend>() == 32);
+const _: () = assert!(size_of::<Backend>() == 40);
 
 impl Backend {
     /// Whether it is on this node (see [`backend_flags::LOCAL`]).

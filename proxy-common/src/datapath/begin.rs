@@ -312,6 +312,9 @@ fn choose_and_claim<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<(), Coun
         if choice == choose::NONE {
             return Err(Counter::DropStaleBackend);
         }
+        if choice == choose::CHOSEN && w.found.slow_start != 0 {
+            t.reconsider(w, tried);
+        }
         tried += 1;
         let last =
             choice == choose::KEPT || tried == MAX_BACKENDS_TRIED || w.found.word.count() == 1;

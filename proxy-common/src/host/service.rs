@@ -26,6 +26,7 @@ pub struct Service {
     state: TargetState,
     algorithm: Algorithm,
     affinity_seconds: u32,
+    slow_start: u16,
 }
 
 /// Where a Service was written.
@@ -47,6 +48,7 @@ impl Service {
             state: TargetState::Serve,
             algorithm: Algorithm::Random,
             affinity_seconds: 0,
+            slow_start: 0,
         }
     }
 
@@ -111,6 +113,13 @@ impl Service {
         self
     }
 
+    /// With slow start; its backends are old until [`World::begin`] says otherwise.
+    #[must_use]
+    pub const fn slow_start(mut self, seconds: u16) -> Self {
+        self.slow_start = seconds;
+        self
+    }
+
     /// In another state than serving.
     #[must_use]
     pub const fn state(mut self, state: TargetState) -> Self {
@@ -147,7 +156,8 @@ impl World {
                 word: TargetWord::new(offset, count, service.state, service.algorithm),
                 service: target,
                 affinity_seconds: service.affinity_seconds,
-                flags: u32::from(backend_lists::bit(List::Cluster)),
+                flags: backend_lists::bit(List::Cluster),
+                slow_start: service.slow_start,
                 ..Target::default()
             },
         );
@@ -172,6 +182,7 @@ impl World {
                 flags: if local { backend_flags::LOCAL } else { 0 },
                 weight: 1,
                 word: BackendWord::new(1, BackendState::Serving).in_lists(backend_lists::ALL),
+                since: 0,
             },
         );
         id
@@ -182,6 +193,14 @@ impl World {
         let mut backend = self.backends.get(id).unwrap_or_default();
         let lists = backend.word.lists();
         backend.word = BackendWord::new(backend.word.generation(), state).in_lists(lists);
+        self.backends.set(id, backend);
+    }
+
+    /// Lets a backend have begun to serve so many seconds ago.
+    pub fn begin(&self, id: u32, seconds_ago: u32) {
+        let mut backend = self.backends.get(id).unwrap_or_default();
+        let ago = u64::from(seconds_ago) * 1_000_000_000;
+        backend.since = self.monotonic.get().wrapping_sub(ago);
         self.backends.set(id, backend);
     }
 

@@ -77,6 +77,8 @@ pub struct World {
     pub listeners: Table<Listener, ()>,
     /// Jiffies, low 32 bits.
     pub clock: Cell<u32>,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub monotonic: Cell<u64>,
     counters: RefCell<Vec<u64>>,
     chance: Cell<u32>,
     routes: RefCell<Routes>,
@@ -107,6 +109,7 @@ impl Default for World {
             flow_loads: Table::hash(capacity::FLOW_LOADS as usize),
             listeners: Table::hash(usize::MAX),
             clock: Cell::new(1_000_000),
+            monotonic: Cell::new(1 << 50),
             counters: RefCell::new(vec![0; Counter::COUNT as usize]),
             chance: Cell::new(1),
             routes: RefCell::new(Rc::new(|_| Route::None)),
@@ -155,6 +158,9 @@ impl World {
     pub fn pass_seconds(&self, seconds: u32) {
         let ticks = seconds * self.settings.get().hz;
         self.clock.set(self.clock.get().wrapping_add(ticks));
+        let nanoseconds = u64::from(seconds) * 1_000_000_000;
+        self.monotonic
+            .set(self.monotonic.get().wrapping_add(nanoseconds));
     }
 
     /// How often an event was counted.
@@ -195,6 +201,10 @@ impl fmt::Debug for World {
 impl Tables for &World {
     fn now(&mut self) -> u32 {
         self.clock.get()
+    }
+
+    fn monotonic(&mut self) -> u64 {
+        self.monotonic.get()
     }
 
     fn settings(&mut self) -> Settings {

@@ -139,7 +139,7 @@ fn b4_l2_affinity_does_not_lead_out_of_the_local_list() {
         world.backends.set(*id, backend);
     }
     let mut target = world.targets.get(placed.target).unwrap();
-    target.flags = local.into();
+    target.flags = local;
     world.targets.set(placed.target, target);
     let rest: Vec<_> = (0..10).filter(|n| *n != one).collect();
     let slots = world.slots.written();

@@ -266,7 +266,7 @@ fn a3_a_load_balancer_lets_in_who_is_in_its_ranges() {
                     let world = fresh(&[names.pod_b]);
                     let id = world.targets.written().len() as u32 - 1;
                     let mut target = world.targets.get(id).expect("the target");
-                    target.flags |= u32::from(FILTERS_ALL);
+                    target.flags |= FILTERS_ALL;
                     world.targets.set(id, target);
                     world
                 },

@@ -257,7 +257,7 @@ fn a3_a_frontend_with_source_ranges_is_left_to_the_packet_path_for_pods() {
         assert_eq!(of(POD, names.elsewhere), Decision::Untouched);
         assert_ne!(of(HOST, names.elsewhere), Decision::Untouched);
         assert_ne!(of(POD, names.cluster_ip), Decision::Untouched);
-        target.flags |= u32::from(FILTERS_ALL);
+        target.flags |= FILTERS_ALL;
         world.targets.set(placed.target, target);
         assert_eq!(of(POD, names.cluster_ip), Decision::Untouched);
         assert_ne!(of(HOST, names.cluster_ip), Decision::Untouched);
@@ -276,7 +276,7 @@ fn a3_the_nodes_own_processes_are_refused_where_none_of_its_addresses_is_let_in(
                     .frontend(FrontendKind::ClusterIp, &at(names.cluster_ip, 80)),
             );
             let mut target = world.targets.get(placed.target).expect("the target");
-            target.flags |= u32::from(REFUSES_NODE);
+            target.flags |= REFUSES_NODE;
             world.targets.set(placed.target, target);
             let of = |netns, address| call(&world, &to(netns, protocol, address, 80));
             let refused = || world.counted(Counter::DropSourceRange);

@@ -244,6 +244,11 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
     }
 
     #[inline(always)]
+    fn reconsider(&mut self, _work: &mut Work, tried: u32) -> u32 {
+        calls::reconsider(tried)
+    }
+
+    #[inline(always)]
     fn count_flow(&mut self, _work: &mut Work, what: u32) -> u32 {
         calls::count_flow(what)
     }

@@ -6,11 +6,12 @@ use proxy_common::{
         socket::{SocketBackend, SocketFrontend, SocketKey},
         target::Slot,
     },
+    balance::{Draw, Found},
     tables::SocketTables,
 };
 
 use super::Kernel;
-use crate::maps;
+use crate::{calls, maps};
 
 impl<C> SocketTables for Kernel<C> {
     #[inline(always)]
@@ -65,5 +66,16 @@ impl<C> SocketTables for Kernel<C> {
     #[inline(always)]
     fn remove_socket_load(&mut self, cookie: u64) -> bool {
         maps::SOCKET_LOADS.remove(cookie).is_ok()
+    }
+
+    #[inline(always)]
+    fn reconsider(&mut self, found: &Found, draw: Draw, chosen: Slot) -> Slot {
+        Slot::from_word(calls::reconsider_slot(
+            found.target,
+            found.word.0,
+            found.slow_start.into(),
+            draw.random,
+            chosen.to_word(),
+        ))
     }
 }

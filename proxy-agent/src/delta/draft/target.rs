@@ -24,6 +24,7 @@ impl Drafting<'_> {
         let old = self.old.targets.get(key);
         let ranges = self.range_set(plan)?;
         let affinity_seconds = plan.affinity_seconds.unwrap_or(0);
+        let slow_start = plan.slow_start_seconds.unwrap_or(0);
         let flags = flags(key, plan);
         let ids = self.slots(key, plan)?;
         let state = match (ids.is_empty(), plan.empty) {
@@ -51,6 +52,8 @@ impl Drafting<'_> {
                     affinity_seconds,
                     ranges,
                     flags,
+                    pad: 0,
+                    slow_start,
                 };
                 self.new_target(key, value)?
             }
@@ -60,6 +63,12 @@ impl Drafting<'_> {
                     self.ops.push(Op::SetAffinity {
                         id,
                         seconds: affinity_seconds,
+                    });
+                }
+                if old.slow_start != slow_start {
+                    self.ops.push(Op::SetSlowStart {
+                        id,
+                        seconds: slow_start,
                     });
                 }
                 if old.flags != flags {
@@ -83,6 +92,7 @@ impl Drafting<'_> {
             slots: Some(ids),
             extent,
             affinity_seconds,
+            slow_start,
             ranges,
             flags,
         };
@@ -183,7 +193,7 @@ impl Drafting<'_> {
 }
 
 /// [`Target::flags`](abi::Target::flags) of a target.
-fn flags(key: &TargetKey, plan: &TargetPlan) -> u32 {
+fn flags(key: &TargetKey, plan: &TargetPlan) -> u8 {
     let mut flags = backend_lists::bit(key.list);
     if let Some(sources) = &plan.sources {
         if !sources.node {
@@ -193,5 +203,5 @@ fn flags(key: &TargetKey, plan: &TargetPlan) -> u32 {
             flags |= target_flags::FILTERS_ALL;
         }
     }
-    u32::from(flags)
+    flags
 }
