@@ -113,6 +113,10 @@ pub fn plan(
                 });
             }
         }
+        if lists.is_empty() {
+            // All that it claims is another Service's: nothing of it is here, so nobody drains.
+            continue;
+        }
         let mut listed = BTreeSet::new();
         for (list, filtered) in lists {
             let chosen = categories.list(list);

@@ -171,6 +171,22 @@ fn l4_endpoints_that_leave_are_draining() {
 }
 
 #[test]
+fn s7_a_port_without_a_frontend_has_no_backends_either() {
+    let mut planner = planner();
+    for (name, slice_name) in [("elder", "one"), ("younger", "two")] {
+        planner.apply(cluster_ip(name, "10.96.0.1"));
+        planner.apply(slice(slice_name, name, &["10.244.0.1", "!10.244.0.2"]));
+    }
+    let changes = planner.take_changes();
+    assert_eq!(
+        names(&changes),
+        ["elder"],
+        "nothing is planned for the other"
+    );
+    assert_eq!(addresses(&changes[0].1.draining[&target()]), ["10.244.0.2"]);
+}
+
+#[test]
 fn l3_what_does_not_serve_is_known_where_connections_to_what_is_deleted_end() {
     for end_tcp in [false, true] {
         let mut planner = Planner::new(PlannerConfig {
