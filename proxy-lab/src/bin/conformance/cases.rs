@@ -46,6 +46,11 @@ pub fn all() -> impl Iterator<Item = Case> {
     .copied()
 }
 
+/// The one of a name.
+pub fn named(name: &str) -> Option<Case> {
+    all().find(|case| case.name == name)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -25,7 +25,7 @@ looks at who answered, whom the server saw, and how a failure was told. Every ca
   they connect.
 
 ✓ the rule shows · ≠ it does not, for the reason given below · – the subject cannot be asked, for the reason given below
-✓ with a number: it did in this run, and does not in every one.
+✓ with a number: it does not always, or did not at once.
 \"not run\": the case is newer than the run that wrote this.
 
 ";
@@ -147,9 +147,10 @@ fn mark(results: &Results, case: &Case, subject: Subject, notes: &mut Notes) -> 
         return "not run".to_owned();
     };
     match &row.verdict {
-        Verdict::Passes => match differences::reason(case.name, subject) {
-            Some(reason) => format!("✓ {}", notes.number(reason.to_owned())),
-            None => "✓".to_owned(),
+        Verdict::Passes => match (&row.first, differences::reason(case.name, subject)) {
+            (Some(first), _) => format!("✓ {}", notes.number(second_attempt(first))),
+            (None, Some(reason)) => format!("✓ {}", notes.number(reason.to_owned())),
+            (None, None) => "✓".to_owned(),
         },
         Verdict::Differs(_) => match differences::reason(case.name, subject) {
             Some(reason) => format!("≠ {}", notes.number(reason.to_owned())),
@@ -158,6 +159,10 @@ fn mark(results: &Results, case: &Case, subject: Subject, notes: &mut Notes) -> 
         Verdict::NotApplicable(why) => format!("– {}", notes.number(why.clone())),
         Verdict::Unknown(_) => "**?**".to_owned(),
     }
+}
+
+fn second_attempt(first: &str) -> String {
+    format!("At the second attempt, which kube-proxy alone has. The first saw: {first}")
 }
 
 fn upstream_names() -> String {

@@ -18,6 +18,9 @@ pub struct Row {
     pub subject: Subject,
     pub verdict: Verdict,
     pub took: Duration,
+    /// What the first attempt saw, where it is the second that passes.
+    #[serde(default)]
+    pub first: Option<String>,
 }
 
 /// What it came to.

@@ -55,6 +55,11 @@ impl Subject {
         Self::ALL.into_iter().find(|subject| subject.name() == name)
     }
 
+    /// Whether it is kube-proxy.
+    pub fn is_kube_proxy(self) -> bool {
+        self.mode().is_some()
+    }
+
     fn mode(self) -> Option<KubeProxyMode> {
         match self {
             Self::Iptables => Some(KubeProxyMode::Iptables),

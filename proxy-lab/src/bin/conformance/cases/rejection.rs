@@ -49,6 +49,8 @@ fn at_the_cluster_ip(ground: &Ground<'_>) -> Outcome {
     ground.served_by(Way::both(ground.client(), service.vip()), [&a.name])?;
     ground.delete_pod(&a)?;
     until_nobody_is_left(ground)?;
+    // A pod that ends refuses, too, before it is silent.
+    ground.settled()?;
     ground.refused(Way::both(ground.client(), service.vip()))
 }
 

@@ -233,6 +233,10 @@ fn first_endpoint(ground: &Ground<'_>) -> Outcome {
     let [a] = ground.servers([("a", "worker-2")])?;
     ground.set_ready(&a, false)?;
     let service = ground.service("web", &udp_node_port())?;
+    // A controller that has not heard of it yet takes the pod for ready.
+    ground.until_known("web", "the pod is there and unready", |known| {
+        known.iter().any(|endpoint| !endpoint.ready)
+    })?;
     let node = ground.at_node("worker-1", &service);
     let senders = [
         Sender::new(ground.client(), service.vip())?,
