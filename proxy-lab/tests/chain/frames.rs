@@ -99,6 +99,17 @@ fn direct(parties: &Parties, from: SocketAddr, to: SocketAddr, frames: &mut Vec<
         let packet = ip(from.ip(), to.ip(), protocol, &segment);
         frames.push((format!("{what} to {to}"), framed(parties, &packet)));
     }
+    let first = first_fragment(from, to);
+    frames.push((format!("a first fragment to {to}"), framed(parties, &first)));
+}
+
+fn first_fragment(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    let datagram = udp(from, to, PAYLOAD);
+    if from.is_ipv4() {
+        return with(ip(from.ip(), to.ip(), UDP, &datagram), 6, 0x20);
+    }
+    let header = [UDP, 0, 0, 1, 0, 0, 0, 7];
+    ip(from.ip(), to.ip(), 44, &[&header, &datagram[..]].concat())
 }
 
 /// To a Service, but the beginning of nothing that it serves.
@@ -171,10 +182,9 @@ fn malformed_v4(parties: &Parties, from: SocketAddr, to: SocketAddr, frames: &mu
     add("a TCP header that is cut off", syn()[..32].to_vec());
     add("a UDP header that is cut off", datagram()[..24].to_vec());
     add("an IP header that is cut off", datagram()[..12].to_vec());
-    add("a first fragment", with(datagram(), 6, 0x20));
-    add("a first fragment of TCP", with(syn(), 6, 0x20));
-    add("a later fragment", with(datagram(), 7, 0x10));
-    add("a last fragment", with(with(datagram(), 6, 0x01), 7, 0x10));
+    // Of packets whose first fragments nobody saw.
+    add("a later fragment", with(with(datagram(), 6, 0x20), 7, 0x10));
+    add("a last fragment", with(datagram(), 7, 0x10));
 }
 
 /// To a Service, but no IPv6 packet of a kind that could be translated.
@@ -207,12 +217,11 @@ fn malformed_v6(parties: &Parties, from: SocketAddr, to: SocketAddr, frames: &mu
         with(chained(&[60]), 41, 0xff),
     );
     // The fragment header: offset and flag in its third and fourth byte.
-    add("a first fragment", with(chained(&[44]), 43, 0x01));
     add("a later fragment", with(chained(&[44]), 43, 0x11));
     add("a last fragment", with(chained(&[44]), 43, 0x10));
     add(
-        "a first fragment behind other headers",
-        with(chained(&[0, 60, 44]), 59, 0x01),
+        "a later fragment behind other headers",
+        with(chained(&[0, 60, 44]), 59, 0x11),
     );
     let mut mapped = plain();
     mapped[8..20].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
