@@ -144,14 +144,14 @@ fn start<'lab>(lab: &'lab Lab, cluster: &ControlPlane, proxy: Proxy) -> Result<V
         }
         Proxy::KubeProxy(mode) => KubeProxy::start(cluster, node, mode).map(Running::KubeProxy),
     };
-    let running: Result<Vec<_>> = std::thread::scope(|scope| {
+    let running = std::thread::scope(|scope| {
         let starting = NODES.map(|name| scope.spawn(move || start(lab.node(name))));
         let started = starting.into_iter().map(|one| {
             one.join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
-        started.collect()
-    });
+        started.collect::<Result<Vec<_>>>()
+    })?;
     for name in NODES {
         let to = lab.node(name).at(Family::V4, CHECK);
         eventually(&format!("{name} takes connections"), PATIENCE, || {
@@ -159,7 +159,7 @@ fn start<'lab>(lab: &'lab Lab, cluster: &ControlPlane, proxy: Proxy) -> Result<V
             Ok(answer.is_ok_and(|answer| answer.status == 200))
         })?;
     }
-    running
+    Ok(running)
 }
 
 /// The pods of the Deployment, and where they are.

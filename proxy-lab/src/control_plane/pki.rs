@@ -1,7 +1,9 @@
 //! Certificates of a cluster, and kubeconfigs with them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -15,6 +17,8 @@ use crate::error::{LabError, Result};
 pub(super) struct Pki {
     folder: PathBuf,
     issuer: Issuer<'static, KeyPair>,
+    /// What was issued, by name. Whoever writes a file holds it.
+    issued: Mutex<BTreeMap<String, Certificate>>,
 }
 
 /// A certificate and its key, as files.
@@ -60,6 +64,7 @@ impl Pki {
         let pki = Self {
             folder: folder.to_owned(),
             issuer: Issuer::new(params, key),
+            issued: Mutex::default(),
         };
         write(&pki.authority(), &certificate.pem())?;
         Ok(pki)
@@ -70,8 +75,13 @@ impl Pki {
         self.folder.join("ca.crt")
     }
 
-    /// A certificate for a server, a client or both, in the files `NAME.crt` and `NAME.key`.
+    /// A certificate for a server, a client or both, in the files `NAME.crt` and `NAME.key`. One that is there stays: others
+    /// may be reading it.
     pub(super) fn issue(&self, name: &str, subject: &Subject<'_>) -> Result<Certificate> {
+        let mut issued = self.issued();
+        if let Some(files) = issued.get(name) {
+            return Ok(files.clone());
+        }
         let names = subject.names.iter().map(|&name| name.to_owned());
         let names: Vec<_> = names
             .chain(subject.addresses.iter().map(ToString::to_string))
@@ -99,7 +109,12 @@ impl Pki {
         };
         write(&files.certificate, &certificate.pem())?;
         write(&files.key, &key.serialize_pem())?;
+        issued.insert(name.to_owned(), files.clone());
         Ok(files)
+    }
+
+    fn issued(&self) -> MutexGuard<'_, BTreeMap<String, Certificate>> {
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A key pair without certificate, for signing tokens.
@@ -130,6 +145,7 @@ impl Pki {
             "current-context": "lab",
         });
         let file = self.folder.join(format!("{name}.kubeconfig"));
+        let _writing = self.issued();
         write(&file, &format!("{text:#}\n"))?;
         Ok(file)
     }
@@ -142,8 +158,11 @@ impl Certificate {
     }
 }
 
+/// Whoever reads it meanwhile finds the file that was there before, or this one.
 fn write(file: &Path, text: &str) -> Result<()> {
-    std::fs::write(file, text).map_err(LabError::file("writing", file))
+    let new = file.with_added_extension("new");
+    std::fs::write(&new, text).map_err(LabError::file("writing", &new))?;
+    std::fs::rename(&new, file).map_err(LabError::file("replacing", file))
 }
 
 fn failed(name: &str) -> impl FnOnce(rcgen::Error) -> LabError {
@@ -151,5 +170,34 @@ fn failed(name: &str) -> impl FnOnce(rcgen::Error) -> LabError {
     move |error| LabError::Kernel {
         action,
         source: std::io::Error::other(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_and_its_key_belong_together_whoever_asks_for_them_at_once() {
+        let folder = std::env::temp_dir().join(format!("plab-pki-{}", std::process::id()));
+        let pki = Pki::create(&folder).expect("an authority");
+        let read = |files: &Certificate| {
+            let text = |path: &Path| std::fs::read_to_string(path).expect("a file");
+            (text(&files.certificate), text(&files.key))
+        };
+        let pairs: Vec<_> = std::thread::scope(|scope| {
+            let asking: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let files = pki.issue("one", &Subject::default());
+                        read(&files.expect("a certificate"))
+                    })
+                })
+                .collect();
+            let pairs = asking.into_iter().map(|one| one.join().expect("a pair"));
+            pairs.collect()
+        });
+        std::fs::remove_dir_all(&folder).expect("the folder goes");
+        assert!(pairs.iter().all(|pair| *pair == pairs[0]));
     }
 }
