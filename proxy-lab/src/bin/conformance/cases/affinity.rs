@@ -272,8 +272,7 @@ fn pod_goes(ground: &Ground<'_>) -> Outcome {
 /// Waits until the Service's slices name all pods, and the subject knows. (A client must not be asked for: it would get
 /// its server.)
 fn until_all_are_known(ground: &Ground<'_>, servers: &[Server]) -> Outcome {
-    ground.until_endpoints("web", servers.iter().map(|server| server.name.as_str()))?;
-    ground.settled()
+    ground.settled_on("web", servers.iter().map(|server| server.name.as_str()))
 }
 
 /// All requests on a way are answered, by one server, whose name is returned.

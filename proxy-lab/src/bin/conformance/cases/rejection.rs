@@ -49,15 +49,12 @@ fn at_the_cluster_ip(ground: &Ground<'_>) -> Outcome {
     ground.served_by(Way::both(ground.client(), service.vip()), [&a.name])?;
     ground.delete_pod(&a)?;
     until_nobody_is_left(ground)?;
-    // A pod that ends refuses, too, before it is silent.
-    ground.settled()?;
     ground.refused(Way::both(ground.client(), service.vip()))
 }
 
 /// Waits until the subject knows that the Service has no endpoints. (A pod that is about to go refuses as well.)
 fn until_nobody_is_left(ground: &Ground<'_>) -> Outcome {
-    ground.until_endpoints("web", [])?;
-    ground.settled()
+    ground.settled_on("web", [])
 }
 
 fn at_node_ports(ground: &Ground<'_>) -> Outcome {

@@ -130,8 +130,7 @@ fn no_stranger(ground: &Ground<'_>) -> Outcome {
         ground.delete_pod_now(server)?;
     }
     // Pods that end refuse, too, before they are silent.
-    ground.until_endpoints("web", [])?;
-    ground.settled()?;
+    ground.settled_on("web", [])?;
     ground.refused([Way::udp(ground.client(), vip)])?;
     // Strangers take the places of those that are gone.
     let other = json!({"metadata": {"labels": {"app": "other"}}});

@@ -16,6 +16,16 @@ pub const BEACON: &str = "beacon";
 static NEXT: AtomicU16 = AtomicU16::new(1);
 
 impl Ground<'_> {
+    /// Waits until these pods, and no others, are a Service's ready endpoints, and all nodes' proxies know it.
+    pub fn settled_on<'n>(
+        &self,
+        service: &str,
+        pods: impl IntoIterator<Item = &'n str>,
+    ) -> Outcome {
+        self.until_endpoints(service, pods)?;
+        self.settled()
+    }
+
     /// Waits until all nodes' proxies have programmed what was written before: a Service and its slices that are written
     /// now are in use on each node, for both families. What controllers write because of it must be there already.
     pub fn settled(&self) -> Outcome {
