@@ -28,7 +28,7 @@ use crate::{
         pin::{PinFolder, PinLock},
         probe,
         remove::{self, Removed},
-        settings::{self, ForwardMark, SnatPorts, SocketLb},
+        settings::{self, SettingsConfig},
         sys::map::CounterMap,
         xdp::{Uplinks, XdpMode},
     },
@@ -39,9 +39,9 @@ use crate::{
         netlink::Watcher,
         observed::Observed,
     },
-    forwarding::{Keeper, ManageForward},
     model::{Event, Problem},
     monitor::Monitor,
+    netfilter::{Keeper, Rules},
     plan::ServiceName,
     planner::{Planner, PlannerConfig},
     programmer::{Outcome, Programmer},
@@ -72,22 +72,16 @@ pub struct AppConfig {
     pub cgroup: Option<PathBuf>,
     /// Which devices are uplinks.
     pub devices: DeviceConfig,
-    /// Whose sockets are translated.
-    pub socket_lb: SocketLb,
+    /// For all programs.
+    pub settings: SettingsConfig,
     /// Of what the programs tell.
     pub datapath_log: DatapathLog,
     /// How programs go on devices; `None`: as the kernel can.
     pub tc: Option<TcMode>,
-    /// Ports that sources are translated to.
-    pub snat_ports: SnatPorts,
-    /// What translated packets are marked with.
-    pub forward_mark: ForwardMark,
-    /// Whether FORWARD chains are made to accept translated packets.
-    pub manage_forward: ManageForward,
+    /// Rules for translated packets, those that are not wanted, too.
+    pub netfilter: [Rules; 2],
     /// Where XDP programs are used.
     pub xdp: XdpMode,
-    /// What the hash of Maglev is seeded with, the same on all nodes.
-    pub maglev_seed: String,
     /// Whether UDP sockets that are connected to a backend that is gone are aborted.
     pub abort_udp_sockets: bool,
     /// Created when the first full list is programmed.
@@ -97,7 +91,7 @@ pub struct AppConfig {
 impl AppConfig {
     /// Whose sockets are aborted when their backend is gone.
     fn protocols_to_abort(&self) -> Vec<Protocol> {
-        let tcp = self.planner.options.end_tcp.then_some(Protocol::Tcp);
+        let tcp = self.settings.end_tcp.then_some(Protocol::Tcp);
         let udp = self.abort_udp_sockets.then_some(Protocol::Udp);
         tcp.into_iter().chain(udp).collect()
     }
@@ -122,7 +116,7 @@ pub struct App {
     source: Feed,
     ready: bool,
     inspector: Inspector,
-    _forward: Keeper,
+    _netfilter: Keeper,
     _lock: PinLock,
 }
 
@@ -150,15 +144,7 @@ impl App {
         let programs = Programs::load(&pins, features, config.datapath_log)?;
         let clock = Clock::new(&programs)?;
         let inspector = Inspector::start(&programs)?;
-        settings::write(
-            &pins,
-            config.socket_lb,
-            config.planner.options.end_tcp,
-            config.snat_ports,
-            config.forward_mark,
-            clock.hz(),
-            &config.maglev_seed,
-        )?;
+        settings::write(&pins, &config.settings, clock.hz())?;
         let programmer = Programmer::open(KernelMaps::open(&pins)?, Capacities::default())?;
         let collector = Collector::open(&pins, clock)?;
         monitor.watch_datapath(counters(&pins)?);
@@ -184,7 +170,7 @@ impl App {
             source: config.source.clone().follow()?,
             ready: false,
             inspector,
-            _forward: Keeper::start(config.manage_forward, config.forward_mark)?,
+            _netfilter: Keeper::start(config.netfilter.clone())?,
             config,
             _lock: lock,
         };

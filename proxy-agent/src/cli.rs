@@ -9,7 +9,7 @@ use clap::{
 use crate::{
     commands,
     config::file::{ConfigFile, ConfigFileError, Setting},
-    forwarding::host,
+    netfilter::host,
     telemetry::LogArgs,
 };
 

@@ -40,6 +40,8 @@ pub enum Verdict {
     Pass,
     /// Translated; goes on to the kernel.
     Continue,
+    /// The same, and netfilter is to give it an address of this node as its source.
+    Masquerade,
     /// Translated; leaves by this device, to the neighbour that the kernel finds.
     Forward {
         /// ifindex.

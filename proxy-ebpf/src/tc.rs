@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use proxy_common::{
-    abi::device::LinkType,
+    abi::{device::LinkType, settings::Settings},
     datapath::{self, Ingress, Verdict},
     packet::Packet as _,
 };
@@ -110,8 +110,12 @@ fn run(ctx: &TcContext, hook: Hook, link: LinkType) -> i32 {
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Continue => {
             if !matches!(hook, Hook::Egress) {
-                mark(skb);
+                mark(skb, |settings| settings.mark);
             }
+            TC_ACT_UNSPEC
+        }
+        Verdict::Masquerade => {
+            mark(skb, |settings| settings.mark | settings.masquerade_mark);
             TC_ACT_UNSPEC
         }
         Verdict::Drop(reason) => {
@@ -130,10 +134,10 @@ fn run(ctx: &TcContext, hook: Hook, link: LinkType) -> i32 {
 
 /// Lets netfilter know a packet that was translated. The bits of others stay.
 #[inline(always)]
-fn mark(skb: *mut __sk_buff) {
+fn mark(skb: *mut __sk_buff, bits: impl Fn(&Settings) -> u32) {
     if let Some(settings) = SETTINGS.get(0) {
         // SAFETY: the context is valid, and its mark may be written.
-        unsafe { (*skb).mark |= settings.mark };
+        unsafe { (*skb).mark |= bits(settings) };
     }
 }
 

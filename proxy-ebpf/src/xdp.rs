@@ -46,7 +46,9 @@ pub fn xdp_uplink_ingress(ctx: XdpContext) -> u32 {
         // SAFETY: the helper takes any ifindex.
         Verdict::Send { ifindex } => unsafe { bpf_redirect(ifindex, 0).cast_unsigned() as u32 },
         // XDP has no way to the kernel for what it has translated; the datapath knows.
-        Verdict::Pass | Verdict::Continue | Verdict::Forward { .. } => xdp_action::XDP_PASS,
+        Verdict::Pass | Verdict::Continue | Verdict::Masquerade | Verdict::Forward { .. } => {
+            xdp_action::XDP_PASS
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `cleanup`: detaches all programs and removes all maps, of every version, and the rules in FORWARD chains; doing it twice
+//! `cleanup`: detaches all programs and removes all maps, of every version, and the rules of netfilter; doing it twice
 //! does no harm.
 
 use anyhow::Context as _;
@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use crate::{
     commands::BpffsArgs,
     dataplane::{pin::PinFolder, remove},
-    forwarding::{self, Installed},
+    netfilter::{Installed, RuleError, Rules},
     telemetry::chain,
 };
 
@@ -19,7 +19,7 @@ pub struct CleanupArgs {
 
 /// Removes everything and says what it was.
 pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
-    forward_rules();
+    rules();
     let pins = PinFolder::new(&args.bpffs.bpffs);
     if !pins.base().exists() {
         println!("nothing is pinned under {}", pins.base().display());
@@ -38,13 +38,15 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
 }
 
 /// Removes our rules. What cannot be looked at is told, and does not keep the rest from being removed.
-fn forward_rules() {
-    let review = forwarding::review(&Installed, None);
-    for changed in review.changed {
-        println!("FORWARD chain of {changed}");
-    }
-    let told = |error: &forwarding::ForwardError| !error.is_missing();
-    for error in review.errors.into_iter().filter(told) {
-        tracing::warn!("{}", chain(&error));
+fn rules() {
+    for rules in Rules::NONE {
+        let review = rules.review(&Installed);
+        for changed in review.changed {
+            println!("{changed}");
+        }
+        let told = |error: &RuleError| !error.is_missing();
+        for error in review.errors.into_iter().filter(told) {
+            tracing::warn!("{}", chain(&error));
+        }
     }
 }

@@ -70,7 +70,7 @@ pub struct Flow {
     pub frontend: SocketAddr,
     /// Where its packets go.
     pub backend: SocketAddr,
-    /// Who the backend takes for the client, where that is somebody else.
+    /// Who the backend takes for the client, where that is somebody else. (As whom netfilter masquerades it, its conntrack knows.)
     pub source: Option<SocketAddr>,
     /// How far it has come.
     pub state: State,
@@ -116,14 +116,17 @@ pub enum Flag {
     Local,
     /// The source port alone is translated.
     Port,
+    /// Netfilter masquerades the client, by a rule of the agent.
+    Masquerade,
 }
 
 /// Flags as the maps have them.
-const FLAGS: [(u8, Flag); 4] = [
+const FLAGS: [(u8, Flag); 5] = [
     (flow_flags::SNAT, Flag::Snat),
     (flow_flags::HAIRPIN, Flag::Hairpin),
     (flow_flags::LOCAL, Flag::Local),
     (flow_flags::PORT, Flag::Port),
+    (flow_flags::MASQUERADE, Flag::Masquerade),
 ];
 
 /// Reads all flows. Those that begin or end meanwhile may be missed.

@@ -2,7 +2,7 @@
 
 use std::{io::ErrorKind, process::ExitCode};
 
-use crate::forwarding::host;
+use crate::netfilter::host;
 
 /// What to run.
 #[derive(Clone, Debug, clap::Args)]

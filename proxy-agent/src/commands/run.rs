@@ -13,11 +13,11 @@ use crate::{
     dataplane::{
         attach::TcMode,
         log::DatapathLog,
-        settings::{ForwardMark, SnatPorts, SocketLb, parse_range},
+        settings::{MarkBit, SettingsConfig, SnatPorts, SocketLb, parse_range},
         xdp::XdpMode,
     },
     devices::classify::DeviceConfig,
-    forwarding::ManageForward,
+    netfilter::{Rules, forward::ManageForward, masquerade::Masquerade},
 };
 
 /// Flags of `run`.
@@ -80,11 +80,25 @@ pub struct RunArgs {
         value_name = "BIT",
         default_value = "6"
     )]
-    fwmark_bit: ForwardMark,
+    fwmark_bit: MarkBit,
 
     /// Whether translated packets, which have that bit, and replies are accepted where a FORWARD chain drops.
     #[arg(long, env = "PROXY_MANAGE_FORWARD", value_enum, default_value_t)]
     manage_forward: ManageForward,
+
+    /// Give what comes from outside to a backend on this node an address of the node as its source, as kube-proxy does; not
+    /// with externalTrafficPolicy: Local.
+    #[arg(long, env = "PROXY_MASQUERADE_LOCAL", value_parser = BoolishValueParser::new())]
+    masquerade_local: bool,
+
+    /// Bit of the packet mark, 0 to 31, that says so to the rules which do it.
+    #[arg(
+        long,
+        env = "PROXY_MASQUERADE_BIT",
+        value_name = "BIT",
+        default_value = "2"
+    )]
+    masquerade_bit: MarkBit,
 
     /// What clients' hashes are seeded with where backends are chosen by Maglev: the same on all nodes, and better
     /// unknown to clients.
@@ -187,6 +201,8 @@ impl RunArgs {
             service_node_port_range,
             fwmark_bit,
             manage_forward,
+            masquerade_local,
+            masquerade_bit,
             maglev_seed,
             abort_udp_sockets,
             end_tcp_of_deleted_backends,
@@ -206,6 +222,22 @@ impl RunArgs {
                 service_node_port_range.last
             );
         }
+        let masquerade_mark = masquerade_local.then_some(masquerade_bit);
+        if masquerade_mark == Some(fwmark_bit) {
+            bail!(
+                "--masquerade-bit and --fwmark-bit must be two bits, since not all that is translated is masqueraded"
+            );
+        }
+        let netfilter = [
+            Rules::Masquerade(masquerade_mark.map(|bit| Masquerade {
+                mark: bit.value(),
+                ports: snat_ports.widest(),
+            })),
+            Rules::Forward(match manage_forward {
+                ManageForward::Auto => Some(fwmark_bit.value()),
+                ManageForward::Off => None,
+            }),
+        ];
         Ok(AppConfig {
             source: rules.source,
             planner: rules.planner,
@@ -214,14 +246,18 @@ impl RunArgs {
             serve: serve.check(),
             cgroup,
             devices: DeviceConfig::parse(&devices).context("--devices is not understood")?,
-            socket_lb,
+            settings: SettingsConfig {
+                socket_lb,
+                end_tcp: end_tcp_of_deleted_backends,
+                snat_ports,
+                forward_mark: fwmark_bit,
+                masquerade_mark,
+                maglev_seed,
+            },
             datapath_log,
             tc: tc.mode(),
-            snat_ports,
-            forward_mark: fwmark_bit,
-            manage_forward,
+            netfilter,
             xdp,
-            maglev_seed,
             abort_udp_sockets,
             ready_file,
         })

@@ -107,22 +107,29 @@ impl SnatPorts {
         self.used().find(|range| overlap(*range, other))
     }
 
+    /// The range with the most ports.
+    pub fn widest(&self) -> PortRange {
+        self.used()
+            .max_by_key(|range| range.size())
+            .unwrap_or_default()
+    }
+
     fn used(&self) -> impl Iterator<Item = PortRange> {
         self.0.into_iter().filter(|range| range.last != 0)
     }
 }
 
-/// The bit of the packet mark that translated packets are known by (`--fwmark-bit`).
+/// A bit of the packet mark, by which rules of netfilter know packets (`--fwmark-bit`, `--masquerade-bit`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ForwardMark(u8);
+pub struct MarkBit(u8);
 
-impl ForwardMark {
+impl MarkBit {
     /// A bit, 0 to 31, other than the two that rules of Kubernetes act upon.
-    pub fn from_bit(bit: u8) -> Result<Self, ForwardMarkError> {
+    pub fn from_bit(bit: u8) -> Result<Self, MarkBitError> {
         match bit {
-            14 | 15 => Err(ForwardMarkError::Kubernetes(bit)),
+            14 | 15 => Err(MarkBitError::Kubernetes(bit)),
             0..32 => Ok(Self(bit)),
-            _ => Err(ForwardMarkError::Range(bit)),
+            _ => Err(MarkBitError::Range(bit)),
         }
     }
 
@@ -132,18 +139,18 @@ impl ForwardMark {
     }
 }
 
-impl FromStr for ForwardMark {
-    type Err = ForwardMarkError;
+impl FromStr for MarkBit {
+    type Err = MarkBitError;
 
-    fn from_str(text: &str) -> Result<Self, ForwardMarkError> {
+    fn from_str(text: &str) -> Result<Self, MarkBitError> {
         let bit = text.trim().parse();
-        Self::from_bit(bit.map_err(|_| ForwardMarkError::Form(text.to_owned()))?)
+        Self::from_bit(bit.map_err(|_| MarkBitError::Form(text.to_owned()))?)
     }
 }
 
 /// A bit of the packet mark that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ForwardMarkError {
+pub enum MarkBitError {
     /// No number.
     #[error("{0:?} is not the number of a bit, 0 to 31")]
     Form(String),
@@ -175,16 +182,25 @@ pub enum SettingsError {
     Random(#[source] io::Error),
 }
 
+/// What the command line says of them.
+#[derive(Clone, Debug)]
+pub struct SettingsConfig {
+    /// Whose sockets are translated.
+    pub socket_lb: SocketLb,
+    /// Whether TCP connections to deleted backends end.
+    pub end_tcp: bool,
+    /// Ports that sources are translated to.
+    pub snat_ports: SnatPorts,
+    /// What translated packets are marked with.
+    pub forward_mark: MarkBit,
+    /// What those are marked with besides that are to be masqueraded; `None`: none are.
+    pub masquerade_mark: Option<MarkBit>,
+    /// What the hash of Maglev is seeded with, the same on all nodes.
+    pub maglev_seed: String,
+}
+
 /// Writes the settings. The secret of an earlier run is kept, so that unconfirmed flows keep their backends.
-pub fn write(
-    pins: &PinFolder,
-    socket_lb: SocketLb,
-    end_tcp: bool,
-    ports: SnatPorts,
-    mark: ForwardMark,
-    hz: u32,
-    maglev_seed: &str,
-) -> Result<(), SettingsError> {
+pub fn write(pins: &PinFolder, config: &SettingsConfig, hz: u32) -> Result<(), SettingsError> {
     let map = load::open_typed::<u32, Settings>(pins, "SETTINGS")?;
     let failed = |action| move |source| SettingsError::Map { action, source };
     let before = map.lookup(&0).map_err(failed("read"))?.unwrap_or_default();
@@ -203,12 +219,17 @@ pub fn write(
             before.hash_key
         },
         hz,
-        flags: socket_lb.flags() | if end_tcp { settings_flags::END_TCP } else { 0 },
-        snat_ports: ports.0,
-        hairpin_ports: ports.used().last().unwrap_or_default(),
-        mark: mark.value(),
-        maglev_seed: seed(maglev_seed),
-        pad: 0,
+        flags: config.socket_lb.flags()
+            | if config.end_tcp {
+                settings_flags::END_TCP
+            } else {
+                0
+            },
+        snat_ports: config.snat_ports.0,
+        hairpin_ports: config.snat_ports.used().last().unwrap_or_default(),
+        mark: config.forward_mark.value(),
+        maglev_seed: seed(&config.maglev_seed),
+        masquerade_mark: config.masquerade_mark.map_or(0, MarkBit::value),
     };
     map.update(&0, &settings, Update::Any)
         .map_err(failed("write"))
@@ -238,15 +259,15 @@ mod tests {
 
     #[test]
     fn a_bit_of_the_mark_is_one_that_kubernetes_leaves_alone() {
-        assert_eq!("6".parse().map(ForwardMark::value), Ok(0x40));
-        assert_eq!("31".parse().map(ForwardMark::value), Ok(0x8000_0000));
+        assert_eq!("6".parse().map(MarkBit::value), Ok(0x40));
+        assert_eq!("31".parse().map(MarkBit::value), Ok(0x8000_0000));
         for (text, error) in [
-            ("0x40", ForwardMarkError::Form("0x40".into())),
-            ("32", ForwardMarkError::Range(32)),
-            ("14", ForwardMarkError::Kubernetes(14)),
-            ("15", ForwardMarkError::Kubernetes(15)),
+            ("0x40", MarkBitError::Form("0x40".into())),
+            ("32", MarkBitError::Range(32)),
+            ("14", MarkBitError::Kubernetes(14)),
+            ("15", MarkBitError::Kubernetes(15)),
         ] {
-            assert_eq!(text.parse::<ForwardMark>(), Err(error), "{text:?}");
+            assert_eq!(text.parse::<MarkBit>(), Err(error), "{text:?}");
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{
     kernel::Object,
     outcome::Outcome,
     sent::{Became, Hook, Sent, is_for_another_host, protocol_of, tuple},
-    services::{self, Crowding, MARK, link},
+    services::{self, Crowding, MARK, MASQUERADE_MARK, link},
 };
 
 pub struct Pair {
@@ -178,6 +178,7 @@ impl Pair {
         let mark = match (said, sent.hook) {
             (_, Hook::Xdp(_)) => 0,
             (Verdict::Continue, Hook::Pod(_) | Hook::In(_)) => MARK_OF_OTHERS | MARK,
+            (Verdict::Masquerade, _) => MARK_OF_OTHERS | MARK | MASQUERADE_MARK,
             _ => MARK_OF_OTHERS,
         };
         assert_eq!(run.mark, mark, "{}\nthe host says {said:?}", describe());
@@ -239,7 +240,7 @@ impl Pair {
             return (became, code, packet);
         }
         let code = match verdict {
-            Verdict::Pass | Verdict::Continue => TC_ACT_UNSPEC,
+            Verdict::Pass | Verdict::Continue | Verdict::Masquerade => TC_ACT_UNSPEC,
             Verdict::Drop(_) => TC_ACT_SHOT,
             Verdict::Bounce => TC_ACT_REDIRECT,
             Verdict::Send { .. } => panic!("only XDP sends"),

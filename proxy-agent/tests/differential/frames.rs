@@ -93,7 +93,9 @@ impl Generator {
             return;
         };
         let back = match (sent.hook, became.verdict) {
-            (Hook::Pod(ifindex) | Hook::In(ifindex), Verdict::Continue) => Hook::Out(ifindex),
+            (Hook::Pod(ifindex) | Hook::In(ifindex), Verdict::Continue | Verdict::Masquerade) => {
+                Hook::Out(ifindex)
+            }
             (Hook::In(_), Verdict::Forward { ifindex })
             | (Hook::Xdp(_), Verdict::Send { ifindex })
             | (Hook::Xdp(ifindex), Verdict::Bounce) => Hook::In(ifindex),

@@ -23,6 +23,7 @@ impl Outcome {
         let kind = match verdict {
             Verdict::Pass => "pass",
             Verdict::Continue => "continue",
+            Verdict::Masquerade => "masquerade",
             Verdict::Forward { .. } => "forward",
             Verdict::Bounce => "bounce",
             Verdict::Send { .. } => "send",
@@ -60,7 +61,7 @@ impl Outcome {
         let share = |all: &BTreeMap<_, u64>, kinds| {
             all.len() == kinds && all.values().all(|&n| n >= frames / 1000)
         };
-        share(&self.verdicts, 6) && share(&self.programs, 6)
+        share(&self.verdicts, 7) && share(&self.programs, 6)
     }
 }
 

@@ -111,6 +111,8 @@ pub const TAKEN_PORT: u16 = 8444;
 pub const HZ: u32 = 1_000_000;
 /// What translated packets are marked with.
 pub const MARK: u32 = 0x40;
+/// And those besides that netfilter is to masquerade.
+pub const MASQUERADE_MARK: u32 = 0x4;
 
 /// For longer than a run takes, and by far not so long that it wraps with ticks as short as these.
 const AFFINITY_SECONDS: u32 = 1_000;
@@ -152,6 +154,7 @@ pub fn world(crowding: Crowding) -> World {
         settings.snat_ports[2] = range(61_000, 61_003);
         settings.hairpin_ports = range(61_000, 61_003);
         settings.mark = MARK;
+        settings.masquerade_mark = MASQUERADE_MARK;
     });
     for names in &BOTH {
         world.node_addrs.put(addr(names.node), node_addr::NODE_PORT);

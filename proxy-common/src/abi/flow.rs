@@ -136,6 +136,8 @@ pub mod flow_flags {
     pub const PORT: u8 = 16;
     /// Counts in `LOADS` while it lives: its backend was chosen by least connections.
     pub const COUNTED: u8 = 32;
+    /// The backend is on this node and the client outside: netfilter is told to masquerade it (semantics A2).
+    pub const MASQUERADE: u8 = 64;
 }
 
 /// Bits of [`FlowValue::seen`]: TCP flags that this half's packets have carried.

@@ -51,8 +51,9 @@ pub struct Settings {
     pub mark: u32,
     /// Seed of the hash that chooses in Maglev tables, the same on all nodes of the cluster.
     pub maglev_seed: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Another bit, set besides on what comes from outside to a backend here by a Cluster list, for netfilter to masquerade
+    /// (semantics A2); 0: such a backend sees its client.
+    pub masquerade_mark: u32,
 }
 const _: () = assert!(size_of::<Settings>() == 56);
 

@@ -25,6 +25,10 @@ pub(super) fn onward<P: Packet, T: PacketTables>(
     if !rewrite(p, &w.h, &w.value.out, false) {
         return drop(t, Counter::DropRewrite);
     }
+    if w.value.flags & flow_flags::MASQUERADE != 0 {
+        // Also to the bridge that it came by: what is only bridged is not masqueraded, and the answer is this node's.
+        return Verdict::Masquerade;
+    }
     bridge(p, t, at, &w.value.out);
     Verdict::Continue
 }

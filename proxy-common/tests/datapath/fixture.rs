@@ -29,6 +29,8 @@ pub enum Fate {
     Passes,
     /// On to the kernel, as this.
     GoesOn(Segment),
+    /// The same, to be masqueraded there.
+    IsMasqueraded(Segment),
     /// Out of a device by way of its neighbours, as this.
     Leaves(u32, Segment),
     /// Back out of its device, as this.
@@ -134,6 +136,7 @@ fn play(world: &World, step: Step<'_>, pending: bool) {
             let (expected, segment) = match fate {
                 Fate::Passes => (Verdict::Pass, segment),
                 Fate::GoesOn(segment) => (Verdict::Continue, segment),
+                Fate::IsMasqueraded(segment) => (Verdict::Masquerade, segment),
                 Fate::Leaves(ifindex, segment) => (Verdict::Forward { ifindex }, segment),
                 Fate::Bounces(segment) => (Verdict::Bounce, segment),
                 Fate::Dropped(counter) => {

@@ -10,6 +10,7 @@ mod fragments;
 mod hairpin;
 mod limits;
 mod lookup;
+mod masquerade;
 mod model;
 mod moved_backends;
 mod node;

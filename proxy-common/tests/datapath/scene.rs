@@ -212,6 +212,7 @@ impl Scene {
             Verdict::Send { .. } => {
                 panic!("only XDP sends, and `with_and_without` says so otherwise")
             }
+            Verdict::Masquerade => panic!("nobody asked for it"),
             Verdict::Pass => {
                 // Not for the outside (S6), or in the middle of something that nobody knows (P5).
                 let not_for_it = !client.is_pod && !frontend.for_outside;

@@ -96,6 +96,7 @@ impl Flag {
             Self::Hairpin => "hairpin",
             Self::Local => "local",
             Self::Port => "port",
+            Self::Masquerade => "masquerade",
         }
     }
 }

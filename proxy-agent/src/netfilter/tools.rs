@@ -108,3 +108,52 @@ impl Tools for Installed {
         fs::read_to_string(format!("/proc/self/net/{name}_tables_names")).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+pub(super) mod fake {
+    use std::cell::RefCell;
+
+    use super::{ToolError, Tools};
+
+    /// A node with these programs; their output is given by what their command lines begin with.
+    #[derive(Default)]
+    pub struct Node {
+        /// An empty output: the program is not there; `error: …`: it fails and says that.
+        pub outputs: Vec<(&'static str, &'static str)>,
+        pub legacy: &'static str,
+        pub ran: RefCell<Vec<String>>,
+    }
+
+    impl Node {
+        /// How often something was run whose command line, and input, begin so.
+        pub fn ran(&self, begin: &str) -> usize {
+            let ran = self.ran.borrow();
+            ran.iter().filter(|line| line.starts_with(begin)).count()
+        }
+    }
+
+    impl Tools for Node {
+        fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<String, ToolError> {
+            let line = [&[program], arguments].concat().join(" ");
+            let found = self
+                .outputs
+                .iter()
+                .find(|(begin, _)| line.starts_with(begin));
+            self.ran.borrow_mut().push(format!("{line}\n{input}"));
+            match found {
+                Some((_, "")) | None => Err(ToolError::Missing(program.to_owned())),
+                Some((_, output)) => match output.strip_prefix("error: ") {
+                    Some(said) => Err(ToolError::Failed {
+                        line,
+                        said: said.to_owned(),
+                    }),
+                    None => Ok((*output).to_owned()),
+                },
+            }
+        }
+
+        fn legacy_tables(&self, _v6: bool) -> String {
+            self.legacy.to_owned()
+        }
+    }
+}

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Accept, OURS,
+    super::iptables::{self, words},
+    Accept,
     chain::{Chain, Edit, Effect},
 };
 
@@ -15,15 +16,9 @@ pub(super) struct Listing {
     specs: Vec<String>,
 }
 
-const APPEND: &str = "-A FORWARD ";
-
 /// Reads what `iptables -S FORWARD` wrote.
 pub(super) fn parse(text: &str) -> Listing {
-    let specs: Vec<String> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix(APPEND))
-        .map(str::to_owned)
-        .collect();
+    let specs = iptables::specs("FORWARD", text);
     Listing {
         chain: Chain {
             refuses: text.lines().any(|line| line.trim() == "-P FORWARD DROP"),
@@ -35,15 +30,14 @@ pub(super) fn parse(text: &str) -> Listing {
 
 fn effect(spec: &str) -> Effect {
     let words = words(spec);
+    if let Some(comment) = iptables::ours(&words) {
+        return Effect::Ours(comment.to_owned());
+    }
     let mut words = words.iter().map(String::as_str);
     let mut conditional = false;
     while let Some(word) = words.next() {
         match word {
-            "--comment" => {
-                if let Some(comment) = words.next().filter(|comment| comment.starts_with(OURS)) {
-                    return Effect::Ours(comment.to_owned());
-                }
-            }
+            "--comment" => drop(words.next()),
             "-m" => conditional |= words.next() != Some("comment"),
             "-j" if !conditional => {
                 return match words.next() {
@@ -58,25 +52,6 @@ fn effect(spec: &str) -> Effect {
         }
     }
     Effect::Other
-}
-
-/// Splits a rule into words; what stands in double quotes is one, in which a backslash takes the next character as it is.
-fn words(spec: &str) -> Vec<String> {
-    let (mut words, mut word) = (Vec::new(), None::<String>);
-    let (mut quoted, mut characters) = (false, spec.chars());
-    while let Some(character) = characters.next() {
-        match character {
-            '"' => {
-                quoted = !quoted;
-                word.get_or_insert_default();
-            }
-            '\\' if quoted => word.get_or_insert_default().extend(characters.next()),
-            ' ' if !quoted => words.extend(word.take()),
-            other => word.get_or_insert_default().push(other),
-        }
-    }
-    words.extend(word);
-    words
 }
 
 /// What `iptables-restore --noflush` makes an edit by, in one transaction.
@@ -152,7 +127,7 @@ mod tests {
     /// What we write is read back as ours.
     #[test]
     fn our_rules_are_known_again() {
-        let listed = |accept| format!("{APPEND}{}\n", spec(accept));
+        let listed = |accept| format!("-A FORWARD {}\n", spec(accept));
         let text: String = Accept::all(MARK).map(listed).concat();
         let listing = parse(&format!("-P FORWARD DROP\n{text}"));
         assert!(listing.chain.refuses);

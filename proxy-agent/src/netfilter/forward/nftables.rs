@@ -2,45 +2,13 @@
 
 use std::fmt::Write as _;
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use super::{
-    Accept, OURS,
+    super::nftables::{Output, RuleItem},
+    Accept,
     chain::{Chain, Edit, Effect},
 };
-
-/// What `nft -j` writes.
-#[derive(Deserialize)]
-struct Output {
-    nftables: Vec<Item>,
-}
-
-/// Of the many kinds of items, those that matter.
-#[derive(Deserialize)]
-struct Item {
-    chain: Option<ChainItem>,
-    rule: Option<RuleItem>,
-}
-
-#[derive(Deserialize)]
-struct ChainItem {
-    family: String,
-    table: String,
-    name: String,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    hook: Option<String>,
-    policy: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct RuleItem {
-    handle: u64,
-    comment: Option<String>,
-    #[serde(default)]
-    expr: Vec<Map<String, Value>>,
-}
 
 /// A base chain's name, in full.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,8 +68,8 @@ pub(super) fn parse(text: &str) -> Result<Listing, serde_json::Error> {
 }
 
 fn effect(rule: &RuleItem) -> Effect {
-    if let Some(comment) = rule.comment.as_ref().filter(|text| text.starts_with(OURS)) {
-        return Effect::Ours(comment.clone());
+    if let Some(comment) = rule.ours() {
+        return Effect::Ours(comment.to_owned());
     }
     let mut logs = false;
     for statement in rule.expr.iter().flat_map(Map::keys) {

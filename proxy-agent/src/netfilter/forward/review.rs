@@ -1,63 +1,17 @@
 //! One look at all chains, and what was wrong put right.
 
 use super::{
+    super::{
+        iptables::{Variant, name, program},
+        review::{Review, RuleError},
+        tools::{ToolError, Tools},
+    },
     Accept, iptables,
     nftables::{self, Base},
-    tools::{ToolError, Tools},
 };
 
-/// Why forwarded packets may be dropped that should not be, or why it is not known.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub enum ForwardError {
-    /// A program that could not be used on a chain.
-    #[error("the FORWARD chain {chain} is not looked after")]
-    Chain {
-        /// The chain.
-        chain: String,
-        /// Why not.
-        #[source]
-        source: ToolError,
-    },
-    /// The chains could not be listed.
-    #[error("chains of nftables that forwarded packets pass are not looked after")]
-    List(#[source] ToolError),
-    /// What nft wrote is not understood.
-    #[error("nft wrote of {what} what is not understood: {problem}")]
-    Output {
-        /// Of what.
-        what: String,
-        /// Where.
-        problem: String,
-    },
-}
-
-impl ForwardError {
-    /// A program is not there; so nothing has ever been done with it from here.
-    pub const fn is_missing(&self) -> bool {
-        matches!(
-            self,
-            Self::List(ToolError::Missing(_))
-                | Self::Chain {
-                    source: ToolError::Missing(_),
-                    ..
-                }
-        )
-    }
-}
-
-/// What was found and done.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Review {
-    /// The chains that were changed, with what was done, as sentences.
-    pub changed: Vec<String>,
-    /// What went wrong.
-    pub errors: Vec<ForwardError>,
-    /// There is a table of iptables-legacy: the kernel does not tell when it changes.
-    pub legacy: bool,
-}
-
 /// Makes all chains right: with `mark`, where they refuse packets; without any rule of ours, if there is none.
-pub fn review(tools: &impl Tools, mark: Option<u32>) -> Review {
+pub(in crate::netfilter) fn review(tools: &impl Tools, mark: Option<u32>) -> Review {
     let accepts = mark.map(Accept::all);
     let mut work = Work {
         tools,
@@ -66,13 +20,6 @@ pub fn review(tools: &impl Tools, mark: Option<u32>) -> Review {
     };
     work.all();
     work.review
-}
-
-/// Which of the kernel's two filters the program `iptables` speaks to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Variant {
-    Nft,
-    Legacy,
 }
 
 struct Work<'a, T> {
@@ -114,16 +61,16 @@ impl<T: Tools> Work<'_, T> {
         }
     }
 
-    fn bases(&self) -> Result<Vec<Base>, ForwardError> {
+    fn bases(&self) -> Result<Vec<Base>, RuleError> {
         let text = match self.tools.run("nft", &["-j", "list", "chains"], "") {
             Ok(text) => text,
             // A kernel without nftables.
             Err(ToolError::Failed { said, .. }) if said.contains("not supported") => {
                 return Ok(Vec::new());
             }
-            Err(error) => return Err(ForwardError::List(error)),
+            Err(error) => return Err(RuleError::List(error)),
         };
-        nftables::forward_chains(&text).map_err(|error| ForwardError::Output {
+        nftables::forward_chains(&text).map_err(|error| RuleError::Output {
             what: "all chains".to_owned(),
             problem: error.to_string(),
         })
@@ -140,10 +87,8 @@ impl<T: Tools> Work<'_, T> {
             // That nft is missing too has been said.
             Err(ToolError::Missing(_)) if !must => true,
             Err(source) => {
-                let chain = format!("of {}", name(variant, v6));
-                self.review
-                    .errors
-                    .push(ForwardError::Chain { chain, source });
+                let what = format!("the FORWARD chain of {}", name(variant, v6));
+                self.review.errors.push(RuleError::Program { what, source });
                 true
             }
         }
@@ -163,16 +108,16 @@ impl<T: Tools> Work<'_, T> {
         Ok(())
     }
 
-    fn nftables(&mut self, base: &Base) -> Result<(), ForwardError> {
+    fn nftables(&mut self, base: &Base) -> Result<(), RuleError> {
         let name = base.words().join(" ");
-        let failed = |source| ForwardError::Chain {
-            chain: name.clone(),
+        let failed = |source| RuleError::Program {
+            what: format!("the FORWARD chain {name}"),
             source,
         };
         let [family, table, chain] = base.words();
         let words = ["-j", "list", "chain", family, table, chain];
         let text = self.tools.run("nft", &words, "").map_err(failed)?;
-        let listing = nftables::parse(&text).map_err(|error| ForwardError::Output {
+        let listing = nftables::parse(&text).map_err(|error| RuleError::Output {
             what: name.clone(),
             problem: error.to_string(),
         })?;
@@ -193,9 +138,9 @@ impl<T: Tools> Work<'_, T> {
 
     fn changed(&mut self, chain: &str, placed: bool) {
         self.review.changed.push(if placed {
-            format!("{chain}: it drops, so translated packets and replies are accepted at its end")
+            format!("FORWARD chain of {chain}: it drops, so translated packets and replies are accepted at its end")
         } else {
-            format!("{chain}: our rules are removed")
+            format!("FORWARD chain of {chain}: our rules are removed")
         });
     }
 }
@@ -205,85 +150,15 @@ fn is_of_iptables(base: &Base, v6: bool) -> bool {
     base.words() == [if v6 { "ip6" } else { "ip" }, "filter", "FORWARD"]
 }
 
-const fn name(variant: Variant, v6: bool) -> &'static str {
-    match (variant, v6) {
-        (Variant::Nft, false) => "iptables-nft",
-        (Variant::Nft, true) => "ip6tables-nft",
-        (Variant::Legacy, false) => "iptables-legacy",
-        (Variant::Legacy, true) => "ip6tables-legacy",
-    }
-}
-
-/// The program for a variant: by its own name, or the one that has no variant in its name, if it is of this one.
-fn program(tools: &impl Tools, variant: Variant, v6: bool) -> Result<String, ToolError> {
-    let own = name(variant, v6);
-    match tools.run(own, &["--version"], "") {
-        Ok(_) => return Ok(own.to_owned()),
-        Err(ToolError::Missing(_)) => {}
-        Err(error) => return Err(error),
-    }
-    let plain = if v6 { "ip6tables" } else { "iptables" };
-    let version = tools.run(plain, &["--version"], "")?;
-    let found = if version.contains("nf_tables") {
-        Variant::Nft
-    } else {
-        Variant::Legacy
-    };
-    if found == variant {
-        Ok(plain.to_owned())
-    } else {
-        Err(ToolError::Missing(own.to_owned()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use super::*;
-
-    /// A node with these programs; their output is given by what their command lines begin with.
-    #[derive(Default)]
-    struct Node {
-        outputs: Vec<(&'static str, &'static str)>,
-        legacy: &'static str,
-        ran: RefCell<Vec<String>>,
-    }
-
-    impl Tools for Node {
-        fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<String, ToolError> {
-            let line = [&[program], arguments].concat().join(" ");
-            let found = self
-                .outputs
-                .iter()
-                .find(|(begin, _)| line.starts_with(begin));
-            self.ran.borrow_mut().push(format!("{line}\n{input}"));
-            match found {
-                Some((_, "")) | None => Err(ToolError::Missing(program.to_owned())),
-                Some((_, output)) => match output.strip_prefix("error: ") {
-                    Some(said) => Err(ToolError::Failed {
-                        line,
-                        said: said.to_owned(),
-                    }),
-                    None => Ok((*output).to_owned()),
-                },
-            }
-        }
-
-        fn legacy_tables(&self, _v6: bool) -> String {
-            self.legacy.to_owned()
-        }
-    }
+    use crate::netfilter::tools::fake::Node;
 
     const NO_CHAINS: &str = r#"{"nftables": []}"#;
     const OF_IPTABLES: &str = r#"{"nftables": [{"chain": {"family": "ip", "table": "filter", "name": "FORWARD",
         "handle": 1, "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}}]}"#;
     const DROPS: &str = "-P FORWARD DROP\n";
-
-    fn ran(node: &Node, begin: &str) -> usize {
-        let ran = node.ran.borrow();
-        ran.iter().filter(|line| line.starts_with(begin)).count()
-    }
 
     #[test]
     fn without_a_chain_no_program_of_iptables_is_run() {
@@ -292,7 +167,7 @@ mod tests {
             ..Node::default()
         };
         assert_eq!(review(&node, Some(0x40)), Review::default());
-        assert_eq!(ran(&node, "ip"), 0);
+        assert_eq!(node.ran("ip"), 0);
     }
 
     #[test]
@@ -308,9 +183,9 @@ mod tests {
         };
         let found = review(&node, Some(0x40));
         assert_eq!((found.changed.len(), found.errors), (1, vec![]));
-        assert_eq!(ran(&node, "iptables-nft-restore"), 1);
-        assert_eq!(ran(&node, "ip6tables"), 0);
-        assert_eq!(ran(&node, "nft"), 1);
+        assert_eq!(node.ran("iptables-nft-restore"), 1);
+        assert_eq!(node.ran("ip6tables"), 0);
+        assert_eq!(node.ran("nft"), 1);
     }
 
     /// Somebody wrote rules of nft into it: iptables would fail from then on.
@@ -330,7 +205,7 @@ mod tests {
         let found = review(&node, Some(0x40));
         assert_eq!((found.changed.len(), found.errors), (1, vec![]));
         assert_eq!(
-            ran(&node, "nft -f -\nadd rule ip filter FORWARD meta mark"),
+            node.ran("nft -f -\nadd rule ip filter FORWARD meta mark"),
             1
         );
     }
@@ -361,13 +236,13 @@ mod tests {
             ..Node::default()
         };
         assert_eq!(review(&node, Some(0x40)), Review::default());
-        assert_eq!(ran(&node, "ip"), 0);
+        assert_eq!(node.ran("ip"), 0);
     }
 
     #[test]
     fn what_is_missing_is_told_once_by_its_name() {
         let bare = review(&Node::default(), Some(0x40));
-        let missing = ForwardError::List(ToolError::Missing("nft".to_owned()));
+        let missing = RuleError::List(ToolError::Missing("nft".to_owned()));
         assert_eq!(bare.errors, [missing]);
 
         let node = Node {
@@ -375,9 +250,9 @@ mod tests {
             ..Node::default()
         };
         let found = review(&node, Some(0x40));
-        let chain = "of iptables-nft".to_owned();
+        let what = "the FORWARD chain of iptables-nft".to_owned();
         let source = ToolError::Missing("iptables".to_owned());
-        assert_eq!(found.errors, [ForwardError::Chain { chain, source }]);
+        assert_eq!(found.errors, [RuleError::Program { what, source }]);
     }
 
     #[test]

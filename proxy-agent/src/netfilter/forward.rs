@@ -1,25 +1,16 @@
-//! Forwarded packets that were translated, and the replies, past a FORWARD chain that drops: kube-proxy accepted them,
-//! and its rules go away with it (docs/adr/0016).
+//! Forwarded packets that were translated, and the replies, past a FORWARD chain that drops (docs/adr/0016).
 //!
 //! ```text
 //! tools ─ listing ─▶ iptables, nftables ─▶ Chain ─ edit ─▶ iptables, nftables ─ script ─▶ tools
-//! shell              pure                  pure            pure                           shell
 //! ```
 
 mod chain;
-mod events;
-pub mod host;
 mod iptables;
-mod keeper;
 mod nftables;
 mod review;
-mod tools;
 
-pub use self::{
-    keeper::{Keeper, KeeperError},
-    review::{ForwardError, Review, review},
-    tools::{Installed, ToolError, Tools},
-};
+pub(super) use self::review::review;
+use super::OURS;
 
 /// `--manage-forward`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -39,9 +30,6 @@ enum Accept {
     /// What conntrack knows.
     Replies,
 }
-
-/// Begins the comment of all our rules.
-const OURS: &str = "kube-proxy-ebpf:";
 
 impl Accept {
     /// All rules, in their order.
