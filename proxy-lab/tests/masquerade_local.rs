@@ -197,6 +197,8 @@ fn the_rules_are_kept_and_go() -> Result<()> {
     }
     let lab = lab("masqkept", Cni::Ptp)?;
     let node = node(&lab);
+    // As CNIs have it. Without any chain of type nat, the kernel stops translating what has begun (ADR 31).
+    node.masquerade()?;
     let tables = || node.exec(["nft", "list", "tables"]);
     let has_ours = || -> Result<bool> { Ok(tables()?.contains("inet kube-proxy-ebpf")) };
 
