@@ -2,11 +2,15 @@
 
 use proxy_common::{
     abi::{
-        counter::Counter, frontend::FrontendKind, frontend::Scope, meta::List,
+        counter::Counter,
+        flow::flow_flags,
+        frontend::{FrontendKind, Scope},
+        meta::List,
         target::backend_lists,
     },
     datapath::Verdict,
     host::{Frame, MacPair, Segment, Service, World, fragments},
+    tables::FlowTable,
 };
 
 use crate::{
@@ -193,12 +197,19 @@ fn a2_masquerade_local_changes_nothing_for_a_remote_backend() {
             tell(
                 || world(&cast, &service),
                 || {
-                    vec![packet(
-                        "in, and out again",
-                        Hook::In(UPLINK),
-                        &first,
-                        Fate::Leaves(UPLINK, out.clone().hop_limit(63)),
-                    )]
+                    vec![
+                        packet(
+                            "in, and out again",
+                            Hook::In(UPLINK),
+                            &first,
+                            Fate::Leaves(UPLINK, out.clone().hop_limit(63)),
+                        ),
+                        then("it is no flow of netfilter's", |world| {
+                            let flows = world.flow_table(FlowTable::New).entries();
+                            let (_, flow) = flows.into_iter().next().expect("the flow");
+                            assert_eq!(flow.flags, flow_flags::SNAT);
+                        }),
+                    ]
                 },
             );
         }
