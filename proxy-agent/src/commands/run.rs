@@ -263,3 +263,44 @@ impl RunArgs {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn check(arguments: &[&str]) -> anyhow::Result<AppConfig> {
+        let first = ["run", "--source=file:x", "--hostname-override=worker-1"];
+        Line::try_parse_from(first.iter().chain(arguments))?
+            .run
+            .check()
+    }
+
+    #[test]
+    fn a2_masquerade_local_is_an_option_with_a_mark_of_its_own() {
+        let config = check(&[]).unwrap();
+        assert_eq!(config.settings.masquerade_mark, None);
+        assert_eq!(config.netfilter[0], Rules::Masquerade(None));
+
+        let config = check(&["--masquerade-local", "--snat-ports=50000-50009,61000-62000"]);
+        let config = config.unwrap();
+        assert_eq!(config.settings.masquerade_mark.map(MarkBit::value), Some(4));
+        let ports = parse_range("61000-62000").unwrap();
+        let wanted = Masquerade { mark: 4, ports };
+        assert_eq!(config.netfilter[0], Rules::Masquerade(Some(wanted)));
+
+        let same = ["--masquerade-local", "--masquerade-bit=6"];
+        let error = check(&same).unwrap_err().to_string();
+        assert!(error.contains("two bits"), "{error}");
+        // What is not used does no harm.
+        assert!(check(&same[1..]).is_ok());
+        assert!(check(&["--masquerade-local", "--masquerade-bit=14"]).is_err());
+    }
+}

@@ -30,11 +30,10 @@ pub(super) fn script(listing: &str, wanted: Option<&Masquerade>) -> Option<Strin
     for spec in there {
         let _ = writeln!(text, "-D {CHAIN} {spec}");
     }
-    for (wanted, (number, protocol)) in wanted
-        .into_iter()
-        .flat_map(|wanted| (1..).zip(PROTOCOLS).map(move |rule| (wanted, rule)))
-    {
-        let _ = writeln!(text, "-I {CHAIN} {number} {}", spec(wanted, protocol));
+    if let Some(wanted) = wanted {
+        for (number, protocol) in (1..).zip(PROTOCOLS) {
+            let _ = writeln!(text, "-I {CHAIN} {number} {}", spec(wanted, protocol));
+        }
     }
     text.push_str("COMMIT\n");
     Some(text)

@@ -29,7 +29,8 @@ pub const ALWAYS: &[Difference] = &[
         case: "external-cluster-shows-the-client-here",
         subjects: KUBE_PROXY,
         reason: "kube-proxy masquerades all that comes from outside by externalTrafficPolicy Cluster. Where the pod is on the node \
-                 that was asked, the answer leaves through it anyway, so the pod may see its client.",
+                 that was asked, the answer leaves through it anyway, so the pod may see its client. (`--masquerade-local` shows it the \
+                 node, too.)",
     },
     Difference {
         case: "hairpin-is-seen-from-the-service",
