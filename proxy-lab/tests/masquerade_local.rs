@@ -224,6 +224,9 @@ fn the_rules_are_kept_and_go() -> Result<()> {
         Ok(())
     };
     go_on("masqueraded, and not")?;
+    let bpffs = node.bpffs().display().to_string();
+    let flows = agent_command(node, ["flows", "--bpffs", &bpffs, "-o", "json"])?;
+    assert!(flows.contains("\"masquerade\""), "{flows}");
 
     node.nft("delete table inet kube-proxy-ebpf")?;
     becomes(&lab, true)?;
@@ -255,7 +258,6 @@ fn the_rules_are_kept_and_go() -> Result<()> {
     let agent = start(&lab, &[OPTION])?;
     becomes(&lab, true)?;
     agent.terminate()?;
-    let bpffs = node.bpffs().display().to_string();
     let said = agent_command(node, ["cleanup", "--bpffs", &bpffs])?;
     assert!(said.contains("table inet kube-proxy-ebpf"), "{said}");
     assert!(!has_ours()?);
