@@ -12,11 +12,13 @@ pub mod claim;
 mod flow;
 mod forward;
 mod fragment;
+pub mod icmp;
 mod rewrite;
 mod xdp;
 
 pub use xdp::xdp_ingress;
 
+use self::answer::Answer;
 use crate::{
     abi::{
         counter::Counter,
@@ -29,7 +31,7 @@ use crate::{
     },
     balance::Found,
     packet::Packet,
-    parse::{Headers, parse},
+    parse::{Headers, Kind, parse},
     tables::{FlowTable, PacketTables},
 };
 
@@ -72,12 +74,16 @@ pub struct Ingress {
 pub struct Work {
     /// The packet's headers.
     h: Headers,
+    /// Those of the packet that it quotes the beginning of, if it is an ICMP error.
+    quoted: Headers,
     /// The half of the flow that the packet belongs to.
     value: FlowValue,
     /// The other half, while it is made.
     other: FlowValue,
     /// A key that is not the packet's own tuple.
     key: FlowKey,
+    /// The device that an ICMP error leaves by.
+    ifindex: u32,
     /// What its fragment shares with others.
     fragment: FragmentKey,
     /// Where a new flow begins, …
@@ -140,7 +146,15 @@ fn ingress<P: Packet, T: PacketTables>(
     at: Ingress,
     scope: Scope,
 ) -> Verdict {
-    if !parse(p, at.link, &mut w.h) || !fragment::complete(t, w) {
+    match parse(p, at.link, &mut w.h) {
+        Kind::Transport => {}
+        Kind::IcmpError => {
+            let step = t.icmp_in(p, w, at);
+            return icmp::verdict(w, step);
+        }
+        Kind::Other => return Verdict::Pass,
+    }
+    if !fragment::complete(t, w) {
         return Verdict::Pass;
     }
     let verdict = translate(p, t, w, at, scope);
@@ -161,7 +175,7 @@ fn translate<P: Packet, T: PacketTables>(
         Known::Back => return forward::back(p, t, at, w),
         Known::End => {
             flow::retire(t, w);
-            return refuse(p, t, w, at, Counter::TcpEnded);
+            return answer::give(p, t, at, w, Answer::End, 0);
         }
         Known::Pass => return Verdict::Pass,
         Known::No => {}
@@ -174,25 +188,8 @@ fn translate<P: Packet, T: PacketTables>(
         begin::Step::Pass => Verdict::Pass,
         begin::Step::Translate => forward::onward(p, t, at, w),
         begin::Step::Drop(reason) => drop(t, reason),
-        begin::Step::Refuse => refuse(p, t, w, at, Counter::RejectedNoEndpoint),
+        begin::Step::Refuse => answer::give(p, t, at, w, Answer::Refusal, 0),
     }
-}
-
-/// Sends a packet back as its own refusal, counted as `what`.
-#[inline(always)]
-fn refuse<P: Packet, T: PacketTables>(
-    p: &mut P,
-    t: &mut T,
-    w: &Work,
-    at: Ingress,
-    what: Counter,
-) -> Verdict {
-    if !w.h.has_transport() || !p.refuse(w) {
-        return drop(t, Counter::DropAnswer);
-    }
-    forward::swap_macs(p, at.link);
-    t.count(what);
-    Verdict::Bounce
 }
 
 /// What the flow tables say of a packet that comes in.
@@ -236,11 +233,15 @@ pub fn egress<P: Packet, T: PacketTables>(
     w: &mut Work,
     link: LinkType,
 ) -> Verdict {
-    if !parse(p, link, &mut w.h)
-        || !fragment::complete(t, w)
-        || !flow::reply(t, w)
-        || w.value.flags & flow_flags::SNAT != 0
-    {
+    match parse(p, link, &mut w.h) {
+        Kind::Transport => {}
+        Kind::IcmpError => {
+            let step = t.icmp_out(p, w);
+            return icmp::verdict(w, step);
+        }
+        Kind::Other => return Verdict::Pass,
+    }
+    if !fragment::complete(t, w) || !flow::reply(t, w) || w.value.flags & flow_flags::SNAT != 0 {
         return Verdict::Pass;
     }
     if !rewrite::rewrite(p, &w.h, &w.value.out, false) {

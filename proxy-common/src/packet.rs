@@ -3,7 +3,10 @@
 use crate::{
     checksum::{Sum, update},
     crc32c,
-    datapath::{Work, answer::refuse},
+    datapath::{
+        Work,
+        answer::{Answer, build},
+    },
 };
 
 /// How a change reaches a transport checksum.
@@ -32,6 +35,17 @@ impl ChecksumChange {
             field => field,
         }
     }
+}
+
+/// How a packet is cut when it leaves (GSO).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// Not at all.
+    None,
+    /// Into pieces of so many bytes of payload.
+    Payload(u32),
+    /// Into pieces that are there already (SCTP).
+    Cut,
 }
 
 /// A packet in a buffer: XDP frame, skb, or bytes on the host.
@@ -67,19 +81,21 @@ pub trait Packet {
         crc32c::change(ports, len)
     }
 
-    /// Cuts or extends the packet at its tail. What is new is zero.
+    /// Cuts or extends the packet at its tail. What is new is zero. Afterwards it is in one piece.
     fn resize(&mut self, len: u32) -> Option<()>;
 
-    /// Bytes of the biggest piece that will leave, from the IP header on: the length, or a segment of an
-    /// offloaded one.
-    fn wire_len(&self, l3: usize) -> u32;
+    /// Makes room of so many zero bytes before the IP header, which is at `l3`.
+    fn prepend(&mut self, l3: usize, len: u32) -> Option<()>;
 
-    /// [`refuse`]; the kernel's implementation makes it a function that is verified by itself, with a stack frame of
+    /// Whether it will be cut when it leaves.
+    fn segment(&self) -> Segment;
+
+    /// [`build`]; the kernel's implementation makes it a function that is verified by itself, with a stack frame of
     /// its own.
-    fn refuse(&mut self, work: &Work) -> bool
+    fn answer(&mut self, work: &Work, answer: Answer, mtu: u32) -> bool
     where
         Self: Sized,
     {
-        refuse(self, work.headers())
+        build(self, work.headers(), answer, mtu)
     }
 }

@@ -127,6 +127,15 @@ impl Headers {
 /// Offset of the checksum in SCTP's common header (RFC 9260 §3.1).
 pub const SCTP_CHECKSUM: usize = 8;
 
+/// Length of an ICMP error's own header.
+pub const ICMP_LEN: usize = 8;
+
+/// Offset of the checksum in it.
+pub const ICMP_CHECKSUM: usize = 2;
+
+/// Bytes of a transport header that an ICMP error quotes at least (RFC 792).
+const QUOTED: usize = 8;
+
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 const ETH_P_8021Q: u16 = 0x8100;
@@ -135,19 +144,28 @@ const ETH_P_8021AD: u16 = 0x88a8;
 /// Extension headers that are skipped in one packet; a packet with more is not ours.
 const MAX_EXTENSIONS: usize = 4;
 
-/// Finds the headers of a TCP, UDP or SCTP packet, or of a fragment of one (of IPv6, a later one of whatever packet); says
-/// no to any other, which is not ours, whatever its form. `h` is zero, or
-/// of an earlier packet: its padding stays zero.
+/// What a packet is, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// TCP, UDP or SCTP, or a fragment of it (of IPv6, a later one of whatever packet).
+    Transport,
+    /// An ICMP error, whose ports are not written: see [`parse_quoted`].
+    IcmpError,
+    /// None of ours, whatever its form.
+    Other,
+}
+
+/// Finds the headers of a packet that may be ours. `h` is zero, or of an earlier packet: its padding stays zero.
 ///
 /// A frame with a VLAN id belongs to the VLAN's own device, which sees it without the tag; a priority tag (id 0)
 /// is skipped.
 #[inline(always)]
-pub fn parse<P: Packet>(p: &mut P, link: LinkType, h: &mut Headers) -> bool {
-    try_parse(p, link, h).is_some()
+pub fn parse<P: Packet>(p: &mut P, link: LinkType, h: &mut Headers) -> Kind {
+    try_parse(p, link, h).unwrap_or(Kind::Other)
 }
 
 #[inline(always)]
-fn try_parse<P: Packet>(p: &mut P, link: LinkType, h: &mut Headers) -> Option<()> {
+fn try_parse<P: Packet>(p: &mut P, link: LinkType, h: &mut Headers) -> Option<Kind> {
     let (l3, family) = match link {
         LinkType::Ethernet => ethernet(p)?,
         LinkType::RawIp => (0, version(p)?),
@@ -155,9 +173,35 @@ fn try_parse<P: Packet>(p: &mut P, link: LinkType, h: &mut Headers) -> Option<()
     h.l3 = l3;
     h.tcp_flags = 0;
     match family {
-        Family::V4 => ipv4(p, h),
-        Family::V6 => ipv6(p, h),
+        Family::V4 => ipv4(p, h, Extent::Whole),
+        Family::V6 => ipv6(p, h, Extent::Whole),
     }
+}
+
+/// Finds the headers of the packet that an ICMP error quotes the beginning of, up to the ports (RFC 792, RFC 4443 §2.4). Says
+/// no where they are not there.
+#[inline(always)]
+pub fn parse_quoted<P: Packet>(p: &mut P, error: &Headers, h: &mut Headers) -> bool {
+    let l3 = error.l4 as usize + ICMP_LEN;
+    if l3 > usize::from(u8::MAX) {
+        return false;
+    }
+    h.l3 = l3 as u8;
+    h.tcp_flags = 0;
+    let kind = if error.v6 {
+        ipv6(p, h, Extent::Quoted)
+    } else {
+        ipv4(p, h, Extent::Quoted)
+    };
+    matches!(kind, Some(Kind::Transport)) && h.has_transport()
+}
+
+/// How much of a packet is there.
+#[derive(Clone, Copy)]
+enum Extent {
+    Whole,
+    /// Its headers, and at least eight bytes from the transport header on.
+    Quoted,
 }
 
 #[inline(always)]
@@ -188,17 +232,17 @@ fn ethernet<P: Packet>(p: &mut P) -> Option<(u8, Family)> {
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
+fn ipv4<P: Packet>(p: &mut P, h: &mut Headers, extent: Extent) -> Option<Kind> {
     let l3 = usize::from(h.l3);
     let room = p.len().checked_sub(l3 as u32)?;
     let w = p.window::<20>(l3)?;
     let ihl = usize::from(w[0] & 0x0f) * 4;
     let total = u32::from(u16::from_be_bytes([w[2], w[3]]));
     let fragment = u16::from_be_bytes([w[6], w[7]]);
-    if w[0] >> 4 != 4 || ihl < 20 || total > room {
+    if w[0] >> 4 != 4 || ihl < 20 {
         return None;
     }
-    let end = end(h.l3, total, room)?;
+    let end = end(h.l3, total, room, extent)?;
     h.v6 = false;
     h.ttl = w[8];
     h.fragment = Fragment::of(fragment & 0x1fff, fragment & 0x2000 != 0);
@@ -206,32 +250,34 @@ fn ipv4<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
     h.tuple.protocol = w[9];
     h.tuple.src = Addr::v4([w[12], w[13], w[14], w[15]]);
     h.tuple.dst = Addr::v4([w[16], w[17], w[18], w[19]]);
-    transport(p, h, l3 + ihl, end)
+    transport(p, h, l3 + ihl, end, extent)
 }
 
 /// Where an IP packet ends, by what its header says of its length. A length that is missing is that of a big packet
-/// (GSO beyond 64 KiB), and none of any other.
+/// (GSO beyond 64 KiB), and none of any other. Of a packet that is quoted, as much as is there counts.
 #[inline(always)]
-fn end(l3: u8, said: u32, room: u32) -> Option<u32> {
-    let len = match said {
-        0 if room > 0xffff => room,
-        0 => return None,
-        said => said,
+fn end(l3: u8, said: u32, room: u32, extent: Extent) -> Option<u32> {
+    let len = match (extent, said) {
+        (Extent::Quoted, _) => room,
+        (_, 0) if room > 0xffff => room,
+        (_, 0) => return None,
+        (_, said) if said > room => return None,
+        (_, said) => said,
     };
     Some(u32::from(l3) + len)
 }
 
 #[inline(always)]
-fn ipv6<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
+fn ipv6<P: Packet>(p: &mut P, h: &mut Headers, extent: Extent) -> Option<Kind> {
     let l3 = usize::from(h.l3);
     let room = p.len().checked_sub(l3 as u32)?;
     let w = p.window::<40>(l3)?;
     let payload = u32::from(u16::from_be_bytes([w[4], w[5]]));
     let said = if payload == 0 { 0 } else { payload + 40 };
-    if w[0] >> 4 != 6 || said > room {
+    if w[0] >> 4 != 6 {
         return None;
     }
-    let end = end(h.l3, said, room)?;
+    let end = end(h.l3, said, room, extent)?;
     h.v6 = true;
     h.ttl = w[7];
     h.fragment = Fragment::Whole;
@@ -264,7 +310,7 @@ fn ipv6<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
                 h.id = u32::from_be_bytes([e[4], e[5], e[6], e[7]]);
                 if !h.has_transport() {
                     h.tuple.protocol = 0;
-                    return Some(());
+                    return Some(Kind::Transport);
                 }
                 next = e[0];
                 l4 += 8;
@@ -274,11 +320,17 @@ fn ipv6<P: Packet>(p: &mut P, h: &mut Headers) -> Option<()> {
         i += 1;
     }
     h.tuple.protocol = next;
-    transport(p, h, l4, end)
+    transport(p, h, l4, end, extent)
 }
 
 #[inline(always)]
-fn transport<P: Packet>(p: &mut P, h: &mut Headers, l4: usize, end: u32) -> Option<()> {
+fn transport<P: Packet>(
+    p: &mut P,
+    h: &mut Headers,
+    l4: usize,
+    end: u32,
+    extent: Extent,
+) -> Option<Kind> {
     const TCP: usize = 20;
     const UDP: usize = 8;
     // The common header, and that of the first chunk.
@@ -288,7 +340,16 @@ fn transport<P: Packet>(p: &mut P, h: &mut Headers, l4: usize, end: u32) -> Opti
     }
     h.l4 = l4 as u8;
     if !h.has_transport() {
-        return has_ports(h.tuple.protocol).then_some(());
+        return has_ports(h.tuple.protocol).then_some(Kind::Transport);
+    }
+    if matches!(extent, Extent::Quoted) {
+        let w = p.window::<QUOTED>(l4)?;
+        h.tuple.src_port = U16::from_bytes([w[0], w[1]]);
+        h.tuple.dst_port = U16::from_bytes([w[2], w[3]]);
+        return has_ports(h.tuple.protocol).then_some(Kind::Transport);
+    }
+    if is_icmp(h) {
+        return icmp_error(p, h, l4, end);
     }
     let len = match h.tuple.protocol {
         protocol::TCP => TCP,
@@ -318,7 +379,34 @@ fn transport<P: Packet>(p: &mut P, h: &mut Headers, l4: usize, end: u32) -> Opti
     };
     h.tuple.src_port = U16::from_bytes([w[0], w[1]]);
     h.tuple.dst_port = U16::from_bytes([w[2], w[3]]);
-    Some(())
+    Some(Kind::Transport)
+}
+
+#[inline(always)]
+const fn is_icmp(h: &Headers) -> bool {
+    h.tuple.protocol
+        == if h.v6 {
+            protocol::ICMPV6
+        } else {
+            protocol::ICMP
+        }
+}
+
+/// An ICMP message that is an error, and whole.
+#[inline(always)]
+fn icmp_error<P: Packet>(p: &mut P, h: &Headers, l4: usize, end: u32) -> Option<Kind> {
+    if (l4 + ICMP_LEN) as u32 > end || !matches!(h.fragment, Fragment::Whole) {
+        return None;
+    }
+    let kind = p.window::<ICMP_LEN>(l4)?[0];
+    let is_error = if h.v6 {
+        // Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443 §3).
+        matches!(kind, 1..=4)
+    } else {
+        // Destination unreachable, source quench, time exceeded, parameter problem (RFC 792).
+        matches!(kind, 3 | 4 | 11 | 12)
+    };
+    is_error.then_some(Kind::IcmpError)
 }
 
 #[inline(always)]

@@ -1,6 +1,8 @@
 //! What the datapath asks of the world: maps, time, chance, routes. The kernel and the host each have one
 //! implementation, and the host's is deterministic.
 
+use core::ops::Deref;
+
 use crate::{
     abi::{
         affinity::{AffinityKey, AffinityValue},
@@ -16,12 +18,14 @@ use crate::{
     addr::Addr,
     balance::{Draw, Found},
     datapath::{
-        Work,
+        Ingress, Work,
         begin::{begin, begin_early, create},
         choose::{choose, reconsider},
         claim::claim_tuple,
+        icmp,
     },
     load::count_flow,
+    packet::Packet,
     slow_start,
 };
 
@@ -144,8 +148,8 @@ pub enum Route {
 pub trait PacketTables: Tables {
     /// A flow table's element.
     type Flow: FlowRef;
-    /// Looks up `DEVICES`.
-    fn device(&mut self, ifindex: u32) -> Option<Device>;
+    /// Looks up `DEVICES`. Lent: compilers copy one that is not there, too, which the kernel's verifier refuses.
+    fn device(&mut self, ifindex: u32) -> Option<impl Deref<Target = Device>>;
     /// Looks up a flow table.
     fn flow(&mut self, table: FlowTable, key: &FlowKey) -> Option<Self::Flow>;
     /// Inserts into a flow table what is not there.
@@ -213,6 +217,20 @@ pub trait PacketTables: Tables {
         Self: Sized,
     {
         claim_tuple(self, work)
+    }
+    /// [`icmp::incoming`], likewise.
+    fn icmp_in<P: Packet>(&mut self, packet: &mut P, work: &mut Work, at: Ingress) -> u32
+    where
+        Self: Sized,
+    {
+        icmp::incoming(packet, self, work, at)
+    }
+    /// [`icmp::outgoing`], likewise.
+    fn icmp_out<P: Packet>(&mut self, packet: &mut P, work: &mut Work) -> u32
+    where
+        Self: Sized,
+    {
+        icmp::outgoing(packet, self, work)
     }
 }
 

@@ -5,12 +5,17 @@ use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
     abi::{
         counter::Counter,
+        device::LinkType,
         frontend::Scope,
         target::{Slot, TargetWord},
     },
     balance::{Draw, Found},
     crc32c,
-    datapath::{answer, begin, choose, claim},
+    datapath::{
+        Ingress,
+        answer::{self, Answer},
+        begin, choose, claim, icmp,
+    },
     load, slow_start,
 };
 
@@ -147,16 +152,49 @@ pub extern "C" fn crc32c_change(ports: u32, len: u32) -> u32 {
     crc32c::change(ports, len as u16)
 }
 
-/// `datapath::answer::refuse` on the packet in `WORK`: 1 if it was answered.
+/// `datapath::answer::build` on the packet in `WORK`: 1 if it was answered.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn refuse(skb: *mut __sk_buff) -> u32 {
+pub extern "C" fn answer(skb: *mut __sk_buff, answer: u32, mtu: u32) -> u32 {
     let Some(work) = WORK.get_ptr(0) else {
         return 0;
     };
     // SAFETY: this CPU's element, which nobody writes meanwhile.
-    u32::from(answer::refuse(
+    let headers = unsafe { &*work }.headers();
+    u32::from(answer::build(
         &mut Frame::again(skb),
-        unsafe { &*work }.headers(),
+        headers,
+        Answer::from_u32(answer),
+        mtu,
     ))
+}
+
+/// `datapath::icmp::incoming` on the error in `WORK`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn icmp_in(skb: *mut __sk_buff, ifindex: u32, has_link_header: u32) -> u32 {
+    let Some(work) = WORK.get_ptr_mut(0) else {
+        return Counter::DropRewrite as u32;
+    };
+    let link = if has_link_header == 0 {
+        LinkType::RawIp
+    } else {
+        LinkType::Ethernet
+    };
+    let at = Ingress { ifindex, link };
+    // SAFETY: this CPU's element; the caller, which lent it, does not touch it before this function returns.
+    let work = unsafe { &mut *work };
+    icmp::incoming(&mut Frame::again(skb), &mut Kernel(skb), work, at)
+}
+
+/// `datapath::icmp::outgoing` on the error in `WORK`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn icmp_out(skb: *mut __sk_buff) -> u32 {
+    let Some(work) = WORK.get_ptr_mut(0) else {
+        return Counter::DropRewrite as u32;
+    };
+    // SAFETY: as above.
+    let work = unsafe { &mut *work };
+    icmp::outgoing(&mut Frame::again(skb), &mut Kernel(skb), work)
 }

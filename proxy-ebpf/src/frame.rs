@@ -3,14 +3,18 @@
 use core::ptr;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
+    bindings::{
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
+        bpf_skb_store_bytes,
     },
 };
 use proxy_common::{
-    datapath::Work,
-    packet::{ChecksumChange, Packet},
+    datapath::{Work, answer::Answer},
+    packet::{ChecksumChange, Packet, Segment},
 };
 
 /// Bytes that are made linear before parsing: Ethernet, tag, IP with options or a few extensions, TCP.
@@ -133,20 +137,25 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn wire_len(&self, l3: usize) -> u32 {
+    fn prepend(&mut self, _l3: usize, len: u32) -> Option<()> {
+        // SAFETY: the helper checks the length. Its place is behind the MAC addresses, where the IP header is in all
+        // packets that the helper takes.
+        let rc = unsafe { bpf_skb_adjust_room(self.skb, len.cast_signed(), BPF_ADJ_ROOM_MAC, 0) };
+        (rc == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> Segment {
         // SAFETY: the context of a tc program is valid.
-        let (len, segment) = unsafe { ((*self.skb).len, (*self.skb).gso_size) };
-        match segment {
-            0 => len - (l3 as u32),
-            // SCTP's pieces are cut already, by what the sender knows of the path.
-            GSO_BY_FRAGS => 0,
-            // A segment's headers are small beside what they are allowed: a GSO packet is cut to the path's MSS.
-            segment => segment,
+        match unsafe { (*self.skb).gso_size } {
+            0 => Segment::None,
+            GSO_BY_FRAGS => Segment::Cut,
+            bytes => Segment::Payload(bytes),
         }
     }
 
     #[inline(always)]
-    fn refuse(&mut self, _work: &Work) -> bool {
-        crate::calls::refuse(self.skb) != 0
+    fn answer(&mut self, _work: &Work, answer: Answer, mtu: u32) -> bool {
+        crate::calls::answer(self.skb, answer as u32, mtu) != 0
     }
 }

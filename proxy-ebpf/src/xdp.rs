@@ -12,7 +12,7 @@ use aya_ebpf::{
 use proxy_common::{
     abi::device::LinkType,
     datapath::{self, Ingress, Verdict},
-    packet::{ChecksumChange, Packet},
+    packet::{ChecksumChange, Packet, Segment},
 };
 
 use crate::{kernel::Kernel, log, maps::WORK};
@@ -117,7 +117,13 @@ impl Packet for XdpFrame {
     }
 
     #[inline(always)]
-    fn wire_len(&self, l3: usize) -> u32 {
-        self.len().wrapping_sub(l3 as u32)
+    fn prepend(&mut self, _l3: usize, _len: u32) -> Option<()> {
+        // For answers, which are tc's to give.
+        None
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> Segment {
+        Segment::None
     }
 }

@@ -5,7 +5,7 @@ use proxy_common::{
     abi::{device::LinkType, flow::FlowKey, protocol},
     datapath::Verdict,
     host::Frame,
-    parse::{Headers, parse, tcp_flags},
+    parse::{Headers, Kind, parse, tcp_flags},
 };
 
 use crate::{
@@ -103,7 +103,8 @@ impl Sent {
 
 fn headers(frame: &Frame, link: LinkType) -> Option<Headers> {
     let mut h = Headers::default();
-    parse(&mut frame.clone(), link, &mut h).then_some(h)
+    let kind = parse(&mut frame.clone(), link, &mut h);
+    matches!(kind, Kind::Transport).then_some(h)
 }
 
 /// The tuple of a packet that says it.

@@ -1,10 +1,11 @@
 //! One tuple → another: addresses, ports, checksums, hop limit.
 
+use super::Work;
 use crate::{
     abi::{flow::FlowKey, protocol},
     checksum::{Sum, update},
     packet::{ChecksumChange, Packet},
-    parse::{Fragment, Headers, SCTP_CHECKSUM},
+    parse::{Fragment, Headers, ICMP_CHECKSUM, SCTP_CHECKSUM},
 };
 
 /// Makes the packet carry the tuple `out`; with `hop`, its hop limit is one less. Says no, with nothing changed, if a
@@ -27,6 +28,56 @@ fn try_rewrite<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey, hop: bool) -> O
     } else {
         ipv4(p, l3, h, out, hop)
     }
+}
+
+/// Makes an ICMP error one about the flow in `Work::value`, between the addresses of `Work::key`: it quotes what the answers of
+/// this half answer. With `hop`, its hop limit is one less. Says no if a part could not be reached.
+#[inline(always)]
+pub(super) fn rewrite_error<P: Packet>(p: &mut P, w: &Work, hop: bool) -> bool {
+    try_rewrite_error(p, w, hop).is_some()
+}
+
+#[inline(always)]
+fn try_rewrite_error<P: Packet>(p: &mut P, w: &Work, hop: bool) -> Option<()> {
+    let (h, quoted, inner) = (&w.h, &w.quoted, w.value.out.inverted());
+    let mut message = quoted_transport(p, quoted, &inner)?;
+    let l3 = usize::from(quoted.l3);
+    if h.v6 {
+        // An IPv4 header's own checksum makes up for its addresses.
+        message = message.add(addresses(Sum::default(), quoted, &inner).0);
+        ipv6(p, l3, quoted, &inner, false)?;
+        // The pseudo-header (RFC 4443 §2.3).
+        message = message.add(addresses(Sum::default(), h, &w.key).0);
+    } else {
+        ipv4(p, l3, quoted, &inner, false)?;
+    }
+    let field = usize::from(h.l4) + ICMP_CHECKSUM;
+    let old = u16::from_ne_bytes(*p.window::<2>(field)?);
+    p.store::<2>(field, &update(old, message).to_ne_bytes())?;
+    let l3 = usize::from(h.l3);
+    if h.v6 {
+        ipv6(p, l3, h, &w.key, hop)
+    } else {
+        ipv4(p, l3, h, &w.key, hop)
+    }
+}
+
+/// The ports that an error quotes, and the checksum of TCP or UDP where it is quoted, too: tracing tools know their probes by
+/// it. SCTP's is not known without the whole packet. Gives the change of what was written.
+#[inline(always)]
+fn quoted_transport<P: Packet>(p: &mut P, quoted: &Headers, inner: &FlowKey) -> Option<Sum> {
+    let change = change(quoted, inner);
+    let mut written = change.data;
+    let field = quoted.checksum_offset();
+    if quoted.tuple.protocol != protocol::SCTP
+        && let Some(old) = p.window::<2>(field).map(|w| u16::from_ne_bytes(*w))
+    {
+        let new = change.applied_to(old);
+        p.store::<2>(field, &new.to_ne_bytes())?;
+        written = written.replace16(old, new);
+    }
+    p.store::<4>(usize::from(quoted.l4), &inner.port_bytes())?;
+    Some(written)
 }
 
 /// The ports of TCP and UDP, and the checksum.

@@ -4,7 +4,7 @@
 //! writes. What it leaves to tc has its flow by then, so that tc comes to the same backend.
 
 use super::{
-    Ingress, Verdict, Work, answer, begin, drop, flow, may_be_snat_reply, rewrite::rewrite,
+    Ingress, Verdict, Work, answer, begin, drop, flow, forward, may_be_snat_reply, rewrite::rewrite,
 };
 use crate::{
     abi::{
@@ -15,7 +15,7 @@ use crate::{
         protocol,
     },
     packet::Packet,
-    parse::{Fragment, Headers, parse},
+    parse::{Fragment, Headers, Kind, parse},
     tables::{FlowTable, PacketTables, Route, RouteQuery},
 };
 
@@ -29,8 +29,10 @@ pub fn xdp_ingress<P: Packet, T: PacketTables>(
     w: &mut Work,
     at: Ingress,
 ) -> Verdict {
-    // Fragments are tc's: there, the later ones find what the first has left.
-    if !parse(p, LinkType::Ethernet, &mut w.h) || !matches!(w.h.fragment, Fragment::Whole) {
+    // Fragments are tc's: there, the later ones find what the first has left. ICMP errors are, too: there are few.
+    if !matches!(parse(p, LinkType::Ethernet, &mut w.h), Kind::Transport)
+        || !matches!(w.h.fragment, Fragment::Whole)
+    {
         return Verdict::Pass;
     }
     let reply = match known(p, t, w, at) {
@@ -162,7 +164,7 @@ fn way<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Work) 
     // Back out of its own device a frame goes wherever XDP runs.
     let same = ifindex == at.ifindex;
     let reached = same || device.flags & device_flags::XDP_OUT != 0;
-    if !reached || p.wire_len(ETH_HLEN as usize) > device.mtu {
+    if !reached || forward::wire_len(p, &w.h) > device.mtu {
         return None;
     }
     let ([d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]) = (mac, device.mac);

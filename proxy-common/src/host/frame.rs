@@ -1,6 +1,6 @@
 //! A packet in a `Vec`.
 
-use crate::packet::{ChecksumChange, Packet};
+use crate::packet::{ChecksumChange, Packet, Segment};
 
 /// A checksum that the sender left to its device (`CHECKSUM_PARTIAL`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,11 +137,20 @@ impl Packet for Frame {
         Some(())
     }
 
-    fn wire_len(&self, l3: usize) -> u32 {
-        if self.segment == 0 {
-            self.len() - l3 as u32
-        } else {
-            self.segment
+    fn prepend(&mut self, l3: usize, len: u32) -> Option<()> {
+        let len = len as usize;
+        self.bytes.splice(l3..l3, std::iter::repeat_n(0, len));
+        if let Some(pending) = &mut self.pending {
+            pending.start += len;
+            pending.field += len;
+        }
+        Some(())
+    }
+
+    fn segment(&self) -> Segment {
+        match self.segment {
+            0 => Segment::None,
+            bytes => Segment::Payload(bytes),
         }
     }
 }

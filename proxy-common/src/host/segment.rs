@@ -1,8 +1,9 @@
-//! Packets to be: TCP segments, UDP datagrams, SCTP packets of one chunk.
+//! Packets to be: TCP segments, UDP datagrams, SCTP packets of one chunk, ICMP errors.
 
 mod bytes;
+mod icmp;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::{
     abi::protocol,
@@ -56,6 +57,13 @@ pub enum Transport {
         chunk: u8,
         /// Whether it carries a checksum.
         checksum: bool,
+    },
+    /// An ICMP error, of the packet's family; there are no ports.
+    IcmpError {
+        /// Type and code.
+        kind: [u8; 2],
+        /// What is behind the checksum.
+        rest: u32,
     },
 }
 
@@ -329,10 +337,12 @@ impl Segment {
             Transport::Tcp { .. } => protocol::TCP,
             Transport::Udp { .. } => protocol::UDP,
             Transport::Sctp { .. } => protocol::SCTP,
+            Transport::IcmpError { .. } if self.is_v4() => protocol::ICMP,
+            Transport::IcmpError { .. } => protocol::ICMPV6,
         }
     }
 
-    /// Whether it carries a transport checksum.
+    /// Whether it carries a transport checksum, which may be left to the device.
     pub const fn has_checksum(&self) -> bool {
         matches!(
             self.transport,
@@ -348,5 +358,13 @@ pub(super) fn endpoint(text: &str) -> SocketAddr {
     match text.parse() {
         Ok(endpoint) => endpoint,
         Err(error) => panic!("{text:?} is no address and port: {error}"),
+    }
+}
+
+/// The same for an address.
+fn address(text: &str) -> IpAddr {
+    match text.parse() {
+        Ok(address) => address,
+        Err(error) => panic!("{text:?} is no address: {error}"),
     }
 }

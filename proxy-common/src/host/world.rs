@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     fmt,
+    ops::Deref,
     rc::Rc,
 };
 
@@ -327,8 +328,8 @@ impl FlowRef for FlowElement<'_> {
 impl<'a> PacketTables for &'a World {
     type Flow = FlowElement<'a>;
 
-    fn device(&mut self, ifindex: u32) -> Option<Device> {
-        self.devices.get(&ifindex)
+    fn device(&mut self, ifindex: u32) -> Option<impl Deref<Target = Device>> {
+        self.devices.get(&ifindex).map(Box::new)
     }
 
     fn flow(&mut self, table: FlowTable, key: &FlowKey) -> Option<FlowElement<'a>> {

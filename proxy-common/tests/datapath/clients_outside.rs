@@ -320,9 +320,9 @@ fn p6_what_cannot_be_sent_on_is_dropped_and_counted() {
         let names = cast.names;
         let client = at(names.client, 50_000);
         let (service, frontend) = frontends(&cast).remove(0);
-        let story = |backend: &str, hops: u8, change: &dyn Fn(&World), reason: Counter| {
+        let story = |backend: &str, change: &dyn Fn(&World), reason: Counter| {
             let service = service.clone().backend(backend);
-            let first = cast.first(&client, &frontend).hop_limit(hops);
+            let first = cast.first(&client, &frontend);
             tell(
                 || {
                     let world = world(&cast, &service);
@@ -342,33 +342,25 @@ fn p6_what_cannot_be_sent_on_is_dropped_and_counted() {
             proxy_common::addr::Family::V4 => "172.31.0.1:80",
             proxy_common::addr::Family::V6 => "[fc00::1]:80",
         };
-        story(unroutable, 64, &|_| {}, Counter::DropNoRoute);
-        story(&far, 1, &|_| {}, Counter::DropTtl);
-        story(&far, 0, &|_| {}, Counter::DropTtl);
+        story(unroutable, &|_| {}, Counter::DropNoRoute);
         let without_address = |world: &World| {
             let mut device = world.devices.get(&UPLINK).expect("the uplink");
             (device.snat_v4, device.snat_v6) = (addr("0.0.0.0"), addr("::"));
             world.devices.put(UPLINK, device);
         };
-        story(&far, 64, &without_address, Counter::DropNoSourceAddress);
+        story(&far, &without_address, Counter::DropNoSourceAddress);
         let unknown_device = |world: &World| {
             world.devices.remove(&UPLINK);
         };
-        story(&far, 64, &unknown_device, Counter::DropNoSourceAddress);
-        let small = |world: &World| {
-            let mut device = world.devices.get(&UPLINK).expect("the uplink");
-            device.mtu = 27;
-            world.devices.put(UPLINK, device);
-        };
-        story(&far, 64, &small, Counter::DropTooBig);
+        story(&far, &unknown_device, Counter::DropNoSourceAddress);
         let no_ports = |world: &World| {
             world.configure(|settings| settings.snat_ports = [PortRange::default(); 4]);
         };
-        story(&far, 64, &no_ports, Counter::DropNoSourcePort);
+        story(&far, &no_ports, Counter::DropNoSourcePort);
         let stale = |world: &World| {
             world.set_backend_state(1, proxy_common::abi::target::BackendState::NotServing);
         };
-        story(&far, 64, &stale, Counter::DropStaleBackend);
+        story(&far, &stale, Counter::DropStaleBackend);
     });
 }
 
@@ -393,12 +385,6 @@ fn p6_an_answer_that_cannot_be_sent_back_is_dropped_and_counted() {
                         &first,
                         Fate::Leaves(UPLINK, out.clone()),
                     ),
-                    packet(
-                        "its hop limit used up",
-                        Hook::In(UPLINK),
-                        &answer.clone().hop_limit(1),
-                        Fate::Dropped(Counter::DropTtl),
-                    ),
                     then("the route to the client goes", |world| {
                         world.set_routes(|_| proxy_common::tables::Route::None);
                     }),
@@ -412,30 +398,4 @@ fn p6_an_answer_that_cannot_be_sent_back_is_dropped_and_counted() {
             },
         );
     });
-}
-
-#[test]
-fn a_big_segment_that_will_be_cut_is_not_too_big() {
-    let cast = Cast {
-        names: &crate::node::BOTH[0],
-        protocol: 6,
-    };
-    let names = cast.names;
-    let (service, frontend) = frontends(&cast).remove(0);
-    let world = world(&cast, &service.backend(&at(names.far_pod, 8080)));
-    let big = cast
-        .first(&at(names.client, 50_000), &frontend)
-        .payload(&[7; 4000]);
-    let mut cut = big.frame().segmented(1460);
-    let verdict = crate::fixture::run(&world, Hook::In(UPLINK), &mut cut);
-    assert_eq!(
-        verdict,
-        proxy_common::datapath::Verdict::Forward { ifindex: UPLINK }
-    );
-    let mut whole = big.frame();
-    let verdict = crate::fixture::run(&world, Hook::In(UPLINK), &mut whole);
-    assert_eq!(
-        verdict,
-        proxy_common::datapath::Verdict::Drop(Counter::DropTooBig)
-    );
 }

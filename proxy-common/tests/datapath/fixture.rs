@@ -3,7 +3,7 @@
 use proxy_common::{
     abi::{counter::Counter, device::LinkType, protocol},
     datapath::{self, Ingress, Verdict, Work},
-    host::{Frame, Segment, World},
+    host::{Frame, Segment, World, checksum_of},
 };
 
 use crate::{
@@ -184,6 +184,19 @@ pub fn run(world: &World, hook: Hook, frame: &mut Frame) -> Verdict {
             let link: LinkType = node::link(ifindex);
             datapath::egress(frame, &mut tables, &mut work, link)
         }
+    }
+}
+
+/// Checks the sums of an ICMP message behind a plain IP header.
+pub fn sums_up(frame: &Frame, v4: bool) {
+    let bytes = frame.bytes();
+    if v4 {
+        assert_eq!(checksum_of(&[&bytes[14..34]]), 0, "IPv4 header");
+        assert_eq!(checksum_of(&[&bytes[34..]]), 0, "ICMP");
+    } else {
+        let len = (bytes.len() as u32 - 54).to_be_bytes();
+        let sum = checksum_of(&[&bytes[22..54], &len, &[0, 0, 0, 58], &bytes[54..]]);
+        assert_eq!(sum, 0, "ICMPv6");
     }
 }
 

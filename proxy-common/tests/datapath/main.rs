@@ -1,5 +1,6 @@
 //! The packet path, fixture by fixture: what comes in, what the tables say, what becomes of it.
 
+mod answers;
 mod claims;
 mod clients_of_cluster;
 mod clients_outside;
@@ -8,6 +9,7 @@ mod deleted_backends;
 mod fixture;
 mod fragments;
 mod hairpin;
+mod icmp_errors;
 mod limits;
 mod lookup;
 mod masquerade;

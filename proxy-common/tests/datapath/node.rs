@@ -115,6 +115,12 @@ pub fn at(address: &str, port: u16) -> String {
     std::net::SocketAddr::new(ip, port).to_string()
 }
 
+/// The address of an `address:port`.
+pub fn host(at: &str) -> String {
+    let at: std::net::SocketAddr = at.parse().expect("an address and port");
+    at.ip().to_string()
+}
+
 pub fn addr(address: &str) -> Addr {
     Addr::from(address.parse::<IpAddr>().expect("an address"))
 }

@@ -3,13 +3,13 @@
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind, protocol, target::TargetState},
     datapath::Verdict,
-    host::{Frame, Segment, Service, World, checksum_of},
+    host::{Segment, Service, World},
     parse::tcp_flags,
 };
 
 use crate::{
-    fixture::{Cast, Dump, Fate, Hook, Step, for_each_cast, packet, run, tell},
-    node::{BOTH, POD_A, UPLINK, at, node},
+    fixture::{Cast, Dump, Fate, Hook, Step, for_each_cast, packet, run, sums_up, tell},
+    node::{BOTH, POD_A, UPLINK, at, host, node},
 };
 
 fn world(cast: &Cast) -> World {
@@ -37,41 +37,17 @@ fn reset(cast: &Cast, client: &str, frontend: &str, seq: u32) -> Segment {
 
 /// The refusal of a datagram (RFC 792, RFC 4443): the IP header and eight bytes of what was sent, in an ICMP message; of SCTP
 /// as many as hold an INIT's tag (RFC 9260 §10).
-fn unreachable(sent: &Segment, client: &str, frontend: &str) -> Vec<u8> {
-    let quoted = if sent.protocol() == protocol::SCTP {
+fn unreachable(sent: &Segment, client: &str, frontend: &str) -> Segment {
+    let transport = if sent.protocol() == protocol::SCTP {
         20
     } else {
         8
     };
-    let sent = sent.bytes();
-    let v4 = sent[12..14] == [8, 0];
-    let (header, number, kind) = if v4 {
-        (20, 1, [3, 3])
-    } else {
-        (40, 58, [1, 4])
-    };
-    let mut message = [&kind[..], &[0; 6], &sent[14..14 + header + quoted]].concat();
-
-    let around = Segment::udp(frontend, client)
+    let kind = if sent.is_v4() { [3, 3] } else { [1, 4] };
+    let quoted = sent.quoted(transport);
+    Segment::icmp_error(&host(frontend), &host(client), kind, &quoted)
         .identification(0)
-        .payload(&vec![0; message.len() - 8])
-        .macs_swapped();
-    let mut answer = around.bytes();
-    answer.truncate(14 + header);
-    let field = if v4 { 14 + 9 } else { 14 + 6 };
-    answer[field] = number;
-    let sum = if v4 {
-        answer[14 + 10..14 + 12].fill(0);
-        let ip = checksum_of(&[&answer[14..14 + 20]]);
-        answer[14 + 10..14 + 12].copy_from_slice(&ip.to_be_bytes());
-        checksum_of(&[&message])
-    } else {
-        let len = (message.len() as u32).to_be_bytes();
-        checksum_of(&[&answer[14 + 8..14 + 40], &len, &[0, 0, 0, number], &message])
-    };
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    answer.extend_from_slice(&message);
-    answer
+        .macs_swapped()
 }
 
 #[test]
@@ -136,14 +112,14 @@ fn b5_a_datagram_or_init_is_answered_with_port_unreachable_that_quotes_it() {
                 let mut frame = sent.frame();
                 assert_eq!(run(&world, hook, &mut frame), Verdict::Bounce);
                 let expected = unreachable(&sent, &client, &frontend);
-                assert_eq!(Dump(frame.bytes()), Dump(&expected));
+                assert_eq!(Dump(frame.bytes()), Dump(&expected.bytes()));
                 assert_eq!(world.counted(Counter::RejectedNoEndpoint), 1);
             }
         }
     });
 }
 
-/// The sender's device finishes the checksum of the datagram that it thinks this still is.
+/// The sender's device finishes the checksum of the datagram that it thinks this still is: now that in the quote.
 #[test]
 fn b5_port_unreachable_sums_up_right_where_the_datagrams_checksum_was_pending() {
     for_each_cast(|cast| {
@@ -164,27 +140,15 @@ fn b5_port_unreachable_sums_up_right_where_the_datagrams_checksum_was_pending() 
                 let before = frame.clone();
                 let done = frame.completed();
                 sums_up(&done, sent.is_v4());
-                // Whoever takes the message before any device has finished it sees the same.
                 let header = if sent.is_v4() { 20 } else { 40 };
-                let unused = 14 + header + 4..14 + header + 8;
+                let quoted = 14 + header + 8 + header;
+                let finished = quoted + 6..quoted + 8;
                 for (index, (a, b)) in before.bytes().iter().zip(done.bytes()).enumerate() {
-                    assert!(a == b || unused.contains(&index), "byte {index}");
+                    assert!(a == b || finished.contains(&index), "byte {index}");
                 }
             }
         }
     });
-}
-
-fn sums_up(frame: &Frame, v4: bool) {
-    let bytes = frame.bytes();
-    if v4 {
-        assert_eq!(checksum_of(&[&bytes[14..34]]), 0, "IPv4 header");
-        assert_eq!(checksum_of(&[&bytes[34..]]), 0, "ICMP");
-    } else {
-        let len = (bytes.len() as u32 - 54).to_be_bytes();
-        let sum = checksum_of(&[&bytes[22..54], &len, &[0, 0, 0, 58], &bytes[54..]]);
-        assert_eq!(sum, 0, "ICMPv6");
-    }
 }
 
 /// Its device is the one that it goes back to, and need not write it: the quote is whole.
@@ -202,7 +166,7 @@ fn b5_port_unreachable_quotes_an_init_whose_checksum_was_pending() {
         assert_eq!(verdict, Verdict::Bounce);
         let quoted = sent.without_checksum();
         let expected = unreachable(&quoted, &client, &frontend);
-        assert_eq!(Dump(frame.bytes()), Dump(&expected));
+        assert_eq!(Dump(frame.bytes()), Dump(&expected.bytes()));
     }
 }
 
@@ -224,7 +188,7 @@ fn b5_without_a_checksum_a_datagram_is_refused_all_the_same() {
     );
     assert_eq!(
         Dump(frame.bytes()),
-        Dump(&unreachable(&sent, &client, &frontend))
+        Dump(&unreachable(&sent, &client, &frontend).bytes())
     );
 }
 
@@ -256,27 +220,29 @@ fn b5_p5_only_what_begins_a_connection_is_refused() {
 #[test]
 fn p6_a_refusal_that_cannot_be_built_is_a_drop_that_is_counted() {
     for_each_cast(|cast| {
-        let names = cast.names;
-        let first = cast.first(&at(names.pod_a, 40_000), &at(names.load_balancer, 80));
-        let odd = if first.is_v4() {
-            first.ip_options(&[1, 1, 1, 1])
-        } else {
-            first.extension(60, &[])
-        };
-        tell(
-            || world(&cast),
-            || {
-                vec![
-                    packet(
-                        "with options or extensions",
-                        Hook::Pod(POD_A),
-                        &odd,
-                        Fate::Dropped(Counter::DropAnswer),
-                    ),
-                    Step::Counted(Counter::DropAnswer, 1),
-                    Step::Counted(Counter::RejectedNoEndpoint, 0),
-                ]
-            },
+        let (client, frontend) = (
+            at(cast.names.pod_a, 40_000),
+            at(cast.names.load_balancer, 80),
         );
+        let first = cast.first(&client, &frontend).payload(&[7; 20]);
+        let odd = if first.is_v4() {
+            first.ip_options(&[1; 12])
+        } else {
+            first.extension(60, &[1; 30]).extension(0, &[])
+        };
+        // No RST is built behind options; an ICMP error quotes them.
+        let world = world(&cast);
+        let mut frame = odd.frame();
+        let verdict = run(&world, Hook::Pod(POD_A), &mut frame);
+        if cast.protocol == protocol::TCP {
+            assert_eq!(verdict, Verdict::Drop(Counter::DropAnswer));
+        } else {
+            let expected = unreachable(&odd, &client, &frontend);
+            assert_eq!(verdict, Verdict::Bounce);
+            assert_eq!(Dump(frame.bytes()), Dump(&expected.bytes()));
+        }
+        let refused = u64::from(cast.protocol != protocol::TCP);
+        assert_eq!(world.counted(Counter::DropAnswer), 1 - refused);
+        assert_eq!(world.counted(Counter::RejectedNoEndpoint), refused);
     });
 }

@@ -1,6 +1,6 @@
 //! What programs with packets need beside: flow tables, devices, routes, listeners.
 
-use core::ptr;
+use core::{ops::Deref, ptr};
 
 use aya_ebpf::{
     bindings::{
@@ -11,14 +11,15 @@ use aya_ebpf::{
 };
 use proxy_common::{
     abi::{
-        device::Device,
+        device::{Device, LinkType},
         flow::{FlowKey, FlowValue},
         fragment::{FragmentKey, FragmentValue},
         frontend::Scope,
         protocol,
         target::Slot,
     },
-    datapath::{Work, begin::translates},
+    datapath::{Ingress, Work, begin::translates, icmp},
+    packet::Packet,
     tables::{FlowTable, Insert, PacketTables, Route, RouteQuery},
 };
 
@@ -38,6 +39,10 @@ pub trait PacketContext: Sized {
     fn begin(this: *mut Self, ifindex: u32, scope: Scope) -> u32;
     /// `datapath::begin::create`, likewise.
     fn create(this: *mut Self) -> u32;
+    /// `datapath::icmp::incoming`, likewise.
+    fn icmp_in(this: *mut Self, at: Ingress) -> u32;
+    /// `datapath::icmp::outgoing`, likewise.
+    fn icmp_out(this: *mut Self) -> u32;
 }
 
 impl PacketContext for __sk_buff {
@@ -50,6 +55,17 @@ impl PacketContext for __sk_buff {
     fn create(this: *mut Self) -> u32 {
         calls::create_flow(this)
     }
+
+    #[inline(always)]
+    fn icmp_in(this: *mut Self, at: Ingress) -> u32 {
+        let has_link_header = matches!(at.link, LinkType::Ethernet);
+        calls::icmp_in(this, at.ifindex, u32::from(has_link_header))
+    }
+
+    #[inline(always)]
+    fn icmp_out(this: *mut Self) -> u32 {
+        calls::icmp_out(this)
+    }
 }
 
 impl PacketContext for xdp_md {
@@ -61,6 +77,16 @@ impl PacketContext for xdp_md {
     #[inline(always)]
     fn create(this: *mut Self) -> u32 {
         calls::create_flow_early(this)
+    }
+
+    #[inline(always)]
+    fn icmp_in(_this: *mut Self, _at: Ingress) -> u32 {
+        icmp::PASS
+    }
+
+    #[inline(always)]
+    fn icmp_out(_this: *mut Self) -> u32 {
+        icmp::PASS
     }
 }
 
@@ -77,9 +103,9 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
     type Flow = FlowElement;
 
     #[inline(always)]
-    fn device(&mut self, ifindex: u32) -> Option<Device> {
-        // SAFETY: elements of DEVICES are replaced, not written.
-        unsafe { maps::DEVICES.get(ifindex).copied() }
+    fn device(&mut self, ifindex: u32) -> Option<impl Deref<Target = Device>> {
+        // SAFETY: elements of DEVICES are replaced, not written, and stay while the program runs.
+        unsafe { maps::DEVICES.get(ifindex) }
     }
 
     #[inline(always)]
@@ -256,6 +282,16 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
     #[inline(always)]
     fn claim_tuple(&mut self, _work: &mut Work) -> u32 {
         calls::claim_tuple()
+    }
+
+    #[inline(always)]
+    fn icmp_in<P: Packet>(&mut self, _packet: &mut P, _work: &mut Work, at: Ingress) -> u32 {
+        C::icmp_in(self.0, at)
+    }
+
+    #[inline(always)]
+    fn icmp_out<P: Packet>(&mut self, _packet: &mut P, _work: &mut Work) -> u32 {
+        C::icmp_out(self.0)
     }
 
     #[inline(always)]

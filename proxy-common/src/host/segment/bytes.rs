@@ -6,7 +6,7 @@ use super::{FRAGMENT_HEADER, Segment, Transport};
 use crate::{
     abi::protocol,
     host::frame::{Frame, PendingChecksum, checksum_of, crc32c_of},
-    parse::SCTP_CHECKSUM,
+    parse::{ICMP_CHECKSUM, SCTP_CHECKSUM},
 };
 
 impl Segment {
@@ -43,6 +43,7 @@ impl Segment {
             Transport::Tcp { .. } => 16,
             Transport::Udp { .. } => 6,
             Transport::Sctp { .. } => SCTP_CHECKSUM,
+            Transport::IcmpError { .. } => ICMP_CHECKSUM,
         }
     }
 
@@ -105,7 +106,10 @@ impl Segment {
         ip
     }
 
-    fn transport(&self, summed: bool) -> Vec<u8> {
+    pub(super) fn transport(&self, summed: bool) -> Vec<u8> {
+        if let Transport::IcmpError { kind, rest } = self.transport {
+            return self.icmp_message(kind, rest);
+        }
         let mut bytes = [self.src.port().to_be_bytes(), self.dst.port().to_be_bytes()].concat();
         let mut checksum = summed;
         match self.transport {
@@ -139,6 +143,7 @@ impl Segment {
                 bytes.extend_from_slice(&len.to_be_bytes());
                 checksum &= wanted;
             }
+            Transport::IcmpError { .. } => {}
         }
         bytes.extend_from_slice(&self.payload);
         if checksum && self.protocol() == protocol::SCTP {
@@ -158,7 +163,7 @@ impl Segment {
         bytes
     }
 
-    fn pseudo_header(&self, len: usize) -> Vec<u8> {
+    pub(super) fn pseudo_header(&self, len: usize) -> Vec<u8> {
         let mut pseudo = Vec::new();
         match (self.src.ip(), self.dst.ip()) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {

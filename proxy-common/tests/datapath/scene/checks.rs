@@ -12,7 +12,7 @@ use proxy_common::{
     addr::Addr,
     datapath::Verdict,
     host::{Frame, Segment, Transport},
-    parse::{Headers, parse},
+    parse::{Headers, Kind, parse},
     tables::FlowTable,
 };
 
@@ -136,10 +136,8 @@ impl Scene {
 
 fn tuple_of(frame: &Frame, link: LinkType) -> Tuple {
     let mut h = Headers::default();
-    assert!(
-        parse(&mut frame.clone(), link, &mut h),
-        "no headers any more"
-    );
+    let kind = parse(&mut frame.clone(), link, &mut h);
+    assert_eq!(kind, Kind::Transport, "no headers any more");
     let end = |addr: &Addr, port: u16| SocketAddr::new(addr.to_ip(), port);
     Tuple {
         protocol: h.tuple.protocol,
