@@ -76,7 +76,7 @@ pub struct Headers {
     pub tuple: FlowKey,
     /// Offset of the IP header. A byte: wherever it is loaded from, the verifier knows how big it can be.
     pub l3: u8,
-    /// Offset of the transport header.
+    /// Offset of the transport header, or of what is instead of it in a later fragment.
     pub l4: u8,
     /// IPv6, not IPv4.
     pub v6: bool,
@@ -310,6 +310,7 @@ fn ipv6<P: Packet>(p: &mut P, h: &mut Headers, extent: Extent) -> Option<Kind> {
                 h.id = u32::from_be_bytes([e[4], e[5], e[6], e[7]]);
                 if !h.has_transport() {
                     h.tuple.protocol = 0;
+                    h.l4 = u8::try_from(l4 + 8).ok()?;
                     return Some(Kind::Transport);
                 }
                 next = e[0];

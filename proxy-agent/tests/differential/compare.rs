@@ -40,6 +40,8 @@ pub struct Pair {
 
 /// On every packet already.
 const MARK_OF_OTHERS: u32 = 0x4000;
+const ETH_P_IP: [u8; 2] = [0x08, 0x00];
+const ETH_P_IPV6: [u8; 2] = [0x86, 0xdd];
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
@@ -208,7 +210,8 @@ impl Pair {
         };
         let mut frame = Frame::new(sent.bytes.clone());
         if !matches!(sent.hook, Hook::Xdp(_)) {
-            frame = frame.segmented(sent.segment);
+            let is_ip = [ETH_P_IP, ETH_P_IPV6].contains(&protocol_of(&sent.bytes));
+            frame = frame.segmented(sent.segment).rigid(!is_ip);
         }
         let before = tuple(&frame, at.link);
         let verdict = match sent.hook {

@@ -62,7 +62,11 @@ impl Generator {
             let talk = self.chance.below(self.known.len() as u64);
             self.known[talk as usize]
         };
-        let segment = self.segment(&talk);
+        let segment = if talk.hook.ifindex() != OVERLAY && self.one_in(10) {
+            self.icmp_error(&talk)
+        } else {
+            self.segment(&talk)
+        };
         let mut sent = Sent {
             hook: match talk.hook {
                 // XDP is before tc, where there is any.
@@ -242,6 +246,44 @@ impl Generator {
             return segment.raw_ip();
         }
         self.dressed(segment)
+    }
+
+    /// An error that goes where a packet of a talk goes, about an answer to it; by the receiver of that, or by a router.
+    fn icmp_error(&mut self, talk: &Talk) -> Segment {
+        let answer = Talk {
+            src: talk.dst,
+            dst: talk.src,
+            ..*talk
+        };
+        let about = self.segment(&answer);
+        let kinds: &[[u8; 2]] = if about.is_v4() {
+            &[[3, 1], [3, 3], [3, 4], [4, 0], [5, 0], [11, 0], [12, 0]]
+        } else {
+            &[[1, 0], [1, 4], [2, 0], [3, 0], [4, 1], [129, 0]]
+        };
+        let names = &BOTH[usize::from(!about.is_v4())];
+        let from = if self.one_in(2) {
+            talk.src.ip().to_string()
+        } else {
+            self.pick(&names.clients).to_owned()
+        };
+        let to = if self.one_in(12) {
+            names.node.to_owned()
+        } else {
+            talk.dst.ip().to_string()
+        };
+        let transport = 4 + self.chance.below(40) as usize;
+        let kind = self.pick(kinds);
+        let mut error = Segment::icmp_error(&from, &to, kind, &about.quoted(transport))
+            .rest(self.chance.next() as u32)
+            .macs(MacPair {
+                dst: mac(talk.hook.ifindex()),
+                src: [2, 0, 0, 0, 0, 0xfe],
+            });
+        if self.one_in(12) {
+            error = error.hop_limit(self.pick(&[0, 1, 2, 255]));
+        }
+        self.dressed(error)
     }
 
     /// The first chunk of an SCTP packet.

@@ -85,9 +85,13 @@ fn the_kernel_does_to_every_frame_what_the_host_does() {
         Counter::DropTooBig,
         Counter::DropStaleBackend,
         Counter::DropAnswer,
+        Counter::TooBigAnswered,
+        Counter::TtlAnswered,
     ] {
         assert!(outcome.counted(counter) >= 5, "{counter:?}: {outcome}");
     }
+    let translated = outcome.counted(Counter::IcmpTranslated);
+    assert!(translated >= 100, "{outcome}");
     assert!(outcome.later_fragments >= 20, "{outcome}");
     assert!(outcome.is_varied(count), "{outcome}");
 }

@@ -13,6 +13,9 @@ use crate::{
     services::{REFUSING_PORT, link},
 };
 
+/// Of all devices, in bytes.
+const SMALLEST_MTU: usize = 1400;
+
 /// Where a packet meets the datapath.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -85,8 +88,8 @@ impl Sent {
         self.headers().is_some_and(|h| !h.has_transport())
     }
 
-    /// Whether a sum over the whole packet must still hold afterwards. Not where the packet is made another one (a
-    /// refusal), nor where it carries no checksum that changes with its ports (of SCTP the sum is told of both); a packet
+    /// Whether a sum over the whole packet must still hold afterwards. Not where the packet may be made an answer (who cuts one
+    /// forgets its sum; the test run does not see that), nor where it carries no checksum that changes with its ports (of SCTP the sum is told of both); a packet
     /// that begins with its IP header is summed up from within by the test run.
     pub fn sum_can_hold(&self) -> bool {
         let link = link(self.hook.ifindex());
@@ -96,7 +99,10 @@ impl Sent {
                 let field = self.bytes.get(at..at + 2);
                 let no_sum = field.is_none_or(|field| field == [0, 0]);
                 let changes = h.has_transport() && h.tuple.protocol != protocol::SCTP;
-                h.tuple.dst_port.get() != REFUSING_PORT && !(changes && no_sum)
+                let answered = h.tuple.dst_port.get() == REFUSING_PORT
+                    || h.ttl <= 1
+                    || self.bytes.len().max(self.segment as usize + 60) > SMALLEST_MTU;
+                !(answered || changes && no_sum)
             })
     }
 }

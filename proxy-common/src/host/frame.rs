@@ -19,6 +19,7 @@ pub struct Frame {
     bytes: Vec<u8>,
     pending: Option<PendingChecksum>,
     segment: u32,
+    rigid: bool,
 }
 
 impl Frame {
@@ -28,6 +29,7 @@ impl Frame {
             bytes,
             pending: None,
             segment: 0,
+            rigid: false,
         }
     }
 
@@ -42,6 +44,14 @@ impl Frame {
     #[must_use]
     pub const fn segmented(mut self, bytes: u32) -> Self {
         self.segment = bytes;
+        self
+    }
+
+    /// The same packet, before whose IP header there can be no other: one that the kernel does not know for IP
+    /// (`skb->protocol`).
+    #[must_use]
+    pub const fn rigid(mut self, rigid: bool) -> Self {
+        self.rigid = rigid;
         self
     }
 
@@ -138,6 +148,9 @@ impl Packet for Frame {
     }
 
     fn prepend(&mut self, l3: usize, len: u32) -> Option<()> {
+        if self.rigid {
+            return None;
+        }
         let len = len as usize;
         self.bytes.splice(l3..l3, std::iter::repeat_n(0, len));
         if let Some(pending) = &mut self.pending {
