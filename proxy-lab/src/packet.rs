@@ -156,6 +156,31 @@ impl<'a> Packet<'a> {
         ))
     }
 
+    /// Source and destination, with their ports, of the packet that an ICMP error quotes the beginning of: without options or
+    /// extension headers.
+    pub fn quoted_ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let inner = self.payload.get(8..)?;
+        let (source, destination, protocol, at): (IpAddr, IpAddr, u8, usize) = match self.protocol {
+            ICMP if [3, 4, 11, 12].contains(self.payload.first()?) => (
+                Ipv4Addr::from(bytes::<4>(inner, 12).ok()?).into(),
+                Ipv4Addr::from(bytes::<4>(inner, 16).ok()?).into(),
+                byte(inner, 9).ok()?,
+                20,
+            ),
+            ICMPV6 if (1..=4).contains(self.payload.first()?) => (
+                Ipv6Addr::from(bytes::<16>(inner, 8).ok()?).into(),
+                Ipv6Addr::from(bytes::<16>(inner, 24).ok()?).into(),
+                byte(inner, 6).ok()?,
+                40,
+            ),
+            _ => return None,
+        };
+        [TCP, UDP, SCTP].contains(&protocol).then_some((
+            SocketAddr::new(source, word(inner, at).ok()?),
+            SocketAddr::new(destination, word(inner, at + 2).ok()?),
+        ))
+    }
+
     fn check(&self) -> Result<(), Flaw> {
         if !self.header.is_empty() {
             let found = word(self.header, 10)?;

@@ -3,6 +3,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{Ipv4RecvErr, Ipv6RecvErr},
+};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::tcp_client::{parse, question};
@@ -20,7 +24,9 @@ pub(super) fn exchanges(request: &UdpRequest) -> Vec<Exchange> {
         let start = Instant::now();
         let socket = match kept.take() {
             Some(socket) => socket,
-            None => match open(bind, request.connected.then_some(request.to)) {
+            None => match open(bind, request.connected.then_some(request.to))
+                .and_then(|socket| limited(socket, request.hops, request.to.is_ipv6()))
+            {
                 Ok(socket) => socket,
                 Err(error) => {
                     results.push(failed("connect", &error, start.elapsed()));
@@ -54,6 +60,20 @@ pub(super) fn open(bind: SocketAddr, connect: Option<SocketAddr>) -> std::io::Re
     socket.bind(&SockAddr::from(bind))?;
     if let Some(to) = connect {
         socket.connect(&SockAddr::from(to))?;
+    }
+    Ok(socket)
+}
+
+/// A socket with a hop limit, which is told of all errors of the path.
+fn limited(socket: Socket, hops: Option<u8>, v6: bool) -> std::io::Result<Socket> {
+    if let Some(hops) = hops {
+        if v6 {
+            socket.set_unicast_hops_v6(hops.into())?;
+            setsockopt(&socket, Ipv6RecvErr, &true)?;
+        } else {
+            socket.set_ttl_v4(hops.into())?;
+            setsockopt(&socket, Ipv4RecvErr, &true)?;
+        }
     }
     Ok(socket)
 }

@@ -107,6 +107,8 @@ pub struct UdpRequest {
     pub same_socket: bool,
     /// Bytes that are added to each question, and by the server to its answer.
     pub padding: usize,
+    /// The hop limit; the socket is told of all errors of the path then (`IP_RECVERR`).
+    pub hops: Option<u8>,
 }
 
 impl UdpRequest {
@@ -120,6 +122,16 @@ impl UdpRequest {
             connected: false,
             same_socket: false,
             padding: 0,
+            hops: None,
+        }
+    }
+
+    /// With this hop limit, from sockets that are told of all errors of the path.
+    #[must_use]
+    pub fn hops(self, hops: u8) -> Self {
+        Self {
+            hops: Some(hops),
+            ..self
         }
     }
 
