@@ -54,7 +54,7 @@ counters! {
     DropTooBig = "drop_too_big", "Dropped: the packet is bigger than the path to the backend or client takes, and no answer could be built.";
     DropRewrite = "drop_rewrite", "Dropped: the packet could not be rewritten.";
     DropStaleBackend = "drop_stale_backend", "Dropped: the backend chosen was gone before it could be used.";
-    DropAnswer = "drop_answer", "Dropped: a refusal could not be built from the packet (IP options, extension headers, or a fragment other than the first).";
+    DropAnswer = "drop_answer", "Dropped: a refusal could not be built from the packet (a RST behind IP options or extension headers, or a fragment other than the first).";
     XdpSent = "xdp_sent", "A translated packet was sent out by XDP.";
     XdpPassed = "xdp_passed", "XDP left a packet of a Service to tc.";
     IcmpTranslated = "icmp_translated", "An ICMP error about a translated packet was translated, and sent on.";

@@ -43,6 +43,7 @@ pub const ALL: &[(&str, &str)] = &[
         "P1",
         "both directions are translated, for a connection's whole life",
     ),
+    ("P2", "ICMP errors"),
     ("P3", "fragments"),
     ("P4", "what is not ours passes untouched"),
 ];

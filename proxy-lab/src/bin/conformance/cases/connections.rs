@@ -8,6 +8,9 @@ use serde_json::json;
 use crate::case::{Case, Outcome, ensure};
 use crate::ground::{Answers, Ground, Way};
 
+/// A port on which no pod listens.
+const CLOSED: u16 = 9;
+
 pub const CASES: &[Case] = &[
     Case::new("L1", "connections-are-spread-evenly", &[], spread),
     Case::new(
@@ -22,6 +25,7 @@ pub const CASES: &[Case] = &[
         &["should be able to handle large requests: udp"],
         large_by_udp,
     ),
+    Case::new("P2", "a-closed-port-refuses", &[], closed_port),
     Case::new("P1", "connections-live-on", &[], live_on),
     Case::new("P1", "one-port-after-the-other", &[], port_again),
 ];
@@ -94,6 +98,18 @@ fn large_by_udp(ground: &Ground<'_>) -> Outcome {
         })?;
     }
     Ok(())
+}
+
+/// A pod's kernel refuses a datagram by ICMP, which quotes what it got: who asked is told all the same.
+fn closed_port(ground: &Ground<'_>) -> Outcome {
+    let [a] = ground.servers([("a", "worker-2")])?;
+    let service = ground.service("web", &json!({"type": "NodePort"}))?;
+    let ways = paths(ground, &service, 1).map(|(client, to)| Way::udp(client, to));
+    ground.served_by(ways, [&a.name])?;
+    let mut ports = service.object["spec"]["ports"].clone();
+    ports[1]["targetPort"] = json!(CLOSED);
+    ground.change_service(&service, &json!({"ports": ports}))?;
+    ground.refused(ways)
 }
 
 /// Many are open at once, each is used again and again, and the client is told that it speaks with the Service.
