@@ -157,38 +157,60 @@ fn ingress<P: Packet, T: PacketTables>(
     if !fragment::complete(t, w) {
         return Verdict::Pass;
     }
-    let verdict = translate(p, t, w, at, scope);
-    fragment::leave(t, w, verdict);
-    verdict
+    let step = decide(t, w, at, scope);
+    if matches!(step, Step::Pass) {
+        return Verdict::Pass;
+    }
+    // Before there is a verdict: compilers keep the parts of one that another has not, too, which the verifier refuses.
+    fragment::leave(t, w);
+    match step {
+        Step::Pass => Verdict::Pass,
+        Step::Onward => forward::onward(p, t, at, w),
+        Step::Back => forward::back(p, t, at, w),
+        Step::End => {
+            flow::retire(t, w);
+            answer::give(p, t, at, w, Answer::End, 0)
+        }
+        Step::Refuse => answer::give(p, t, at, w, Answer::Refusal, 0),
+        Step::Drop(reason) => drop(t, reason),
+    }
+}
+
+/// What is to become of a packet that comes in.
+#[derive(Clone, Copy)]
+enum Step {
+    /// It is not ours.
+    Pass,
+    /// Towards the backend, as `Work::value` says.
+    Onward,
+    /// Back to the client.
+    Back,
+    /// Its flow is not to outlive its backend: refused, and retired.
+    End,
+    /// Refused.
+    Refuse,
+    /// Dropped, for this reason.
+    Drop(Counter),
 }
 
 #[inline(always)]
-fn translate<P: Packet, T: PacketTables>(
-    p: &mut P,
-    t: &mut T,
-    w: &mut Work,
-    at: Ingress,
-    scope: Scope,
-) -> Verdict {
+fn decide<T: PacketTables>(t: &mut T, w: &mut Work, at: Ingress, scope: Scope) -> Step {
     match known(t, w, scope) {
-        Known::Forward => return forward::onward(p, t, at, w),
-        Known::Back => return forward::back(p, t, at, w),
-        Known::End => {
-            flow::retire(t, w);
-            return answer::give(p, t, at, w, Answer::End, 0);
-        }
-        Known::Pass => return Verdict::Pass,
+        Known::Forward => return Step::Onward,
+        Known::Back => return Step::Back,
+        Known::End => return Step::End,
+        Known::Pass => return Step::Pass,
         Known::No => {}
     }
     if !w.h.may_begin() {
-        return Verdict::Pass;
+        return Step::Pass;
     }
     let step = t.begin(w, at.ifindex, scope);
     match begin::finish(t, w, step) {
-        begin::Step::Pass => Verdict::Pass,
-        begin::Step::Translate => forward::onward(p, t, at, w),
-        begin::Step::Drop(reason) => drop(t, reason),
-        begin::Step::Refuse => answer::give(p, t, at, w, Answer::Refusal, 0),
+        begin::Step::Pass => Step::Pass,
+        begin::Step::Translate => Step::Onward,
+        begin::Step::Refuse => Step::Refuse,
+        begin::Step::Drop(reason) => Step::Drop(reason),
     }
 }
 
@@ -244,10 +266,10 @@ pub fn egress<P: Packet, T: PacketTables>(
     if !fragment::complete(t, w) || !flow::reply(t, w) || w.value.flags & flow_flags::SNAT != 0 {
         return Verdict::Pass;
     }
+    fragment::leave(t, w);
     if !rewrite::rewrite(p, &w.h, &w.value.out, false) {
         return drop(t, Counter::DropRewrite);
     }
-    fragment::leave(t, w, Verdict::Continue);
     Verdict::Continue
 }
 

@@ -1,7 +1,7 @@
 //! IP fragments (semantics P3): the first of a packet has the ports, and leaves them for those that follow, which then find
 //! its flow as it did. One that comes before the first is left alone.
 
-use super::{Verdict, Work, since};
+use super::{Work, since};
 use crate::{
     abi::fragment::FragmentValue,
     parse::{Fragment, Headers},
@@ -27,10 +27,10 @@ pub(super) fn complete<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
     since(t.now(), first.seen) <= t.settings().hz * REASSEMBLY_SECONDS
 }
 
-/// Leaves the ports of a first fragment that is ours.
+/// Leaves the ports of a first fragment, which is ours.
 #[inline(always)]
-pub(super) fn leave<T: PacketTables>(t: &mut T, w: &mut Work, verdict: Verdict) {
-    if !matches!(w.h.fragment, Fragment::First) || matches!(verdict, Verdict::Pass) {
+pub(super) fn leave<T: PacketTables>(t: &mut T, w: &mut Work) {
+    if !matches!(w.h.fragment, Fragment::First) {
         return;
     }
     fill_key(w);
