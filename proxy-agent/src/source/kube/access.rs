@@ -148,7 +148,12 @@ impl Access {
         let mut config = Config::new(server.clone());
         if in_pod {
             let authority = self.service_account.join("ca.crt");
-            config.root_cert_file = authority.exists().then_some(authority);
+            if authority.exists() {
+                // The file alone is trusted, and read again as it changes. Without a set here the client would first look
+                // for the system's, and fail where there is none: in our image.
+                config.root_cert = Some(Vec::new());
+                config.root_cert_file = Some(authority);
+            }
             config.auth_info = AuthInfo {
                 token_file: Some(token.display().to_string()),
                 ..AuthInfo::default()

@@ -105,9 +105,11 @@ fn in_a_pod_kube_proxys_own_address_goes_before_the_kubernetes_service() {
         config.auth_info.token_file,
         Some(token.display().to_string())
     );
-    assert_eq!(config.root_cert_file, None);
+    assert_eq!((config.root_cert, config.root_cert_file), (None, None));
     let authority = dir.write("serviceaccount/ca.crt", "");
     let config = access.config(0, &Pace::default()).unwrap();
+    // The image has no certificates of a system: the client must not look for them.
+    assert_eq!(config.root_cert, Some(Vec::new()));
     assert_eq!(config.root_cert_file, Some(authority));
 }
 
