@@ -155,7 +155,7 @@ fn remove_leftovers(cache: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The version that apt offers of the compiler *and* of its `core` for BPF.
+/// The source version that apt offers of the compiler *and* of its `core` for BPF.
 fn offered_version() -> Result<String> {
     let (Some(rustc), Some(core)) = (
         apt::candidate("rustc-web")?,
@@ -166,11 +166,23 @@ fn offered_version() -> Result<String> {
              Instead: rustup toolchain install nightly --component rust-src && cargo install bpf-linker"
         );
     };
+    let version = source_version(&rustc);
     ensure!(
-        rustc == core,
+        version == source_version(&core),
         "apt offers rustc-web {rustc}, but libstd-rust-web-dev-bpf {core}: they have to be the same"
     );
-    Ok(rustc)
+    Ok(version.to_owned())
+}
+
+/// A package as apt shall fetch it: as it is offered, which has to be of this source version.
+fn offered(package: &str, source: &str) -> Result<String> {
+    let version =
+        apt::candidate(package)?.with_context(|| format!("apt knows no package {package}"))?;
+    ensure!(
+        source_version(&version) == source,
+        "apt offers {package} {version}, but rustc-web {source}: they have to be the same"
+    );
+    Ok(format!("{package}={version}"))
 }
 
 fn unpack(ui: &Ui, lists: &Lists, version: &str, folder: &Path) -> Result<()> {
@@ -181,15 +193,16 @@ fn unpack(ui: &Ui, lists: &Lists, version: &str, folder: &Path) -> Result<()> {
         .rsplit_once('.')
         .map_or(version, |(minor, _)| minor);
     let driver = format!("libstd-rust-web-{minor}");
-    let mut wanted: Vec<String> = [
+    let mut wanted = [
         "rustc-web",
         "libstd-rust-web-dev",
         "libstd-rust-web-dev-bpf",
         "rust-web-clippy",
         &driver,
     ]
-    .map(|package| format!("{package}={version}"))
-    .into();
+    .into_iter()
+    .map(|package| lists.explain(offered(package, version)))
+    .collect::<Result<Vec<_>>>()?;
     // The libraries that the compiler needs and this system lacks: libllvm, and more on a lean one.
     wanted.extend(
         lists
@@ -264,6 +277,15 @@ fn release_of_version(version: &str) -> &str {
     version.split(['+', '-', '~']).next().unwrap_or(version)
 }
 
+/// `1.96.0+dfsg1-1~deb13u1` of `1.96.0+dfsg1-1~deb13u1+b1`: Debian builds packages again without a new source, each of them
+/// that is not for all architectures.
+fn source_version(version: &str) -> &str {
+    match version.rsplit_once("+b") {
+        Some((source, rebuild)) if rebuild.parse::<u32>().is_ok() => source,
+        _ => version,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,6 +295,15 @@ mod tests {
         assert_eq!(release_of(&folder_name("1.96.0")), Some("1.96.0"));
         assert_eq!(release_of("partial-toolchain"), None);
         assert_eq!(release_of_version("1.96.0+dfsg1-1~deb12u2"), "1.96.0");
+    }
+
+    #[test]
+    fn a_rebuild_is_of_the_same_source() {
+        let rebuilt = "1.96.0+dfsg1-1~deb13u1+b1";
+        assert_eq!(source_version(rebuilt), "1.96.0+dfsg1-1~deb13u1");
+        for source in ["1.96.0+dfsg1-1~deb13u1", "1.96.0+beta-1", "1.96.0-1+b"] {
+            assert_eq!(source_version(source), source);
+        }
     }
 
     #[test]
