@@ -47,15 +47,25 @@ impl Rules {
 
     /// One look at all chains, and what was wrong put right.
     pub fn review(&self, tools: &impl Tools) -> Review {
+        self.review_after(tools, true)
+    }
+
+    /// The same, where it is known from the look before whether there may be `leftovers` ([`Review::leftovers`]).
+    fn review_after(&self, tools: &impl Tools, leftovers: bool) -> Review {
         match self {
             Self::Forward(mark) => forward::review(tools, *mark),
-            Self::Masquerade(wanted) => masquerade::review(tools, wanted.as_ref()),
+            Self::Masquerade(wanted) => masquerade::review(tools, wanted.as_ref(), leftovers),
         }
     }
 
-    /// What there is to do where they can't be kept.
-    fn advice(&self) -> String {
+    /// What an error comes to, and what there is to do.
+    fn advice(&self, error: &RuleError) -> String {
         match self {
+            _ if !self.are_wanted() || matches!(error, RuleError::Leftover { .. }) => {
+                "rules of an earlier time may be left, and act on what has their bit of the mark: it is tried again; `nft list \
+                 ruleset` and `iptables-save` show them by the comment kube-proxy-ebpf"
+                    .to_owned()
+            }
             Self::Forward(mark) => format!(
                 "where a FORWARD chain drops, accept packets with the bit {:#x} of the mark and RELATED,ESTABLISHED there \
                  yourself (and set --manage-forward=off)",

@@ -18,7 +18,7 @@ const OPTION: &str = "--masquerade-local";
 /// From the agent's start, or a change of the rules, to their being right again.
 const PLACED: Duration = Duration::from_secs(15);
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// The default of `--snat-ports`, its widest range.
+/// The default of `--snat-ports`, its widest range but the last.
 const PORTS: std::ops::RangeInclusive<u16> = 1024..=29_999;
 
 /// The Services, by their numbers.
@@ -312,6 +312,17 @@ fn by_iptables(label: &str, variant: &str) -> Result<()> {
 
     let agent = node.spawn_agent(&options)?;
     eventually("nft has taken over", PLACED, || Ok(rules()? == 0))?;
+    becomes(&lab, true)?;
+    agent.terminate()?;
+
+    // Also where nft finds its table right: it was iptables' turn in between.
+    let agent = node.spawn_agent(&options.clone().env("PATH", &path))?;
+    eventually("iptables has its rules beside the table", PLACED, || {
+        Ok(rules()? == 6)
+    })?;
+    agent.terminate()?;
+    let agent = node.spawn_agent(&options)?;
+    eventually("nft has taken over again", PLACED, || Ok(rules()? == 0))?;
     becomes(&lab, true)?;
     agent.terminate()?;
 

@@ -228,11 +228,16 @@ impl RunArgs {
                 "--masquerade-bit and --fwmark-bit must be two bits, since not all that is translated is masqueraded"
             );
         }
+        let masquerade = masquerade_mark.map(|bit| {
+            let ports = snat_ports.masquerade().context(
+                "--masquerade-local needs two ranges in --snat-ports: the last is for pods that reach themselves by a Service, \
+                 and what is masqueraded takes the widest of the others",
+            )?;
+            let mark = bit.value();
+            anyhow::Ok(Masquerade { mark, ports })
+        });
         let netfilter = [
-            Rules::Masquerade(masquerade_mark.map(|bit| Masquerade {
-                mark: bit.value(),
-                ports: snat_ports.widest(),
-            })),
+            Rules::Masquerade(masquerade.transpose()?),
             Rules::Forward(match manage_forward {
                 ManageForward::Auto => Some(fwmark_bit.value()),
                 ManageForward::Off => None,
@@ -292,9 +297,14 @@ mod tests {
         let config = check(&["--masquerade-local", "--snat-ports=50000-50009,61000-62000"]);
         let config = config.unwrap();
         assert_eq!(config.settings.masquerade_mark.map(MarkBit::value), Some(4));
-        let ports = parse_range("61000-62000").unwrap();
+        let ports = parse_range("50000-50009").unwrap();
         let wanted = Masquerade { mark: 4, ports };
         assert_eq!(config.netfilter[0], Rules::Masquerade(Some(wanted)));
+
+        let single = ["--masquerade-local", "--snat-ports=1024-29999"];
+        let error = check(&single).unwrap_err().to_string();
+        assert!(error.contains("two ranges"), "{error}");
+        assert!(check(&single[1..]).is_ok());
 
         let same = ["--masquerade-local", "--masquerade-bit=6"];
         let error = check(&same).unwrap_err().to_string();

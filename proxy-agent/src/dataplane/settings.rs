@@ -107,11 +107,18 @@ impl SnatPorts {
         self.used().find(|range| overlap(*range, other))
     }
 
-    /// The range with the most ports.
-    pub fn widest(&self) -> PortRange {
+    /// The last range: that of hairpin flows ([`Settings::hairpin_ports`]).
+    fn hairpin(&self) -> PortRange {
+        self.used().last().unwrap_or_default()
+    }
+
+    /// The widest range that is not that of hairpin flows, if there is one: for ports that netfilter chooses. It does not know
+    /// of hairpin flows, and what a pod sends to their ports of this node is taken for their replies.
+    pub fn masquerade(&self) -> Option<PortRange> {
+        let hairpin = self.hairpin();
         self.used()
+            .filter(|range| *range != hairpin)
             .max_by_key(|range| range.size())
-            .unwrap_or_default()
     }
 
     fn used(&self) -> impl Iterator<Item = PortRange> {
@@ -226,7 +233,7 @@ pub fn write(pins: &PinFolder, config: &SettingsConfig, hz: u32) -> Result<(), S
                 0
             },
         snat_ports: config.snat_ports.0,
-        hairpin_ports: config.snat_ports.used().last().unwrap_or_default(),
+        hairpin_ports: config.snat_ports.hairpin(),
         mark: config.forward_mark.value(),
         maglev_seed: seed(&config.maglev_seed),
         masquerade_mark: config.masquerade_mark.map_or(0, MarkBit::value),
@@ -277,6 +284,28 @@ mod tests {
         assert_eq!(seed("blue"), 405_048_348);
         assert_ne!(seed("blue"), seed("green"));
         assert_ne!(seed(""), seed("\0"));
+    }
+
+    #[test]
+    fn a2_masqueraded_ports_are_not_those_of_hairpin_flows() {
+        for (text, masquerade, hairpin) in [
+            ("1024-29999,61000-65535", Some("1024-29999"), "61000-65535"),
+            (
+                "50000-50009,61000-62000",
+                Some("50000-50009"),
+                "61000-62000",
+            ),
+            ("1-5,10-19,20-29,40-90", Some("20-29"), "40-90"),
+            ("1024-29999", None, "1024-29999"),
+        ] {
+            let ports: SnatPorts = text.parse().unwrap();
+            assert_eq!(
+                ports.masquerade(),
+                masquerade.and_then(parse_range),
+                "{text}"
+            );
+            assert_eq!(Some(ports.hairpin()), parse_range(hairpin), "{text}");
+        }
     }
 
     #[test]

@@ -45,3 +45,13 @@ const EXAMPLE: Masquerade = Masquerade {
         last: 29_999,
     },
 };
+
+/// The table that is wanted, as nft lists it, without what does not matter.
+#[cfg(test)]
+pub(super) fn listing(wanted: &Masquerade) -> &'static str {
+    let rule = |comment| format!(r#", {{"rule": {{"handle": 2, "comment": "{comment}"}}}}"#);
+    let rules: String = wanted.comments().iter().map(rule).collect();
+    let chain = r#"{"chain": {"family": "inet", "table": "kube-proxy-ebpf", "name": "postrouting", "type": "nat",
+        "hook": "postrouting", "policy": "accept"}}"#;
+    String::leak(format!(r#"{{"nftables": [{chain}{rules}]}}"#))
+}

@@ -17,6 +17,15 @@ pub enum RuleError {
     /// The chains could not be listed.
     #[error("chains of nftables that forwarded packets pass are not looked after")]
     List(#[source] ToolError),
+    /// A program that could not say whether a chain has rules that nobody wants any more, or not remove them.
+    #[error("rules of ours that are no longer wanted may be left in {what}")]
+    Leftover {
+        /// The chain.
+        what: String,
+        /// Why not.
+        #[source]
+        source: ToolError,
+    },
     /// What nft wrote is not understood.
     #[error("nft wrote of {what} what is not understood: {problem}")]
     Output {
@@ -54,4 +63,6 @@ pub struct Review {
     pub errors: Vec<RuleError>,
     /// There is a table of iptables-legacy to look after: the kernel does not tell when it changes.
     pub legacy: bool,
+    /// Beside the rules that are wanted there may be others of ours, by another program: the next look must look for them.
+    pub leftovers: bool,
 }

@@ -9,17 +9,24 @@ use super::{
     Masquerade, iptables, nftables,
 };
 
-/// Makes the rules those that are wanted; without any of ours, if none are.
-pub(in crate::netfilter) fn review(tools: &impl Tools, wanted: Option<&Masquerade>) -> Review {
+/// Makes the rules those that are wanted; without any of ours, if none are. Where nft finds its table right, iptables is asked
+/// only if there may be `leftovers`: of an earlier run, or of a time when nft did not work.
+pub(in crate::netfilter) fn review(
+    tools: &impl Tools,
+    wanted: Option<&Masquerade>,
+    leftovers: bool,
+) -> Review {
     let mut work = Work {
         tools,
         review: Review::default(),
     };
     match (work.by_nft(wanted), wanted) {
-        (Ok(false), Some(_)) => {}
-        // What there is by iptables is of a time when nft did not work.
+        (Ok(false), Some(_)) if !leftovers => {}
         (Ok(_), _) => work.none_by_iptables(),
-        (Err(error), Some(wanted)) => work.by_iptables(wanted, error),
+        (Err(error), Some(wanted)) => {
+            work.review.leftovers = true;
+            work.by_iptables(wanted, error);
+        }
         (Err(error), None) => {
             work.review.errors.push(error);
             work.none_by_iptables();
@@ -44,6 +51,12 @@ impl<T: Tools> Work<'_, T> {
         let listing = match self.tools.run("nft", &nftables::LIST, "") {
             Ok(listing) => Some(listing),
             Err(ToolError::Failed { said, .. }) if said.contains("No such file") => None,
+            // A kernel without nftables has no table.
+            Err(ToolError::Failed { said, .. })
+                if wanted.is_none() && said.contains("not supported") =>
+            {
+                None
+            }
             Err(source) => return Err(failed(source)),
         };
         let script = match (wanted, listing) {
@@ -109,10 +122,15 @@ impl<T: Tools> Work<'_, T> {
                     program(self.tools, variant, v6).and_then(|program| self.edit(&program, None));
                 match done {
                     Ok(()) | Err(ToolError::Missing(_)) => {}
-                    Err(source) => self.review.errors.push(RuleError::Program {
-                        what: format!("the POSTROUTING chain of {}", name(variant, v6)),
-                        source,
-                    }),
+                    // Nor in such a kernel.
+                    Err(ToolError::Failed { said, .. }) if said.contains("not supported") => {}
+                    Err(source) => {
+                        self.review.leftovers = true;
+                        self.review.errors.push(RuleError::Leftover {
+                            what: format!("the POSTROUTING chain of {}", name(variant, v6)),
+                            source,
+                        });
+                    }
                 }
             }
         }
@@ -141,7 +159,10 @@ impl<T: Tools> Work<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::EXAMPLE, *};
+    use super::{
+        super::{EXAMPLE, listing},
+        *,
+    };
     use crate::netfilter::tools::fake::Node;
 
     const NO_TABLE: &str = "error: Error: No such file or directory";
@@ -164,7 +185,7 @@ mod tests {
     fn a_table_of_our_own_by_nft() {
         for listing in [NO_TABLE, TABLE] {
             let node = node(&[("nft -j", listing), ("nft -f", "done")]);
-            let found = review(&node, Some(&EXAMPLE));
+            let found = review(&node, Some(&EXAMPLE), false);
             assert_eq!((found.changed.len(), found.errors), (1, vec![]));
             assert_eq!(node.ran("nft -f -\nadd table inet kube-proxy-ebpf"), 1);
         }
@@ -182,7 +203,7 @@ mod tests {
                 ("ip6tables-restore", "done"),
             ];
             let node = node(&[nft, &outputs].concat());
-            let found = review(&node, Some(&EXAMPLE));
+            let found = review(&node, Some(&EXAMPLE), false);
             assert_eq!((found.changed.len(), found.errors), (2, vec![]));
             assert!(!found.legacy);
             for program in ["iptables", "ip6tables"] {
@@ -202,7 +223,7 @@ mod tests {
             ("ip6tables -w", OPEN),
             ("ip6tables-restore", "done"),
         ]);
-        let found = review(&node, Some(&EXAMPLE));
+        let found = review(&node, Some(&EXAMPLE), false);
         assert_eq!((found.changed.len(), found.errors), (2, vec![]));
         assert!(found.legacy);
     }
@@ -215,12 +236,52 @@ mod tests {
             ("iptables-nft-restore", "done"),
         ];
         let node = node(&[&[("nft -j", NO_TABLE), ("nft -f", "done")], &iptables[..]].concat());
-        let found = review(&node, Some(&EXAMPLE));
+        let found = review(&node, Some(&EXAMPLE), false);
         assert_eq!((found.changed.len(), found.errors), (2, vec![]));
         assert_eq!(
             node.ran("iptables-nft-restore -w 5 --noflush\n*nat\n-D POSTROUTING"),
             1
         );
+    }
+
+    #[test]
+    fn beside_a_right_table_leftovers_of_iptables_are_looked_for_where_there_may_be_any() {
+        let mut outputs = vec![
+            ("nft -j", listing(&EXAMPLE)),
+            ("iptables-nft --version", "v1"),
+            ("iptables-nft -w", OURS),
+            ("iptables-nft-restore", "done"),
+        ];
+        let known = node(&outputs);
+        assert_eq!(review(&known, Some(&EXAMPLE), false), Review::default());
+        assert_eq!(known.ran("ip"), 0);
+
+        let first = node(&outputs);
+        let found = review(&first, Some(&EXAMPLE), true);
+        assert_eq!((found.changed.len(), found.errors), (1, vec![]));
+        assert!(!found.leftovers);
+        let removal = "iptables-nft-restore -w 5 --noflush\n*nat\n-D POSTROUTING";
+        assert_eq!((first.ran(removal), first.ran("nft -f")), (1, 0));
+        // That would make a table of iptables-legacy.
+        assert_eq!(first.ran("iptables-legacy -w"), 0);
+
+        outputs[3].1 = "error: Resource temporarily unavailable";
+        let found = review(&node(&outputs), Some(&EXAMPLE), true);
+        assert!(matches!(found.errors[..], [RuleError::Leftover { .. }]));
+        assert!(found.leftovers);
+    }
+
+    #[test]
+    fn a_kernel_without_nftables_has_nothing_to_remove() {
+        let node = node(&[
+            ("nft", "error: netlink: Operation not supported"),
+            ("iptables-nft --version", "v1"),
+            (
+                "iptables-nft",
+                "error: Failed to initialize nft: Protocol not supported",
+            ),
+        ]);
+        assert_eq!(review(&node, None, true), Review::default());
     }
 
     #[test]
@@ -239,7 +300,7 @@ mod tests {
             legacy: "nat\n",
             ..Node::default()
         };
-        let found = review(&node, None);
+        let found = review(&node, None, false);
         assert_eq!((found.changed.len(), found.errors), (2, vec![]));
         assert_eq!(node.ran("nft -f -\ndelete table inet kube-proxy-ebpf"), 1);
         assert_eq!(node.ran("iptables-restore"), 1);
@@ -248,13 +309,13 @@ mod tests {
             outputs: outputs(),
             ..Node::default()
         };
-        assert_eq!(review(&node, None).changed.len(), 1);
+        assert_eq!(review(&node, None, false).changed.len(), 1);
         assert_eq!(node.ran("iptables -w"), 0);
     }
 
     #[test]
     fn what_is_missing_is_told_in_one_sentence() {
-        let bare = review(&Node::default(), Some(&EXAMPLE));
+        let bare = review(&Node::default(), Some(&EXAMPLE), false);
         assert_eq!(bare.errors, [RuleError::NoProgram]);
         assert!(bare.errors[0].is_missing());
 
@@ -264,7 +325,7 @@ mod tests {
             ("iptables -w", OPEN),
             ("iptables-restore", "done"),
         ]);
-        let found = review(&node, Some(&EXAMPLE));
+        let found = review(&node, Some(&EXAMPLE), false);
         let what = "the POSTROUTING chain of IPv6".to_owned();
         let source = missing("ip6tables");
         assert_eq!(found.errors, [RuleError::Program { what, source }]);
@@ -273,7 +334,7 @@ mod tests {
     #[test]
     fn a_failure_of_nft_is_told_where_iptables_does_not_help() {
         let node = node(&[("nft", "error: Operation not permitted")]);
-        let found = review(&node, Some(&EXAMPLE));
+        let found = review(&node, Some(&EXAMPLE), false);
         assert_eq!(found.errors.len(), 3);
         let of_nft = |error: &&RuleError| matches!(error, RuleError::Program { what, source: ToolError::Failed { .. } } if what.contains("table inet"));
         assert_eq!(found.errors.iter().filter(of_nft).count(), 1);
