@@ -1,144 +1,20 @@
 //! ICMP errors about translated packets reach who sent them, and quote what they sent (semantics P2).
 
+mod case;
+
 use proxy_common::{
-    abi::{counter::Counter, frontend::FrontendKind, protocol},
+    abi::counter::Counter,
     datapath::Verdict,
-    host::{Frame, Segment, Service, World},
+    host::{Frame, Segment, World},
     tables::Route,
 };
 
+use self::case::{Case, Flow, HOPS, elsewhere, error, here, open, world};
+
 use crate::{
-    fixture::{Cast, Dump, Fate, Hook, Step, for_each_cast, packet, run, tell},
-    node::{HAIRPIN_PORT, MAC_D, Names, OVERLAY, POD_A, POD_C, SNAT_PORT, UPLINK, at, host, node},
+    fixture::{Dump, Fate, Hook, Step, for_each_cast, packet, run, tell},
+    node::{HAIRPIN_PORT, MAC_D, OVERLAY, POD_A, POD_C, UPLINK, at, host},
 };
-
-const HOPS: u8 = 64;
-
-/// All kinds of errors.
-fn kinds(v4: bool) -> &'static [[u8; 2]] {
-    if v4 {
-        &[[3, 1], [3, 3], [3, 4], [3, 13], [4, 0], [11, 0], [12, 0]]
-    } else {
-        &[[1, 0], [1, 4], [2, 0], [3, 0], [4, 1]]
-    }
-}
-
-/// A flow: whom a client speaks to, and who answers whom.
-struct Flow {
-    client: String,
-    frontend: String,
-    /// The client as the backend sees it.
-    source: String,
-    backend: String,
-}
-
-impl Flow {
-    /// What the client is sent, as it sees it and as the backend has sent it.
-    fn answers(&self, cast: &Cast) -> [Segment; 2] {
-        [
-            cast.later(&self.frontend, &self.client),
-            cast.later(&self.backend, &self.source),
-        ]
-    }
-
-    /// What the client has sent, as it knows it and as the backend sees it.
-    fn questions(&self, cast: &Cast) -> [Segment; 2] {
-        [
-            cast.later(&self.client, &self.frontend),
-            cast.later(&self.source, &self.backend),
-        ]
-    }
-}
-
-/// A world with a Service of this backend.
-fn world(cast: &Cast, backend: &str, local: bool) -> World {
-    let names = cast.names;
-    let world = node(names);
-    let service = Service::new(cast.protocol)
-        .frontend(FrontendKind::ClusterIp, &at(names.cluster_ip, 80))
-        .frontend(FrontendKind::LoadBalancer, &at(names.load_balancer, 80))
-        .node_port(names.family, 30_001);
-    world.add_service(&if local {
-        service.local_backend(backend)
-    } else {
-        service.backend(backend)
-    });
-    world
-}
-
-/// As much of a packet as errors quote at least, as much as tells TCP's checksum, and more. What SCTP's becomes is not known
-/// without the whole packet: it has none here.
-fn quotes(packet: &Segment) -> [Vec<u8>; 3] {
-    let mut packet = packet.clone().payload(&[0x5a; 30]);
-    if packet.protocol() == protocol::SCTP {
-        packet = packet.without_checksum();
-    }
-    [8, 18, 34].map(|bytes| packet.quoted(bytes))
-}
-
-fn error(from: &str, to: &str, kind: [u8; 2], quoted: &[u8]) -> Segment {
-    Segment::icmp_error(from, to, kind, quoted).rest(1400)
-}
-
-/// An error meets a hook, and has this fate as that error.
-struct Case<'a> {
-    hook: Hook,
-    /// Who sends it, to whom, about what; and the same translated.
-    before: (&'a str, &'a str, &'a Segment),
-    after: (&'a str, &'a str, &'a Segment),
-    fate: fn(Segment) -> Fate,
-}
-
-impl Case<'_> {
-    /// The case with every kind of error, and every length of the quote.
-    fn steps(&self) -> Vec<Step<'static>> {
-        let (from, to, about) = self.before;
-        let (other_from, other_to, other) = self.after;
-        let mut steps = Vec::new();
-        for (index, kind) in kinds(about.is_v4()).iter().enumerate() {
-            for (quoted, expected) in quotes(about).iter().zip(quotes(other)) {
-                steps.push(packet(
-                    "an error",
-                    self.hook,
-                    &error(from, to, *kind, quoted),
-                    (self.fate)(error(other_from, other_to, *kind, &expected)),
-                ));
-            }
-            steps.push(Step::Counted(
-                Counter::IcmpTranslated,
-                3 * (index as u64 + 1),
-            ));
-        }
-        steps
-    }
-}
-
-/// Opens the flow at `hook`, by the first packet alone or by its answer, too.
-fn open(cast: &Cast, world: &World, hook: Hook, flow: &Flow, answered: Option<Hook>) {
-    let mut first = cast.first(&flow.client, &flow.frontend).frame();
-    assert_ne!(run(world, hook, &mut first), Verdict::Pass);
-    if let Some(hook) = answered {
-        let mut answer = cast.answer(&flow.backend, &flow.source).frame();
-        assert_ne!(run(world, hook, &mut answer), Verdict::Pass);
-    }
-}
-
-fn here(names: &Names) -> Flow {
-    Flow {
-        client: at(names.client, 40_000),
-        frontend: at(names.node, 30_001),
-        source: at(names.client, 40_000),
-        backend: at(names.pod_a, 8080),
-    }
-}
-
-fn elsewhere(names: &Names) -> Flow {
-    Flow {
-        source: at(names.node, SNAT_PORT),
-        backend: at(names.far_pod, 8080),
-        ..here(names)
-    }
-}
 
 #[test]
 fn p2_a_client_outside_is_told_by_its_frontend_of_a_backend_here() {
