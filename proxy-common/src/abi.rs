@@ -110,8 +110,8 @@ maps! {
     /// Forward half of a confirmed flow → the backend that it counts for in `LOADS`. Written by packets, collected by
     /// the agent.
     FLOW_LOADS: Hash<flow::FlowKey, target::Slot>[524_288];
-    /// Counters and drop reasons, by `Counter`. Written by all programs.
-    COUNTERS: PerCpuArray<u32, u64>[crate::abi::counter::Counter::COUNT];
+    /// Counters and drop reasons, by `Counter`, with room for those of later versions. Written by all programs.
+    COUNTERS: PerCpuArray<u32, u64>[64];
     /// Target id → the Service port that it belongs to. Never read by the datapath.
     META_TARGETS: Hash<u32, meta::TargetMeta>[262_144];
     /// Backend id → node, zone, weight. Never read by the datapath.
@@ -119,6 +119,8 @@ maps! {
     /// Name id → name of a node or zone; 0: the name of this node. Never read by the datapath.
     META_NAMES: Hash<u32, meta::Name>[65_536];
 }
+
+const _: () = assert!(counter::Counter::COUNT <= capacity::COUNTERS);
 
 /// Protocol numbers (IANA).
 pub mod protocol {

@@ -149,7 +149,7 @@ fn ingress<P: Packet, T: PacketTables>(
     match parse(p, at.link, &mut w.h) {
         Kind::Transport => {}
         Kind::IcmpError => {
-            let step = t.icmp_in(p, w, at);
+            let step = t.icmp_in(p, w, at, scope);
             return icmp::verdict(w, step);
         }
         Kind::Other => return Verdict::Pass,

@@ -84,8 +84,9 @@ pub trait Packet {
     /// Cuts or extends the packet at its tail. What is new is zero. Afterwards it is in one piece.
     fn resize(&mut self, len: u32) -> Option<()>;
 
-    /// Makes room of so many zero bytes before the IP header, which is at `l3`.
-    fn prepend(&mut self, l3: usize, len: u32) -> Option<()>;
+    /// Takes out so many bytes from the IP header on, which is at `l3`, and with them a checksum that is left to the sender's
+    /// device, if it covers any of them.
+    fn remove(&mut self, l3: usize, len: u32) -> Option<()>;
 
     /// Whether it will be cut when it leaves.
     fn segment(&self) -> Segment;

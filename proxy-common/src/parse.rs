@@ -68,10 +68,13 @@ pub fn parse_quoted<P: Packet>(p: &mut P, error: &Headers, h: &mut Headers) -> b
     }
     h.l3 = l3 as u8;
     h.tcp_flags = 0;
+    let extent = Extent::Quoted {
+        end: u32::from(error.l4) + u32::from(error.l4_len),
+    };
     let kind = if error.v6 {
-        ipv6(p, h, Extent::Quoted)
+        ipv6(p, h, extent)
     } else {
-        ipv4(p, h, Extent::Quoted)
+        ipv4(p, h, extent)
     };
     matches!(kind, Some(Kind::Transport)) && h.has_transport()
 }
@@ -80,8 +83,10 @@ pub fn parse_quoted<P: Packet>(p: &mut P, error: &Headers, h: &mut Headers) -> b
 #[derive(Clone, Copy)]
 enum Extent {
     Whole,
-    /// Its headers, and at least eight bytes from the transport header on.
-    Quoted,
+    /// Its headers, and at least eight bytes from the transport header on; what quotes it ends there.
+    Quoted {
+        end: u32,
+    },
 }
 
 #[inline(always)]
@@ -138,7 +143,7 @@ fn ipv4<P: Packet>(p: &mut P, h: &mut Headers, extent: Extent) -> Option<Kind> {
 #[inline(always)]
 fn end(l3: u8, said: u32, room: u32, extent: Extent) -> Option<u32> {
     let len = match (extent, said) {
-        (Extent::Quoted, _) => room,
+        (Extent::Quoted { end }, _) => return Some(end),
         (_, 0) if room > 0xffff => room,
         (_, 0) => return None,
         (_, said) if said > room => return None,
@@ -223,7 +228,10 @@ fn transport<P: Packet>(
     if !h.has_transport() {
         return has_ports(h.tuple.protocol).then_some(Kind::Transport);
     }
-    if matches!(extent, Extent::Quoted) {
+    if matches!(extent, Extent::Quoted { .. }) {
+        if (l4 + QUOTED) as u32 > end {
+            return None;
+        }
         let w = p.window::<QUOTED>(l4)?;
         h.tuple.src_port = U16::from_bytes([w[0], w[1]]);
         h.tuple.dst_port = U16::from_bytes([w[2], w[3]]);
@@ -253,7 +261,7 @@ fn transport<P: Packet>(
         protocol::SCTP => {
             let w = p.window::<SCTP>(l4)?;
             h.tcp_flags = sctp_flags(w[12]);
-            h.sctp_len = u16::try_from(end - l4 as u32).ok()?;
+            h.l4_len = u16::try_from(end - l4 as u32).ok()?;
             [w[0], w[1], w[2], w[3]]
         }
         _ => return None,
@@ -275,10 +283,11 @@ const fn is_icmp(h: &Headers) -> bool {
 
 /// An ICMP message that is an error, and whole.
 #[inline(always)]
-fn icmp_error<P: Packet>(p: &mut P, h: &Headers, l4: usize, end: u32) -> Option<Kind> {
+fn icmp_error<P: Packet>(p: &mut P, h: &mut Headers, l4: usize, end: u32) -> Option<Kind> {
     if (l4 + ICMP_LEN) as u32 > end || !matches!(h.fragment, Fragment::Whole) {
         return None;
     }
+    h.l4_len = u16::try_from(end - l4 as u32).ok()?;
     let kind = p.window::<ICMP_LEN>(l4)?[0];
     let is_error = if h.v6 {
         // Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443 §3).

@@ -219,11 +219,17 @@ pub trait PacketTables: Tables {
         claim_tuple(self, work)
     }
     /// [`icmp::incoming`], likewise.
-    fn icmp_in<P: Packet>(&mut self, packet: &mut P, work: &mut Work, at: Ingress) -> u32
+    fn icmp_in<P: Packet>(
+        &mut self,
+        packet: &mut P,
+        work: &mut Work,
+        at: Ingress,
+        scope: Scope,
+    ) -> u32
     where
         Self: Sized,
     {
-        icmp::incoming(packet, self, work, at)
+        icmp::incoming(packet, self, work, at, scope)
     }
     /// [`icmp::outgoing`], likewise.
     fn icmp_out<P: Packet>(&mut self, packet: &mut P, work: &mut Work) -> u32

@@ -28,13 +28,18 @@ pub extern "C" fn begin_flow(skb: *mut __sk_buff, ifindex: u32, scope: u32) -> u
     let Some(work) = WORK.get_ptr_mut(0) else {
         return Counter::DropRewrite as u32;
     };
-    let scope = if scope == Scope::External as u32 {
+    // SAFETY: this CPU's element; the caller, which lent it, does not touch it before this function returns.
+    let work = unsafe { &mut *work };
+    begin::begin(&mut Kernel(skb), work, ifindex, scope_of(scope))
+}
+
+#[inline(always)]
+const fn scope_of(number: u32) -> Scope {
+    if number == Scope::External as u32 {
         Scope::External
     } else {
         Scope::Cluster
-    };
-    // SAFETY: this CPU's element; the caller, which lent it, does not touch it before this function returns.
-    begin::begin(&mut Kernel(skb), unsafe { &mut *work }, ifindex, scope)
+    }
 }
 
 /// `datapath::begin::begin_early` on the packet in `WORK`.
@@ -172,7 +177,12 @@ pub extern "C" fn answer(skb: *mut __sk_buff, answer: u32, mtu: u32) -> u32 {
 /// `datapath::icmp::incoming` on the error in `WORK`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn icmp_in(skb: *mut __sk_buff, ifindex: u32, has_link_header: u32) -> u32 {
+pub extern "C" fn icmp_in(
+    skb: *mut __sk_buff,
+    ifindex: u32,
+    has_link_header: u32,
+    scope: u32,
+) -> u32 {
     let Some(work) = WORK.get_ptr_mut(0) else {
         return Counter::DropRewrite as u32;
     };
@@ -184,7 +194,13 @@ pub extern "C" fn icmp_in(skb: *mut __sk_buff, ifindex: u32, has_link_header: u3
     let at = Ingress { ifindex, link };
     // SAFETY: this CPU's element; the caller, which lent it, does not touch it before this function returns.
     let work = unsafe { &mut *work };
-    icmp::incoming(&mut Frame::again(skb), &mut Kernel(skb), work, at)
+    icmp::incoming(
+        &mut Frame::again(skb),
+        &mut Kernel(skb),
+        work,
+        at,
+        scope_of(scope),
+    )
 }
 
 /// `datapath::icmp::outgoing` on the error in `WORK`.

@@ -137,10 +137,12 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn prepend(&mut self, _l3: usize, len: u32) -> Option<()> {
-        // SAFETY: the helper checks the length. Its place is behind the MAC addresses, where the IP header is in all
-        // packets that the helper takes.
-        let rc = unsafe { bpf_skb_adjust_room(self.skb, len.cast_signed(), BPF_ADJ_ROOM_MAC, 0) };
+    fn remove(&mut self, _l3: usize, len: u32) -> Option<()> {
+        let less = len.cast_signed().wrapping_neg();
+        // SAFETY: the helper checks the length. What goes is behind the MAC addresses, where the IP header is in all
+        // packets that the helper takes. With the bytes from which on a checksum was to be summed up goes the kernel's
+        // knowledge of it (`skb_postpull_rcsum`).
+        let rc = unsafe { bpf_skb_adjust_room(self.skb, less, BPF_ADJ_ROOM_MAC, 0) };
         (rc == 0).then_some(())
     }
 

@@ -117,7 +117,7 @@ impl Packet for XdpFrame {
     }
 
     #[inline(always)]
-    fn prepend(&mut self, _l3: usize, _len: u32) -> Option<()> {
+    fn remove(&mut self, _l3: usize, _len: u32) -> Option<()> {
         // For answers, which are tc's to give.
         None
     }

@@ -38,6 +38,7 @@ macro_rules! counters {
     };
 }
 
+// New ones come last: the map outlives the agent, and what is in it keeps its meaning.
 counters! {
     FlowCreated = "flow_created", "A new flow was given a backend by a packet.";
     FlowConfirmed = "flow_confirmed", "The first reply of a flow was seen.";
@@ -50,17 +51,17 @@ counters! {
     DropNoSourcePort = "drop_no_source_port", "Dropped: no source port was free for the translated flow.";
     DropNoSourceAddress = "drop_no_source_address", "Dropped: the device towards the backend has no address to translate the source to.";
     DropNoRoute = "drop_no_route", "Dropped: this node has no route to the backend or client.";
-    DropTtl = "drop_ttl", "Dropped: the packet's hop limit was used up, and no answer could be built.";
-    DropTooBig = "drop_too_big", "Dropped: the packet is bigger than the path to the backend or client takes, and no answer could be built.";
+    DropTtl = "drop_ttl", "Dropped: the packet's hop limit was used up, and it is not answered.";
+    DropTooBig = "drop_too_big", "Dropped: the packet is bigger than the path to the backend or client takes, and it is not answered.";
     DropRewrite = "drop_rewrite", "Dropped: the packet could not be rewritten.";
     DropStaleBackend = "drop_stale_backend", "Dropped: the backend chosen was gone before it could be used.";
     DropAnswer = "drop_answer", "Dropped: a refusal could not be built from the packet (a RST behind IP options or extension headers, or a fragment other than the first).";
     XdpSent = "xdp_sent", "A translated packet was sent out by XDP.";
     XdpPassed = "xdp_passed", "XDP left a packet of a Service to tc.";
+    TcpEnded = "tcp_ended", "A client's packet was answered with RST: the backend of its connection was deleted.";
     IcmpTranslated = "icmp_translated", "An ICMP error about a translated packet was translated, and sent on.";
     TooBigAnswered = "answer_too_big", "A packet was answered with fragmentation needed (packet too big): the path to the backend or client takes less.";
     TtlAnswered = "answer_time_exceeded", "A packet was answered with time exceeded: its hop limit was used up.";
-    TcpEnded = "tcp_ended", "A client's packet was answered with RST: the backend of its connection was deleted.";
 }
 
 #[cfg(test)]

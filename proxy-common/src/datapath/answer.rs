@@ -1,9 +1,11 @@
 //! Answers that this node gives by itself: TCP RST (RFC 9293 §3.5.2), ICMP errors (RFC 792, RFC 4443). A packet is made its own
 //! answer, which goes back where it came from.
 
+use core::hint;
+
 use super::{Ingress, Verdict, Work, drop, forward};
 use crate::{
-    abi::{counter::Counter, protocol},
+    abi::{counter::Counter, device::LinkType, protocol},
     checksum::Sum,
     packet::Packet,
     parse::{Headers, ICMP_LEN, tcp_flags},
@@ -13,8 +15,12 @@ use crate::{
 const TTL: u8 = 64;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
-/// Words of four bytes that an error quotes at most: what is before the ports, and [`quoted_transport`].
-const MAX_QUOTED_WORDS: usize = 64;
+/// Bytes of the transport header that an error quotes of all but UDP.
+const QUOTED_TRANSPORT: usize = 20;
+/// Words of four bytes that an error quotes at most, since offsets are kept in a byte.
+const MAX_QUOTED_WORDS: usize = (u8::MAX as usize + QUOTED_TRANSPORT) / 4;
+/// A few bytes more.
+const BEYOND: usize = 4;
 
 /// What a packet is answered with, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,12 +83,33 @@ pub(super) fn give<P: Packet, T: PacketTables>(
     mtu: u32,
 ) -> Verdict {
     let (given, otherwise) = answer.counters();
-    if !w.h.has_transport() || !p.answer(w, answer, mtu) {
+    if !w.h.has_transport()
+        || !is_of_somebody(&w.h)
+        || is_to_many(p, at.link)
+        || !p.answer(w, answer, mtu)
+    {
         return drop(t, otherwise);
     }
     forward::swap_macs(p, at.link);
     t.count(given);
     Verdict::Bounce
+}
+
+/// Whether a packet's source is one host, which may be answered (RFC 1122 §3.2.2, RFC 4443 §2.4): not unspecified, a group,
+/// everybody, or a loopback.
+#[inline(always)]
+fn is_of_somebody(h: &Headers) -> bool {
+    let src = &h.tuple.src;
+    if h.v6 {
+        return src.octets()[0] != 0xff && !src.is_unspecified() && !src.is_loopback();
+    }
+    !matches!(src.v4_octets()[0], 0 | 127 | 224..)
+}
+
+/// Whether a frame is addressed to a group.
+#[inline(always)]
+fn is_to_many<P: Packet>(p: &mut P, link: LinkType) -> bool {
+    matches!(link, LinkType::Ethernet) && p.window::<6>(0).is_none_or(|mac| mac[0] & 1 != 0)
 }
 
 /// Makes a packet its answer, up to the MAC addresses. Says no where that can't be: what is left of it is of no use.
@@ -95,33 +122,39 @@ pub fn build<P: Packet>(p: &mut P, h: &Headers, answer: Answer, mtu: u32) -> boo
     built.is_some()
 }
 
-/// An ICMP error is put before what it quotes. So a checksum that is still pending will be written where it belongs: into the
-/// quote, which then sums up, from the transport header on, to the complement of what is in the field now.
+/// An ICMP error quotes the beginning of the packet, which is moved to behind its headers.
+///
+/// A checksum that the sender left to its device would be written into the quote: by devices that go by the place, not by those
+/// that look for a TCP or UDP header there. So the bytes that it covers from are taken out of the packet: the kernel then knows of
+/// none.
 #[inline(always)]
 fn error<P: Packet>(p: &mut P, h: &Headers, [kind, code]: [u8; 2], mtu: u32) -> Option<()> {
     let l3 = usize::from(h.l3);
-    let network = usize::from(h.l4 - h.l3);
-    let quoted = network + quoted_transport(h);
-    let field = h.checksum_offset();
-    let pending = h.tuple.protocol != protocol::SCTP && p.checksum_pending(field);
+    let quoted = usize::from(h.l4 - h.l3) + quoted_transport_len(h);
     if p.len() < (l3 + quoted) as u32 {
         return None;
     }
-    p.resize((l3 + quoted) as u32)?;
-    let mut sum = if pending {
-        let pseudo = u16::from_ne_bytes(*p.window::<2>(field)?);
-        sum_of(p, l3, network)?.add16(!pseudo)
-    } else {
-        sum_of(p, l3, quoted)?
-    };
-
     let (ip, protocol) = if h.v6 {
         (IPV6, protocol::ICMPV6)
     } else {
         (IPV4, protocol::ICMP)
     };
+    let pending = p.checksum_pending(h.checksum_offset());
+    let covered = usize::from(h.l4) + BEYOND;
+    let removed = if pending { covered + BEYOND } else { 0 };
+    let quote = l3 + ip + ICMP_LEN;
+    let end = quote + removed + quoted;
+    // The sum that a device has made of all bytes is forgotten by the kernel where their number changes.
+    p.resize((end + BEYOND) as u32)?;
+    p.resize(end as u32)?;
+    let mut sum = move_words(p, l3, quote + removed, quoted)?;
+    if pending {
+        p.remove(l3, covered as u32)?;
+        // Before Linux 6.2, the kernel looks what is gone before it goes.
+        p.remove(l3, BEYOND as u32)?;
+    }
+
     let len = (ICMP_LEN + quoted) as u16;
-    p.prepend(l3, (ip + ICMP_LEN) as u32)?;
     ip_header(p, h, protocol, len)?;
     if h.v6 {
         sum = sum.add(pseudo_header(h, protocol, len).0);
@@ -132,31 +165,35 @@ fn error<P: Packet>(p: &mut P, h: &Headers, [kind, code]: [u8; 2], mtu: u32) -> 
         .add16(u16::from_ne_bytes([kind, code]))
         .add(u32::from_ne_bytes(rest));
     let field = (!sum.fold()).to_ne_bytes();
-    p.store::<ICMP_LEN>(
-        l3 + ip,
-        &[
-            kind, code, field[0], field[1], rest[0], rest[1], rest[2], rest[3],
-        ],
-    )
+    *p.window::<ICMP_LEN>(l3 + ip)? = [
+        kind, code, field[0], field[1], rest[0], rest[1], rest[2], rest[3],
+    ];
+    Some(())
 }
 
-/// Bytes of the transport header that an error quotes: eight (RFC 792), and more where its reader wants more: up to the
-/// checksum of TCP, if that is pending, up to the initiate tag of SCTP's INIT, without which nobody believes it (RFC 9260 §10).
+/// Bytes of the transport header that an error quotes: eight (RFC 792); of TCP, all but the options; of SCTP, up to the initiate
+/// tag of an INIT, without which nobody believes it (RFC 9260 §10).
 #[inline(always)]
-const fn quoted_transport(h: &Headers) -> usize {
+const fn quoted_transport_len(h: &Headers) -> usize {
     match h.tuple.protocol {
         protocol::UDP => 8,
-        _ => 20,
+        _ => QUOTED_TRANSPORT,
     }
 }
 
-/// Sums up bytes, of which there are a multiple of four.
+/// Moves bytes, of which there are a multiple of four, towards the end, the last first since the two places may overlap, and
+/// sums them up.
 #[inline(always)]
-fn sum_of<P: Packet>(p: &mut P, from: usize, len: usize) -> Option<Sum> {
-    let (mut sum, mut word) = (Sum::default(), 0);
-    while word < MAX_QUOTED_WORDS && word * 4 < len {
-        sum = sum.add(u32::from_ne_bytes(*p.window::<4>(from + word * 4)?));
-        word += 1;
+fn move_words<P: Packet>(p: &mut P, from: usize, to: usize, len: usize) -> Option<Sum> {
+    let (mut sum, mut left, mut moved) = (Sum::default(), len / 4, 0);
+    while moved < MAX_QUOTED_WORDS && left > 0 {
+        left -= 1;
+        // As a number: compilers would look at a window from its end, which the verifier refuses.
+        let at = hint::black_box(left * 4);
+        let word = *p.window::<4>(from + at)?;
+        *p.window::<4>(to + at)? = word;
+        sum = sum.add(u32::from_ne_bytes(word));
+        moved += 1;
     }
     Some(sum)
 }
@@ -181,15 +218,16 @@ pub(super) fn pseudo_header(h: &Headers, protocol: u8, len: u16) -> Sum {
         .add(d[2])
 }
 
-/// Writes an IP header without options for the way back.
+/// Writes an IP header without options for the way back. Of a packet that was cut or extended, the kernel keeps no sum.
 #[inline(always)]
 fn ip_header<P: Packet>(p: &mut P, h: &Headers, protocol: u8, payload: u16) -> Option<()> {
     let l3 = usize::from(h.l3);
     if h.v6 {
         let len = payload.to_be_bytes();
-        p.store::<8>(l3, &[0x60, 0, 0, 0, len[0], len[1], protocol, TTL])?;
-        p.store::<16>(l3 + 8, &h.tuple.dst.octets())?;
-        p.store::<16>(l3 + 24, &h.tuple.src.octets())?;
+        let w = p.window::<8>(l3)?;
+        *w = [0x60, 0, 0, 0, len[0], len[1], protocol, TTL];
+        *p.window::<16>(l3 + 8)? = h.tuple.dst.octets();
+        *p.window::<16>(l3 + 24)? = h.tuple.src.octets();
     } else {
         let w = p.window::<IPV4>(l3)?;
         let len = (payload + IPV4 as u16).to_be_bytes();

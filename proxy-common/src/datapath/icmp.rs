@@ -7,6 +7,7 @@ use crate::{
     abi::{
         counter::Counter,
         flow::{FlowKey, Half, flow_flags},
+        frontend::Scope,
     },
     packet::Packet,
     parse::parse_quoted,
@@ -44,6 +45,7 @@ pub fn incoming<P: Packet, T: PacketTables>(
     t: &mut T,
     w: &mut Work,
     at: Ingress,
+    scope: Scope,
 ) -> u32 {
     if !parse_quoted(p, &w.h, &mut w.quoted) || !is_for_its_sender(w) {
         return PASS;
@@ -54,11 +56,14 @@ pub fn incoming<P: Packet, T: PacketTables>(
     } else {
         load(t, w, FlowTable::Claims)
     };
-    if !found {
+    const SOURCE: u8 = flow_flags::SNAT | flow_flags::HAIRPIN;
+    let (translates, inside) = (w.value.flags & SOURCE, scope as u8 == Scope::Cluster as u8);
+    // As for any packet: what a pod is told of itself comes from the pod, and of another node's backend from elsewhere.
+    if !found || translates != 0 && (translates == SOURCE) != inside {
         return PASS;
     }
     w.key = outer(w);
-    let step = match w.value.flags & (flow_flags::SNAT | flow_flags::HAIRPIN) {
+    let step = match translates {
         0 => CONTINUE,
         flow_flags::SNAT => {
             let way = forward::way(p, t, at, &w.h, &w.key.dst);
@@ -76,7 +81,10 @@ pub fn incoming<P: Packet, T: PacketTables>(
     }
     match step {
         BOUNCE => forward::swap_macs(p, at.link),
-        CONTINUE => forward::bridge(p, t, at, &w.key),
+        // Netfilter knows the client of a masqueraded flow by another address: such packets are routed.
+        CONTINUE if w.value.flags & flow_flags::MASQUERADE == 0 => {
+            forward::bridge(p, t, at, &w.key);
+        }
         _ => {}
     }
     t.count(Counter::IcmpTranslated);

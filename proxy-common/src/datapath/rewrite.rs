@@ -40,7 +40,7 @@ pub(super) fn rewrite_error<P: Packet>(p: &mut P, w: &Work, hop: bool) -> bool {
 #[inline(always)]
 fn try_rewrite_error<P: Packet>(p: &mut P, w: &Work, hop: bool) -> Option<()> {
     let (h, quoted, inner) = (&w.h, &w.quoted, w.value.out.inverted());
-    let mut message = quoted_transport(p, quoted, &inner)?;
+    let mut message = rewrite_quoted_transport(p, h, quoted, &inner)?;
     let l3 = usize::from(quoted.l3);
     if h.v6 {
         // An IPv4 header's own checksum makes up for its addresses.
@@ -65,11 +65,18 @@ fn try_rewrite_error<P: Packet>(p: &mut P, w: &Work, hop: bool) -> Option<()> {
 /// The ports that an error quotes, and the checksum of TCP or UDP where it is quoted, too: tracing tools know their probes by
 /// it. SCTP's is not known without the whole packet. Gives the change of what was written.
 #[inline(always)]
-fn quoted_transport<P: Packet>(p: &mut P, quoted: &Headers, inner: &FlowKey) -> Option<Sum> {
+fn rewrite_quoted_transport<P: Packet>(
+    p: &mut P,
+    error: &Headers,
+    quoted: &Headers,
+    inner: &FlowKey,
+) -> Option<Sum> {
     let change = change(quoted, inner);
     let mut written = change.data;
     let field = quoted.checksum_offset();
+    let end = usize::from(error.l4) + usize::from(error.l4_len);
     if quoted.tuple.protocol != protocol::SCTP
+        && field + 2 <= end
         && let Some(old) = p.window::<2>(field).map(|w| u16::from_ne_bytes(*w))
     {
         let new = change.applied_to(old);
@@ -111,7 +118,7 @@ fn sctp<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey) -> Option<()> {
         if !matches!(h.fragment, Fragment::Whole) {
             return None;
         }
-        field ^= p.crc32c_change(flipped, h.sctp_len);
+        field ^= p.crc32c_change(flipped, h.l4_len);
     }
     [w[0], w[1], w[2], w[3]] = ports;
     [w[8], w[9], w[10], w[11]] = field.to_le_bytes();

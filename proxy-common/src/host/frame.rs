@@ -47,8 +47,7 @@ impl Frame {
         self
     }
 
-    /// The same packet, before whose IP header there can be no other: one that the kernel does not know for IP
-    /// (`skb->protocol`).
+    /// The same packet, of which nothing can be taken out: one that the kernel does not know for IP (`skb->protocol`).
     #[must_use]
     pub const fn rigid(mut self, rigid: bool) -> Self {
         self.rigid = rigid;
@@ -147,16 +146,19 @@ impl Packet for Frame {
         Some(())
     }
 
-    fn prepend(&mut self, l3: usize, len: u32) -> Option<()> {
-        if self.rigid {
+    fn remove(&mut self, l3: usize, len: u32) -> Option<()> {
+        let len = len as usize;
+        if self.rigid || self.bytes.len() < l3 + len {
             return None;
         }
-        let len = len as usize;
-        self.bytes.splice(l3..l3, std::iter::repeat_n(0, len));
-        if let Some(pending) = &mut self.pending {
-            pending.start += len;
-            pending.field += len;
-        }
+        self.bytes.drain(l3..l3 + len);
+        self.pending = self.pending.and_then(|pending| {
+            Some(PendingChecksum {
+                start: pending.start.checked_sub(len)?,
+                field: pending.field.checked_sub(len)?,
+                ..pending
+            })
+        });
         Some(())
     }
 

@@ -83,8 +83,9 @@ pub struct Headers {
     pub fragment: Fragment,
     /// Of a fragment: the identification of the packet that it is of.
     pub id: u32,
-    /// Of SCTP: bytes from the transport header to the end of the IP packet, which the frame may go beyond.
-    pub sctp_len: u16,
+    /// Of SCTP, and of an ICMP error: bytes from the transport header to the end of the IP packet, which the frame may go
+    /// beyond.
+    pub l4_len: u16,
 }
 
 impl Headers {

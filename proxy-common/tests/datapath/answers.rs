@@ -2,8 +2,9 @@
 
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind, protocol},
+    addr::Family,
     datapath::Verdict,
-    host::{Segment, Service, World},
+    host::{MacPair, Segment, Service, World},
 };
 
 use crate::{
@@ -179,5 +180,35 @@ fn p2_where_the_hops_are_used_up_tracing_learns_of_this_node() {
                 });
             }
         }
+    });
+}
+
+/// Who is nobody, or many, is not answered (RFC 1122 §3.2.2).
+#[test]
+fn p2_only_one_host_is_answered() {
+    for_each_cast(|cast| {
+        let names = cast.names;
+        let frontend = at(names.load_balancer, 80);
+        let sources: &[&str] = match names.family {
+            Family::V4 => &["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"],
+            Family::V6 => &["::", "::1", "ff02::1"],
+        };
+        for source in sources {
+            let probe = cast.first(&at(source, 40_000), &frontend).hop_limit(1);
+            let dropped = Fate::Dropped(Counter::DropTtl);
+            tell(
+                || world(&cast),
+                || vec![packet(source, Hook::In(UPLINK), &probe, dropped.clone())],
+            );
+        }
+        let probe = cast
+            .first(&at(names.client, 40_000), &frontend)
+            .macs(MacPair {
+                dst: [0xff; 6],
+                src: [2, 0, 0, 0, 0, 0xfe],
+            });
+        let mut frame = probe.hop_limit(1).frame();
+        let verdict = run(&world(&cast), Hook::In(UPLINK), &mut frame);
+        assert_eq!(verdict, Verdict::Drop(Counter::DropTtl), "to everybody");
     });
 }

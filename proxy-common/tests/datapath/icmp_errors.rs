@@ -359,3 +359,61 @@ fn p4_other_icmp_passes() {
         }
     });
 }
+
+/// Where a packet of the flow would not be translated, an error is not, either.
+#[test]
+fn p2_errors_are_believed_where_their_flow_is() {
+    for_each_cast(|cast| {
+        let names = cast.names;
+        let hairpin = Flow {
+            client: at(names.pod_a, 40_000),
+            frontend: at(names.cluster_ip, 80),
+            source: at(names.cluster_ip, HAIRPIN_PORT),
+            backend: at(names.pod_a, 8080),
+        };
+        let cases = [
+            (hairpin, Hook::Pod(POD_A), Hook::In(UPLINK)),
+            (elsewhere(names), Hook::In(UPLINK), Hook::Pod(POD_A)),
+        ];
+        for (flow, begins, other) in cases {
+            let [_, about] = flow.questions(&cast);
+            let error = error(
+                &host(&flow.backend),
+                &host(&flow.source),
+                [3, 3],
+                &about.quoted(8),
+            );
+            tell(
+                || {
+                    let world = world(&cast, &flow.backend, false);
+                    open(&cast, &world, begins, &flow, None);
+                    world
+                },
+                || vec![packet("an error", other, &error, Fate::Passes)],
+            );
+        }
+    });
+}
+
+/// A frame may go on behind its packet: what is there is neither ports nor a checksum.
+#[test]
+fn p2_what_is_behind_an_error_is_no_part_of_it() {
+    for_each_cast(|cast| {
+        let (names, flow) = (cast.names, here(cast.names));
+        let [told, about] = flow.questions(&cast);
+        let behind = |error: &Segment| [error.bytes(), vec![0x77; 24]].concat();
+        let of = |from, quoted: &[u8]| error(from, names.client, [3, 3], quoted);
+        for (bytes, verdict) in [(8, Verdict::Continue), (7, Verdict::Pass)] {
+            let world = world(&cast, &flow.backend, true);
+            open(&cast, &world, Hook::In(UPLINK), &flow, None);
+            let sent = behind(&of(names.pod_a, &about.quoted(bytes)));
+            let mut frame = Frame::new(sent.clone());
+            assert_eq!(run(&world, Hook::Out(UPLINK), &mut frame), verdict);
+            let expected = match verdict {
+                Verdict::Continue => behind(&of(names.node, &told.quoted(bytes))),
+                _ => sent,
+            };
+            assert_eq!(Dump(frame.bytes()), Dump(&expected));
+        }
+    });
+}

@@ -15,7 +15,7 @@ use proxy_common::{
 
 use crate::{
     fixture::{Cast, Fate, Hook, Step, for_each_cast, packet, run, tell, then},
-    node::{BRIDGE, MAC_UPLINK, OVERLAY, POD_A, POD_B, SNAT_PORT, UPLINK, at, node},
+    node::{BRIDGE, MAC_UPLINK, OVERLAY, POD_A, POD_B, SNAT_PORT, UPLINK, at, host, node},
 };
 
 const MARK: u32 = 0x4;
@@ -270,12 +270,27 @@ fn a2_masquerade_local_is_routed_where_it_could_be_bridged() {
                 world
             },
             || {
-                vec![packet(
-                    "its MAC addresses stay",
-                    Hook::In(UPLINK),
-                    &first,
-                    Fate::IsMasqueraded(first.clone().to(&backend)),
-                )]
+                let about = |from: &str, to: &str| cast.later(from, to).quoted(8);
+                let kind = if first.is_v4() { [3, 3] } else { [1, 4] };
+                let error = |to: &str, quoted: &[u8]| {
+                    Segment::icmp_error(names.client, to, kind, quoted).macs(macs)
+                };
+                let told = error(&host(&frontend), &about(&frontend, &client));
+                vec![
+                    packet(
+                        "its MAC addresses stay",
+                        Hook::In(UPLINK),
+                        &first,
+                        Fate::IsMasqueraded(first.clone().to(&backend)),
+                    ),
+                    // P2: netfilter knows an error's flow by the address that it gave the client.
+                    packet(
+                        "those of an error, too",
+                        Hook::In(UPLINK),
+                        &told,
+                        Fate::GoesOn(error(names.pod_d, &about(&backend, &client))),
+                    ),
+                ]
             },
         );
     });

@@ -40,7 +40,7 @@ pub trait PacketContext: Sized {
     /// `datapath::begin::create`, likewise.
     fn create(this: *mut Self) -> u32;
     /// `datapath::icmp::incoming`, likewise.
-    fn icmp_in(this: *mut Self, at: Ingress) -> u32;
+    fn icmp_in(this: *mut Self, at: Ingress, scope: Scope) -> u32;
     /// `datapath::icmp::outgoing`, likewise.
     fn icmp_out(this: *mut Self) -> u32;
 }
@@ -57,9 +57,9 @@ impl PacketContext for __sk_buff {
     }
 
     #[inline(always)]
-    fn icmp_in(this: *mut Self, at: Ingress) -> u32 {
+    fn icmp_in(this: *mut Self, at: Ingress, scope: Scope) -> u32 {
         let has_link_header = matches!(at.link, LinkType::Ethernet);
-        calls::icmp_in(this, at.ifindex, u32::from(has_link_header))
+        calls::icmp_in(this, at.ifindex, u32::from(has_link_header), scope as u32)
     }
 
     #[inline(always)]
@@ -80,7 +80,7 @@ impl PacketContext for xdp_md {
     }
 
     #[inline(always)]
-    fn icmp_in(_this: *mut Self, _at: Ingress) -> u32 {
+    fn icmp_in(_this: *mut Self, _at: Ingress, _scope: Scope) -> u32 {
         icmp::PASS
     }
 
@@ -285,8 +285,14 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
     }
 
     #[inline(always)]
-    fn icmp_in<P: Packet>(&mut self, _packet: &mut P, _work: &mut Work, at: Ingress) -> u32 {
-        C::icmp_in(self.0, at)
+    fn icmp_in<P: Packet>(
+        &mut self,
+        _packet: &mut P,
+        _work: &mut Work,
+        at: Ingress,
+        scope: Scope,
+    ) -> u32 {
+        C::icmp_in(self.0, at, scope)
     }
 
     #[inline(always)]
