@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use proxy_common::abi::counter::Counter;
+use proxy_lab::capture::Checksum;
 use proxy_lab::objects::Service;
 use proxy_lab::{
     Agent, AgentOptions, Cni, Exchange, Family, Host, Lab, NodeSpec, Overlay, PodSpec, Protocol,
@@ -166,7 +167,19 @@ fn too_big_is_told(lab: &Lab) -> Result<()> {
             .padded(1_430)
             .times(2)
             .timeout(Duration::from_millis(500));
-        let exchanges = lab.workstation().udp_all(request)?;
+        let outside = lab.workstation();
+        let capture = outside.capture("eth0", &[])?;
+        let exchanges = outside.udp_all(request)?;
+        let captured = capture.stop()?;
+        let told: Vec<_> = captured
+            .frames
+            .iter()
+            .filter(|frame| frame.packet().and_then(|p| p.quoted_ends()).is_some())
+            .collect();
+        // The datagram's checksum was left to its device. Of the answer's, nothing is: not every device would know where.
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_ne!(told[0].checksum, Checksum::Partial, "{}", told[0]);
+        assert_eq!(told[0].check_sums(), Ok(()), "{}", told[0]);
         let servers: Vec<_> = exchanges.iter().map(Exchange::server).collect();
         assert_eq!(servers, [None, Some("elsewhere")], "{family}");
         assert_eq!(
