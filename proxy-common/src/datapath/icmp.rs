@@ -23,6 +23,9 @@ const CONTINUE: u32 = u32::MAX - 1;
 const FORWARD: u32 = u32::MAX - 2;
 const BOUNCE: u32 = u32::MAX - 3;
 
+/// Flags that say whose source is translated, and how: `SNAT` alone on its way through this node, both of a hairpin.
+const SOURCE: u8 = flow_flags::SNAT | flow_flags::HAIRPIN;
+
 /// What [`incoming`] and [`outgoing`] said.
 #[inline(always)]
 pub(super) const fn verdict(w: &Work, step: u32) -> Verdict {
@@ -56,7 +59,6 @@ pub fn incoming<P: Packet, T: PacketTables>(
     } else {
         load(t, w, FlowTable::Claims)
     };
-    const SOURCE: u8 = flow_flags::SNAT | flow_flags::HAIRPIN;
     let (translates, inside) = (w.value.flags & SOURCE, scope as u8 == Scope::Cluster as u8);
     // As for any packet: what a pod is told of itself comes from the pod, and of another node's backend from elsewhere.
     if !found || translates != 0 && (translates == SOURCE) != inside {
