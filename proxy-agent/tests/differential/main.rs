@@ -82,7 +82,6 @@ fn the_kernel_does_to_every_frame_what_the_host_does() {
         Counter::DropNoSourcePort,
         Counter::DropNoRoute,
         Counter::DropTtl,
-        Counter::DropTooBig,
         Counter::DropStaleBackend,
         Counter::DropAnswer,
         Counter::TooBigAnswered,
