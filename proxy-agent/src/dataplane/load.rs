@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -249,25 +250,47 @@ fn load_one(ebpf: &mut Ebpf, program: ProgramName) -> Result<OwnedFd, LoadError>
     let fd: Result<&ProgramFd, ProgramError> = match program {
         ProgramName::Socket(hook) if hook.attach_type == AttachType::SockRelease => {
             let found: &mut CgroupSock = found.try_into().map_err(|_| missing())?;
-            found.load().and_then(|()| found.fd())
+            undisturbed(|| found.load(), was_disturbed).and_then(|()| found.fd())
         }
         ProgramName::Socket(_) => {
             let found: &mut CgroupSockAddr = found.try_into().map_err(|_| missing())?;
-            found.load().and_then(|()| found.fd())
+            undisturbed(|| found.load(), was_disturbed).and_then(|()| found.fd())
         }
         ProgramName::Xdp => {
             let found: &mut Xdp = found.try_into().map_err(|_| missing())?;
-            found.load().and_then(|()| found.fd())
+            undisturbed(|| found.load(), was_disturbed).and_then(|()| found.fd())
         }
         ProgramName::Packet(_) | ProgramName::Clock => {
             let found: &mut SchedClassifier = found.try_into().map_err(|_| missing())?;
-            found.load().and_then(|()| found.fd())
+            undisturbed(|| found.load(), was_disturbed).and_then(|()| found.fd())
         }
     };
     let fd = fd.map_err(refused)?;
     fd.as_fd()
         .try_clone_to_owned()
         .map_err(|error| refused(ProgramError::IOError(error)))
+}
+
+/// How often a program is loaded at most, as by libbpf.
+const ATTEMPTS: u32 = 5;
+
+/// Loads a program, and again where it was disturbed.
+fn undisturbed<E>(
+    mut load: impl FnMut() -> Result<(), E>,
+    was_disturbed: impl Fn(&E) -> bool,
+) -> Result<(), E> {
+    for _ in 1..ATTEMPTS {
+        match load() {
+            Err(error) if was_disturbed(&error) => {}
+            done => return done,
+        }
+    }
+    load()
+}
+
+/// The verifier gives up where a signal waits for the thread (`EAGAIN`; kernel commit c3494801cd17).
+fn was_disturbed(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == ErrorKind::WouldBlock)
 }
 
 fn check_pinned(pins: &PinFolder, spec: &'static MapSpec) -> Result<(), LoadError> {
@@ -277,7 +300,7 @@ fn check_pinned(pins: &PinFolder, spec: &'static MapSpec) -> Result<(), LoadErro
     };
     let fd = match object::open(&pins.map(spec.name)) {
         Ok(fd) => fd,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
     };
     let info: MapInfo = object::info(&fd).map_err(failed)?;
@@ -321,4 +344,32 @@ pub fn open_typed<K: sys::map::Plain, V: sys::map::Plain>(
     name: &'static str,
 ) -> Result<sys::map::Map<K, V>, LoadError> {
     sys::map::Map::new(open_map(pins, name)?).map_err(|source| LoadError::Map { name, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Loads with these errors one after the other, and then without; gives the result and how often it was tried.
+    fn load(errors: &[ErrorKind]) -> (Result<(), ErrorKind>, usize) {
+        let mut tried = 0;
+        let result = undisturbed(
+            || {
+                tried += 1;
+                errors.get(tried - 1).map_or(Ok(()), |error| Err(*error))
+            },
+            |error| *error == ErrorKind::WouldBlock,
+        );
+        (result, tried)
+    }
+
+    #[test]
+    fn a_load_that_a_signal_disturbed_is_tried_again() {
+        const DISTURBED: ErrorKind = ErrorKind::WouldBlock;
+        assert_eq!(load(&[]), (Ok(()), 1));
+        assert_eq!(load(&[DISTURBED; 2]), (Ok(()), 3));
+        assert_eq!(load(&[DISTURBED; 9]), (Err(DISTURBED), 5));
+        let refused = ErrorKind::PermissionDenied;
+        assert_eq!(load(&[DISTURBED, refused]), (Err(refused), 2));
+    }
 }
