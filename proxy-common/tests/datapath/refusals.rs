@@ -246,3 +246,23 @@ fn p6_a_refusal_that_cannot_be_built_is_a_drop_that_is_counted() {
         assert_eq!(world.counted(Counter::RejectedNoEndpoint), refused);
     });
 }
+
+/// As many headers as can be kept are all quoted, and summed up.
+#[test]
+fn b5_a_refusal_behind_the_longest_headers_sums_up() {
+    let names = &BOTH[1];
+    for protocol in [protocol::UDP, protocol::SCTP] {
+        let cast = Cast { names, protocol };
+        let (client, frontend) = (at(names.pod_a, 40_000), at(names.load_balancer, 80));
+        // 40 bytes of IPv6 and 200 of options: the transport header begins at 254, and offsets are kept in a byte.
+        let sent = cast
+            .first(&client, &frontend)
+            .extension(60, &[0x5a; 198])
+            .payload(&[7; 20]);
+        let mut frame = sent.frame();
+        let verdict = run(&world(&cast), Hook::Pod(POD_A), &mut frame);
+        assert_eq!(verdict, Verdict::Bounce);
+        let expected = unreachable(&sent, &client, &frontend);
+        assert_eq!(Dump(frame.bytes()), Dump(&expected.bytes()));
+    }
+}
