@@ -55,7 +55,7 @@ counters! {
     DropTooBig = "drop_too_big", "Dropped: the packet is bigger than the path to the backend or client takes, and it is not answered.";
     DropRewrite = "drop_rewrite", "Dropped: the packet could not be rewritten.";
     DropStaleBackend = "drop_stale_backend", "Dropped: the backend chosen was gone before it could be used.";
-    DropAnswer = "drop_answer", "Dropped: a refusal could not be built from the packet (a RST behind IP options or extension headers, or a fragment other than the first).";
+    DropAnswer = "drop_answer", "Dropped: the packet was to be refused, and is not answered (with a RST behind IP options or extension headers; a fragment other than the first; from or to others than one host).";
     XdpSent = "xdp_sent", "A translated packet was sent out by XDP.";
     XdpPassed = "xdp_passed", "XDP left a packet of a Service to tc.";
     TcpEnded = "tcp_ended", "A client's packet was answered with RST: the backend of its connection was deleted.";
