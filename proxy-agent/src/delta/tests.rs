@@ -1,4 +1,4 @@
-//! What an update costs, by example. The order of operations is shown by `tests/delta.rs`.
+//! What an update costs, by example. `tests/delta/` shows the order of operations.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -1,4 +1,4 @@
-//! A plain reference: semantics.md written down once more, over the raw objects, without the agent's model, store,
+//! A plain reference: `docs/semantics.md` written down once more, over the raw objects, without the agent's model, store,
 //! policy or claims. It is slow and knows nothing of changes; only the form of its answer is the agent's.
 
 use std::{
