@@ -27,17 +27,17 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Keep this node's programs and maps as Services say
+    /// Run the agent: keep this node's programs and maps in step with Services
     Run(Box<commands::run::RunArgs>),
-    /// Print what would be programmed on a node, without touching it
+    /// Print what the agent would program on a node, without touching the node
     Plan(Box<commands::plan::PlanArgs>),
-    /// Print what is programmed, from the maps alone
+    /// Print the programmed Services, read from the maps
     Services(commands::services::ServicesArgs),
-    /// Print the translated flows, from the maps alone
+    /// Print the translated flows, read from the maps
     Flows(commands::flows::FlowsArgs),
-    /// Detach all programs and remove all maps
+    /// Detach all programs, remove all maps and netfilter rules
     Cleanup(commands::cleanup::CleanupArgs),
-    /// Become a program of the host, from a container that sees its processes
+    /// Run a program of the host from a container that shares the host's PID namespace
     #[command(name = host::COMMAND, hide = true)]
     OnHost(commands::on_host::OnHostArgs),
     /// Print the version

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// Where programs and maps are pinned.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BpffsArgs {
-    /// Folder of a bpf file system under which everything is pinned.
+    /// Folder on a bpf file system that holds the pinned maps and links.
     #[arg(
         long,
         env = "PROXY_BPFFS",

@@ -28,20 +28,20 @@ const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 /// What the rules of a Service depend on.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RuleArgs {
-    /// Where Services, EndpointSlices and Nodes come from: `file:DIR` or `kube`.
+    /// Source of Services, EndpointSlices and Nodes: the API server (`kube`), or a folder of YAML files (`file:DIR`).
     #[arg(long, env = "PROXY_SOURCE", value_name = "file:DIR|kube")]
     pub source: SourceSpec,
 
-    /// For the source `kube`.
+    /// How to reach the API server.
     #[command(flatten)]
     pub access: AccessArgs,
 
-    /// Name of this node's Node object; the host name, if not given.
+    /// Name of this node's Node object. Default: the host name.
     #[arg(long, env = "PROXY_HOSTNAME_OVERRIDE", value_name = "NAME")]
     pub hostname_override: Option<String>,
 
-    /// Addresses of this node on which node ports answer: ranges, or `primary` for the first of each family of the
-    /// Node object. A family without a range answers on all.
+    /// Addresses of this node that serve node ports: CIDRs, or `primary` for the Node object's first address of each
+    /// family. A family without a CIDR serves them on all of its addresses. Default: all addresses.
     #[arg(
         long,
         env = "PROXY_NODEPORT_ADDRESSES",
@@ -50,20 +50,21 @@ pub struct RuleArgs {
     )]
     pub nodeport_addresses: Vec<String>,
 
-    /// Serve Services with this value of the label service.kubernetes.io/service-proxy-name too.
+    /// Also serve Services whose label service.kubernetes.io/service-proxy-name has this value.
     #[arg(long, env = "PROXY_SERVICE_PROXY_NAME", value_name = "NAME")]
     pub service_proxy_name: Option<String>,
 
-    /// Let traffic from outside in to every ClusterIP too.
+    /// Accept traffic from outside the cluster to ClusterIPs.
     #[arg(long, env = "PROXY_EXTERNAL_CLUSTER_IP", value_parser = BoolishValueParser::new())]
     pub external_cluster_ip: bool,
 
-    /// Let loadBalancerSourceRanges hold for all frontends of a Service, not for load balancer addresses alone.
+    /// Apply loadBalancerSourceRanges to all frontends of a Service, not only to its load balancer IPs. Pods and nodes then
+    /// need a range of their own to get in.
     #[arg(long, env = "PROXY_SOURCE_RANGES_FOR_ALL_FRONTENDS", value_parser = BoolishValueParser::new())]
     pub source_ranges_for_all_frontends: bool,
 
-    /// How backends are chosen for Services without the annotation kube-proxy-ebpf.io/algorithm: random, round-robin,
-    /// maglev or least-connections.
+    /// Algorithm that chooses backends for Services without the annotation kube-proxy-ebpf.io/algorithm: random,
+    /// round-robin, maglev or least-connections.
     #[arg(
         long,
         env = "PROXY_DEFAULT_ALGORITHM",
@@ -73,8 +74,8 @@ pub struct RuleArgs {
     )]
     pub default_algorithm: Algorithm,
 
-    /// For how long backends that are new take less than their share of new connections, for Services without the
-    /// annotation kube-proxy-ebpf.io/slow-start: 1s to 18h; 0s: not at all.
+    /// Time over which a new backend ramps up to its full share of new connections, for Services without the annotation
+    /// kube-proxy-ebpf.io/slow-start: 1s to 18h, or 0s for no slow start.
     #[arg(
         long,
         env = "PROXY_SLOW_START",

@@ -7,7 +7,7 @@ const CLIENT_OFF: &str = "kube_client=off";
 /// How to log.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LogArgs {
-    /// What to log: error, warn, info, debug, trace, or a filter by module as tracing-subscriber understands it.
+    /// Log level (error, warn, info, debug or trace), or a filter in tracing-subscriber's syntax.
     #[arg(
         long,
         env = "PROXY_LOG",

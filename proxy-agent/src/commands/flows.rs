@@ -36,7 +36,7 @@ pub struct FlowsArgs {
     #[command(flatten)]
     bpffs: BpffsArgs,
 
-    /// Form of the output.
+    /// Output format.
     #[arg(short, long, env = "PROXY_OUTPUT", value_enum, default_value_t)]
     output: Output,
 }

@@ -23,7 +23,7 @@ pub struct PlanArgs {
     #[command(flatten)]
     pub rules: RuleArgs,
 
-    /// An address of the node; may be repeated. Those of its Node object, if not given.
+    /// Address of the node; may be repeated. Default: the addresses of its Node object.
     #[arg(
         long,
         env = "PROXY_NODE_ADDRESS",
@@ -32,7 +32,7 @@ pub struct PlanArgs {
     )]
     pub node_address: Vec<IpAddr>,
 
-    /// Form of the output.
+    /// Output format.
     #[arg(short, long, env = "PROXY_OUTPUT", value_enum, default_value_t)]
     output: Output,
 }
@@ -40,10 +40,10 @@ pub struct PlanArgs {
 /// Form of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// Columns, for people.
     #[default]
     Table,
-    /// For tools.
+    /// JSON, for tools.
     Json,
 }
 

@@ -32,15 +32,16 @@ pub struct RunArgs {
     #[command(flatten)]
     serve: ServeArgs,
 
-    /// kube-proxy's configuration file (KubeProxyConfiguration): what applies here is taken for flags that are not given.
+    /// kube-proxy's configuration file (KubeProxyConfiguration). Flags and environment variables override its fields.
+    /// Unsupported fields are logged and ignored.
     #[arg(long, env = "PROXY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Cgroup v2 folder whose sockets are translated: the root, if not given.
+    /// Cgroup v2 folder to attach the socket programs to. Default: the root of the hierarchy.
     #[arg(long, env = "PROXY_CGROUP", value_name = "PATH")]
     cgroup: Option<PathBuf>,
 
-    /// Devices that lead to the outside, or `auto` to find them.
+    /// Uplinks: the devices that lead out of the node. `auto` finds them.
     #[arg(
         long,
         env = "PROXY_DEVICES",
@@ -50,11 +51,11 @@ pub struct RunArgs {
     )]
     devices: Vec<String>,
 
-    /// Whose sockets are translated when they connect; the node's own always are, so this restricts pods only.
+    /// Sockets to translate when they connect. The node's own sockets always are, so this restricts pods only.
     #[arg(long, env = "PROXY_SOCKET_LB", value_enum, default_value_t)]
     socket_lb: SocketLb,
 
-    /// Ports that the source of a connection to another node is translated to.
+    /// Source ports for SNAT to backends on other nodes. The last range is for pods that reach themselves through a Service.
     #[arg(
         long,
         env = "PROXY_SNAT_PORTS",
@@ -63,7 +64,7 @@ pub struct RunArgs {
     )]
     snat_ports: SnatPorts,
 
-    /// The cluster's range of node ports (the API server's flag of this name).
+    /// The cluster's node port range: the value of the API server's flag of the same name.
     #[arg(
         long,
         env = "PROXY_SERVICE_NODE_PORT_RANGE",
@@ -73,7 +74,7 @@ pub struct RunArgs {
     )]
     service_node_port_range: PortRange,
 
-    /// Bit of the packet mark, 0 to 31, that is set on packets that were translated and go on through the kernel.
+    /// Bit of the packet mark (0 to 31) to set on translated packets that continue through the kernel's stack.
     #[arg(
         long,
         env = "PROXY_FWMARK_BIT",
@@ -82,16 +83,15 @@ pub struct RunArgs {
     )]
     fwmark_bit: MarkBit,
 
-    /// Whether translated packets, which have that bit, and replies are accepted where a FORWARD chain drops.
+    /// Whether to accept translated packets (known by --fwmark-bit) and replies in FORWARD chains that drop.
     #[arg(long, env = "PROXY_MANAGE_FORWARD", value_enum, default_value_t)]
     manage_forward: ManageForward,
 
-    /// Give what comes from outside to a backend on this node an address of the node as its source, as kube-proxy does; not
-    /// with externalTrafficPolicy: Local.
+    /// Masquerade traffic from outside to backends on this node, as kube-proxy does, except with externalTrafficPolicy: Local.
     #[arg(long, env = "PROXY_MASQUERADE_LOCAL", value_parser = BoolishValueParser::new())]
     masquerade_local: bool,
 
-    /// Bit of the packet mark, 0 to 31, that says so to the rules which do it.
+    /// Bit of the packet mark (0 to 31) that selects packets for --masquerade-local.
     #[arg(
         long,
         env = "PROXY_MASQUERADE_BIT",
@@ -100,8 +100,8 @@ pub struct RunArgs {
     )]
     masquerade_bit: MarkBit,
 
-    /// What clients' hashes are seeded with where backends are chosen by Maglev: the same on all nodes, and better
-    /// unknown to clients.
+    /// Seed of Maglev's client hash. It must be the same on all nodes. Keep it secret if clients must not be able to choose
+    /// their backend.
     #[arg(
         long,
         env = "PROXY_MAGLEV_SEED",
@@ -110,7 +110,7 @@ pub struct RunArgs {
     )]
     maglev_seed: String,
 
-    /// Abort UDP sockets that are connected to a backend that is gone, so that they connect again; `false`: leave them.
+    /// Abort UDP sockets that are connected to a backend that is gone, so that their owners reconnect.
     #[arg(
         long,
         env = "PROXY_ABORT_UDP_SOCKETS",
@@ -123,8 +123,8 @@ pub struct RunArgs {
     )]
     abort_udp_sockets: bool,
 
-    /// End TCP connections to backends that were deleted, at once: sockets get ECONNABORTED, packets RST. Those to
-    /// backends that terminate, or do not serve, go on.
+    /// End TCP connections to deleted backends at once: sockets get ECONNABORTED, packets are answered with RST.
+    /// Connections to backends that are terminating or unready continue.
     #[arg(
         long,
         env = "PROXY_END_TCP_OF_DELETED_BACKENDS",
@@ -132,20 +132,19 @@ pub struct RunArgs {
     )]
     end_tcp_of_deleted_backends: bool,
 
-    /// What the datapath logs of single packets and sockets; `off` costs nothing.
+    /// Events of single packets and sockets to log. `off` costs nothing.
     #[arg(long, env = "PROXY_DATAPATH_LOG", value_enum, default_value_t)]
     datapath_log: DatapathLog,
 
-    /// How programs go on devices: by tcx (Linux 6.6) or by filters of a clsact qdisc. A restart may change it.
+    /// How to attach programs to devices: tcx (Linux 6.6 and later) or filters of a clsact qdisc.
     #[arg(long, env = "PROXY_TC", value_enum, default_value_t)]
     tc: Tc,
 
-    /// XDP on uplinks: in the driver where it can (never on a veth, which would lose its segmentation offload), forced in
-    /// the driver, without the driver's help, or not at all.
+    /// Mode of XDP on uplinks. tc handles other devices, and packets that XDP does not finish.
     #[arg(long, env = "PROXY_XDP", value_enum, default_value_t)]
     xdp: XdpMode,
 
-    /// File that is created when all Services of the first full list are programmed.
+    /// File to create when the first full list of Services is programmed.
     #[arg(long, env = "PROXY_READY_FILE", value_name = "PATH")]
     ready_file: Option<PathBuf>,
 }
@@ -153,12 +152,12 @@ pub struct RunArgs {
 /// Values of `--tc`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Tc {
-    /// By tcx where the kernel has it.
+    /// tcx if the kernel has it, else clsact.
     #[default]
     Auto,
-    /// By tcx, or not at all.
+    /// tcx; fail if the kernel does not have it.
     Tcx,
-    /// By filters.
+    /// Filters of a clsact qdisc.
     Clsact,
 }
 

@@ -13,7 +13,7 @@ pub struct ServicesArgs {
     #[command(flatten)]
     bpffs: BpffsArgs,
 
-    /// Form of the output.
+    /// Output format.
     #[arg(short, long, env = "PROXY_OUTPUT", value_enum, default_value_t)]
     output: Output,
 }

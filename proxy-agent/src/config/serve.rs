@@ -12,8 +12,7 @@ const METRICS_PORT: u16 = 10249;
 /// Flags of the servers.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Where /healthz and /livez are served: IP or IP:PORT; `off`, or nothing, for nowhere. An unspecified address means
-    /// both families.
+    /// Address of /healthz and /livez: IP or IP:PORT, or `off`. 0.0.0.0 and :: both listen on both families.
     #[arg(
         long,
         env = "PROXY_HEALTHZ_BIND_ADDRESS",
@@ -23,7 +22,7 @@ pub struct ServeArgs {
     )]
     healthz_bind_address: BindAddress,
 
-    /// Where /metrics and /proxyMode are served, likewise.
+    /// Address of /metrics and /proxyMode: IP or IP:PORT, or `off`.
     #[arg(
         long,
         env = "PROXY_METRICS_BIND_ADDRESS",
@@ -33,7 +32,7 @@ pub struct ServeArgs {
     )]
     metrics_bind_address: BindAddress,
 
-    /// Stop if a port of these can't be had, instead of trying again.
+    /// Exit if one of these two ports is taken. Default: keep trying to get it.
     #[arg(long, env = "PROXY_BIND_ADDRESS_HARD_FAIL", value_parser = BoolishValueParser::new())]
     bind_address_hard_fail: bool,
 }

@@ -21,9 +21,9 @@ pub enum DatapathLog {
     /// Nothing.
     #[default]
     Off,
-    /// Each packet that is dropped, and each socket that is refused, with the reason.
+    /// Dropped packets and refused sockets, with the reason.
     Drops,
-    /// These, and each new flow and each socket that is connected, with the backend.
+    /// Like `drops`, plus new flows and connected sockets, with the backend.
     Flows,
 }
 

@@ -17,12 +17,12 @@ use super::{
 /// they send before it is routed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum SocketLb {
-    /// All, of the node and of pods.
+    /// Sockets of the node and of pods.
     #[default]
     All,
-    /// Pods' only for TCP; their UDP is translated per packet.
+    /// Like `all`, but pods' UDP is translated per packet.
     Tcp,
-    /// The node's own only.
+    /// Only the node's own sockets; pods' traffic is translated per packet.
     Host,
     /// The same as `host`.
     Off,

@@ -27,14 +27,14 @@ use super::{
 /// Values of `--xdp`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum XdpMode {
-    /// In the driver, where it can; never on a veth.
+    /// Native where the driver supports it, but never on a veth: XDP would cost it segmentation offload.
     #[default]
     Auto,
-    /// In the driver, on a veth too.
+    /// Native, on a veth too.
     Native,
-    /// Without the driver's help: slower than in it, and no faster than tc for what goes on to tc.
+    /// Generic (skb) mode, for drivers without XDP. It is no faster than tc.
     Generic,
-    /// Nowhere.
+    /// No XDP.
     Off,
 }
 

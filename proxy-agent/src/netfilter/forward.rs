@@ -15,10 +15,10 @@ use super::OURS;
 /// `--manage-forward`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ManageForward {
-    /// Where a FORWARD chain drops, what was translated and replies are accepted at its end.
+    /// Add accept rules at the end of FORWARD chains that drop.
     #[default]
     Auto,
-    /// No rules are kept; those of an earlier run are removed.
+    /// Add no rules, and remove those of an earlier run.
     Off,
 }
 

@@ -28,7 +28,7 @@ pub struct AccessArgs {
     #[arg(long, env = "PROXY_KUBECONFIG", value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// Address of the API server; goes before every other.
+    /// Address of the API server. It overrides all other sources of the address.
     #[arg(
         long,
         alias = "master",
@@ -38,8 +38,8 @@ pub struct AccessArgs {
     )]
     pub api_server: Option<Uri>,
 
-    /// In a pod without --kubeconfig and --api-server: kubeconfigs of which the address alone is taken; those that are
-    /// missing are passed over.
+    /// Kubeconfigs to take the API server's address from, in a pod without --kubeconfig and --api-server. Missing files are
+    /// skipped. Credentials are the service account's.
     #[arg(
         long,
         env = "PROXY_API_SERVER_FROM",
