@@ -1,4 +1,4 @@
-//! `proxy-agent`: see `proxy-agent --help` and the README.
+//! `proxy-agent`: see `proxy-agent --help` and `docs/operation.md`.
 
 use std::process::ExitCode;
 

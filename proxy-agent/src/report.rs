@@ -1,5 +1,5 @@
 //! What is programmed, for people and for other tools: the output of `plan` (from objects) and of `services` (from
-//! the maps). The JSON form is a stable contract, described in the README.
+//! the maps). The JSON form is a stable contract, described in `docs/operation.md`.
 
 mod table;
 
