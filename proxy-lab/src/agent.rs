@@ -1,23 +1,17 @@
 //! Agents on nodes.
 
-use std::ffi::OsString;
-use std::fs::File;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use crate::command;
+use crate::daemon::Daemon;
 use crate::error::{LabError, Result};
 use crate::host_binary;
 use crate::lab::Lab;
 use crate::node::Node;
 use crate::wiring::xdp;
-
-/// Lines of a log that are shown when something fails.
-const TAIL: usize = 40;
 
 /// How to start an agent.
 #[derive(Debug, Clone)]
@@ -80,6 +74,29 @@ impl AgentOptions {
         self
     }
 
+    /// The command line of an agent on this node.
+    fn arguments(&self, node: &Node, ready_file: &Path) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec!["run".into()];
+        let flags: [(&str, &OsStr); 5] = [
+            ("--source", self.source.as_ref()),
+            ("--hostname-override", node.name().as_ref()),
+            ("--cgroup", node.cgroup().as_ref()),
+            ("--bpffs", node.bpffs().as_ref()),
+            ("--ready-file", ready_file.as_ref()),
+        ];
+        for (flag, value) in flags {
+            arguments.extend([flag.into(), value.to_owned()]);
+        }
+        let names_xdp = |argument: &OsString| argument.to_string_lossy().starts_with("--xdp");
+        if let Some(mode) = xdp::from_environment()
+            && !self.arguments.iter().any(names_xdp)
+        {
+            arguments.push(format!("--xdp={mode}").into());
+        }
+        arguments.extend(self.arguments.iter().cloned());
+        arguments
+    }
+
     /// How long it may take to become ready (default: 30 s).
     #[must_use]
     pub fn ready_within(self, ready_within: Duration) -> Self {
@@ -99,141 +116,59 @@ pub fn agent_binary() -> Result<PathBuf> {
 
 /// A running agent. Dropping the handle leaves it running; the lab's end kills it.
 #[derive(Debug)]
-pub struct Agent {
-    node: String,
-    child: Child,
-    log: PathBuf,
+pub struct Agent(Daemon);
+
+impl Node {
+    /// Starts an agent in the node's namespace and cgroup, and waits until it is ready.
+    pub fn spawn_agent(&self, options: &AgentOptions) -> Result<Agent> {
+        let binary = options.binary.clone().map_or_else(agent_binary, Ok)?;
+        let log = self.new_agent_log();
+        let ready = log.with_extension("ready");
+        let place = (self.netns(), self.cgroup());
+        let name = format!("the agent on {}", self.name());
+        let mut daemon = Daemon::spawn(
+            &name,
+            place,
+            &binary,
+            options.arguments(self, &ready),
+            &options.environment,
+            &log,
+        )?;
+        daemon.keep();
+        daemon.wait_until_ready(options.ready_within, || ready.exists())?;
+        Ok(Agent(daemon))
+    }
 }
 
 impl Agent {
-    pub(crate) fn spawn(node: &Node, options: &AgentOptions, log: PathBuf) -> Result<Self> {
-        let binary = options.binary.clone().map_or_else(agent_binary, Ok)?;
-        let ready = log.with_extension("ready");
-        let file = File::create(&log).map_err(LabError::file("creating", &log))?;
-        let second = file.try_clone().map_err(LabError::file("opening", &log))?;
-        let mut command = Command::new(host_binary::lab_host()?);
-        command
-            .arg("exec")
-            .arg("--netns")
-            .arg(node.netns().path())
-            .arg("--cgroup")
-            .arg(node.cgroup());
-        command.arg("--").arg(binary).args([
-            "run",
-            "--source",
-            &options.source,
-            "--hostname-override",
-            node.name(),
-        ]);
-        command
-            .arg("--cgroup")
-            .arg(node.cgroup())
-            .arg("--bpffs")
-            .arg(node.bpffs())
-            .arg("--ready-file")
-            .arg(&ready);
-        let says_xdp = |argument: &OsString| argument.to_string_lossy().starts_with("--xdp");
-        if let Some(mode) = xdp::from_environment()
-            && !options.arguments.iter().any(says_xdp)
-        {
-            command.arg(format!("--xdp={mode}"));
-        }
-        command.args(&options.arguments).envs(
-            options
-                .environment
-                .iter()
-                .map(|(name, value)| (name, value)),
-        );
-        command.stdin(Stdio::null()).stdout(file).stderr(second);
-        // Ctrl-C is for the lab's owner, who takes agents down in order.
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let child = command.spawn().map_err(|error| LabError::Command {
-            command: format!("{command:?}"),
-            ending: format!("does not start: {error}"),
-        })?;
-        let mut agent = Self {
-            node: node.name().to_owned(),
-            child,
-            log,
-        };
-        agent.wait_until_ready(&ready, options.ready_within)?;
-        Ok(agent)
-    }
-
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.0.pid()
     }
 
     /// Its log.
     pub fn log(&self) -> &Path {
-        &self.log
+        self.0.log()
     }
 
     /// Kills it without a chance to tidy up, and waits for its end.
-    pub fn kill9(mut self) -> Result<()> {
-        self.signal(Signal::SIGKILL)?;
-        self.child
-            .wait()
-            .map(|_| ())
-            .map_err(LabError::kernel("waiting for an agent"))
+    pub fn kill9(self) -> Result<()> {
+        self.0.kill9()
     }
 
     /// Asks it to end, and waits for that.
     pub fn terminate(self) -> Result<ExitStatus> {
-        self.signal(Signal::SIGTERM)?;
-        self.wait()
+        self.0.terminate()
     }
 
     /// Waits for its end.
-    pub fn wait(mut self) -> Result<ExitStatus> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < deadline {
-            if let Some(status) = self.ended()? {
-                return Ok(status);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Err(self.problem("does not end"))
+    pub fn wait(self) -> Result<ExitStatus> {
+        self.0.wait()
     }
 
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child
-            .try_wait()
-            .map_err(LabError::kernel("looking at an agent"))
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        // The process is our child and not yet waited for: the id is its own.
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        kill(pid, signal).map_err(LabError::kernel(format!(
-            "sending {signal} to the agent on {}",
-            self.node
-        )))
-    }
-
-    fn wait_until_ready(&mut self, ready: &Path, within: Duration) -> Result<()> {
-        let deadline = Instant::now() + within;
-        while !ready.exists() {
-            if let Some(status) = self.ended()? {
-                return Err(self.problem(&format!("ended with {status}")));
-            }
-            if Instant::now() > deadline {
-                let problem = format!("is not ready after {} s", within.as_secs());
-                return Err(self.problem(&problem));
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Ok(())
-    }
-
-    fn problem(&self, problem: &str) -> LabError {
-        LabError::Agent {
-            node: self.node.clone(),
-            problem: problem.to_owned(),
-            log: tail(&self.log),
-        }
+        self.0.ended()
     }
 }
 
@@ -257,17 +192,9 @@ pub fn spawn_agents(lab: &Lab, options: &AgentOptions) -> Result<Vec<Agent>> {
 pub fn agent_command<I, S>(node: &Node, arguments: I) -> Result<String>
 where
     I: IntoIterator<Item = S>,
-    S: AsRef<std::ffi::OsStr>,
+    S: AsRef<OsStr>,
 {
     let mut command = Command::new(agent_binary()?);
     command.args(arguments);
     node.netns().run(move || command::output(&mut command))
-}
-
-/// The last lines of a file.
-pub(crate) fn tail(path: &Path) -> String {
-    let text = std::fs::read_to_string(path)
-        .unwrap_or_else(|error| format!("({}: {error})", path.display()));
-    let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(TAIL)..].join("\n")
 }

@@ -25,12 +25,14 @@ pub use api::Api;
 pub use component::Component;
 pub use identity::Identity;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, log_tail};
 use crate::error::{LabError, Result};
 use crate::host::Host;
-use crate::lab::{Lab, Pod};
 use crate::memory::Memory;
 use crate::netns::Netns;
+use crate::node::Node;
+use crate::pod::Pod;
+use crate::site::Site;
 use component::Setting;
 use kubelet::Kubelet;
 use pki::Pki;
@@ -109,10 +111,15 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts all programs and registers the lab's nodes.
-    pub(crate) fn start(lab: &Lab, options: &ControlPlaneOptions) -> Result<Self> {
-        let host: &Host = lab.control_plane();
-        let folder = lab.temp().join("control-plane");
+    /// Starts all programs on the first of `nodes`, and registers all of them. `sites` is where pods can run; `folder` is for
+    /// logs, keys and etcd's data.
+    pub(crate) fn start(
+        nodes: &[Node],
+        sites: impl Iterator<Item = (String, Site)>,
+        folder: &Path,
+        options: &ControlPlaneOptions,
+    ) -> Result<Self> {
+        let host: &Host = &nodes[0];
         let pki = Pki::create(&folder.join("pki"))?;
         let address = host.at(crate::Family::V4, component::PORT);
         let admin = Identity::Admin.certificate(&pki)?;
@@ -136,12 +143,12 @@ impl ControlPlane {
         };
         let api = Api::open(host.netns(), &kubeconfig)?;
         let control_plane = Self {
-            kubelet: Kubelet::start(&api, lab.sites(), folder.join("kubelet.log")),
+            kubelet: Kubelet::start(&api, sites, folder.join("kubelet.log")),
             api,
             address,
             netns: host.netns().clone(),
             cgroup: host.cgroup().to_owned(),
-            folder,
+            folder: folder.to_owned(),
             pki,
             setting,
             admin: kubeconfig,
@@ -152,7 +159,7 @@ impl ControlPlane {
         if options.controllers {
             control_plane.start_component(Component::ControllerManager)?;
         }
-        nodes::register(&control_plane.api, lab.nodes(), &options.zones)?;
+        nodes::register(&control_plane.api, nodes, &options.zones)?;
         Ok(control_plane)
     }
 
@@ -226,9 +233,10 @@ impl ControlPlane {
             (&self.netns, &self.cgroup),
             &binaries::program(component.program())?,
             self.setting.arguments(component),
+            &[],
             &self.log(component),
         )?;
-        daemon.wait_until("ready", PATIENCE, || self.is_ready(component))?;
+        daemon.wait_until_ready(PATIENCE, || self.is_ready(component))?;
         running.insert(component, daemon);
         Ok(())
     }
@@ -329,11 +337,7 @@ impl ControlPlane {
             .chain([&kubelet])
         {
             if log.exists() {
-                eprintln!(
-                    "--- the end of {}:\n{}",
-                    log.display(),
-                    crate::agent::tail(log)
-                );
+                eprintln!("--- the end of {}:\n{}", log.display(), log_tail(log));
             }
         }
     }

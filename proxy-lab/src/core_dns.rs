@@ -2,7 +2,7 @@
 
 use crate::control_plane::{ControlPlane, Identity, binaries};
 use crate::error::{LabError, Result};
-use crate::lab::Pod;
+use crate::pod::Pod;
 
 /// Starts it in a pod of the API, as a user of the API server that may list and watch Services, EndpointSlices and
 /// Namespaces. It answers on port 53 by UDP and TCP, and ends with the lab.

@@ -1,4 +1,4 @@
-//! Programs that run on a host until they are ended: a control plane's, kube-proxy.
+//! Programs that run on a host until they are ended: agents, kube-proxy, the programs of a control plane.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::agent::tail;
 use crate::error::{LabError, Result};
 use crate::host_binary;
 use crate::memory::Memory;
 use crate::netns::Netns;
 
-/// How long one that was asked to end may take.
+/// How long a program may take to end after it was asked to.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Lines of a log that are shown when something fails.
+const TAIL: usize = 40;
 
-/// A running program in a host's namespace and cgroup. Dropping it kills it.
+/// A running program in a host's namespace and cgroup. Dropping the handle kills the program, unless it is [kept](Self::keep).
 #[derive(Debug)]
 pub(crate) struct Daemon {
     name: String,
@@ -29,12 +30,13 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `program` in a namespace and a cgroup; what it prints is added to the file `log`.
+    /// Starts `program` in a namespace and a cgroup. Its output is appended to the file `log`.
     pub(crate) fn spawn(
         name: &str,
         (netns, cgroup): (&Netns, &Path),
         program: &Path,
         arguments: impl IntoIterator<Item = impl Into<OsString>>,
+        environment: &[(OsString, OsString)],
         log: &Path,
     ) -> Result<Self> {
         let open = || {
@@ -47,7 +49,8 @@ impl Daemon {
         command
             .arg("--")
             .arg(program)
-            .args(arguments.into_iter().map(Into::into));
+            .args(arguments.into_iter().map(Into::into))
+            .envs(environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(open()?).stderr(open()?);
         // Ctrl-C is for the lab's owner, who ends it in order.
         command.process_group(0);
@@ -60,6 +63,16 @@ impl Daemon {
             log: log.to_owned(),
             kept: false,
         })
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The file that its output is written to.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
     }
 
     /// Its memory, while it lives.
@@ -81,10 +94,9 @@ impl Daemon {
         ))
     }
 
-    /// Asks every few milliseconds until the answer is yes; an error if the program ends or the time is over.
-    pub(crate) fn wait_until(
+    /// Polls `ready` until it is true. Fails if the program ends, or if the time is over.
+    pub(crate) fn wait_until_ready(
         &mut self,
-        what: &str,
         within: Duration,
         mut ready: impl FnMut() -> bool,
     ) -> Result<()> {
@@ -94,9 +106,9 @@ impl Daemon {
                 return Err(self.problem(&format!("ended with {status}")));
             }
             if Instant::now() > deadline {
-                return Err(self.problem(&format!("{what}: not after {} s", within.as_secs())));
+                return Err(self.problem(&format!("is not ready after {} s", within.as_secs())));
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
     }
@@ -117,8 +129,13 @@ impl Daemon {
     }
 
     /// Asks it to end, and waits for that.
-    pub(crate) fn terminate(mut self) -> Result<ExitStatus> {
+    pub(crate) fn terminate(self) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
+        self.wait()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(mut self) -> Result<ExitStatus> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if let Some(status) = self.ended()? {
@@ -129,12 +146,13 @@ impl Daemon {
         Err(self.problem("does not end"))
     }
 
-    /// Lets it live on when this handle goes.
+    /// Lets the program live on when this handle is dropped.
     pub(crate) fn keep(&mut self) {
         self.kept = true;
     }
 
-    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         let looking = LabError::kernel(format!("looking at {}", self.name));
         self.child.try_wait().map_err(looking)
     }
@@ -148,7 +166,7 @@ impl Daemon {
         LabError::Daemon {
             name: self.name.clone(),
             problem: problem.to_owned(),
-            log: tail(&self.log),
+            log: log_tail(&self.log),
         }
     }
 }
@@ -160,4 +178,12 @@ impl Drop for Daemon {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The last lines of a log.
+pub(crate) fn log_tail(path: &Path) -> String {
+    let text = std::fs::read_to_string(path)
+        .unwrap_or_else(|error| format!("({}: {error})", path.display()));
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
 }

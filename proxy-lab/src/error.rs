@@ -85,17 +85,7 @@ pub enum LabError {
         /// The time that it had.
         within: std::time::Duration,
     },
-    /// An agent did not become ready.
-    #[error("the agent on {node} {problem}; the end of its log:\n{log}")]
-    Agent {
-        /// The node.
-        node: String,
-        /// What happened.
-        problem: String,
-        /// The last lines of its log.
-        log: String,
-    },
-    /// A program of the control plane, or kube-proxy, did not come up or go on.
+    /// An agent, kube-proxy or a program of the control plane did not start or ended.
     #[error("{name} {problem}; the end of its log:\n{log}")]
     Daemon {
         /// The program.

@@ -1,4 +1,4 @@
-//! Asking over HTTP, as probes, scrapers and load balancers do.
+//! A client of HTTP without TLS, for probes, metrics and the programs of the lab.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
@@ -32,21 +32,37 @@ impl HttpAnswer {
     }
 }
 
+/// How long a probe waits for its answer.
+const PROBE: Duration = Duration::from_secs(5);
+/// How long a program of the lab's own may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 impl Host {
-    /// Asks for a page from this host's namespace, over a connection of its own; an inner error says that nobody answered.
+    /// Asks for a page from this host's namespace, over a connection of its own. The inner error says that nobody answered.
     pub fn http(&self, to: SocketAddr, path: &str) -> Result<io::Result<HttpAnswer>> {
         self.netns()
-            .run(|| Ok(get(to, path, Duration::from_secs(5))))
+            .run(|| Ok(request(to, &format!("GET {path}"), "", PROBE)))
     }
 }
 
-fn get(to: SocketAddr, path: &str, timeout: Duration) -> io::Result<HttpAnswer> {
-    let mut stream = TcpStream::connect_timeout(&to, timeout)?;
+/// `GET` from the calling thread's network namespace.
+pub(crate) fn get(to: SocketAddr, path: &str) -> io::Result<HttpAnswer> {
+    request(to, &format!("GET {path}"), "", PATIENCE)
+}
+
+/// `POST` from the calling thread's network namespace.
+pub(crate) fn post(to: SocketAddr, path: &str, body: &str) -> io::Result<HttpAnswer> {
+    request(to, &format!("POST {path}"), body, PATIENCE)
+}
+
+/// Sends a request in HTTP/1.0, in which the answer is not chunked and ends with the connection.
+fn request(to: SocketAddr, method: &str, body: &str, timeout: Duration) -> io::Result<HttpAnswer> {
+    let mut stream = TcpStream::connect_timeout(&to, PROBE)?;
     stream.set_read_timeout(Some(timeout))?;
-    // 1.0 has no chunks: the body is as it comes, up to the connection's end.
     write!(
         stream,
-        "GET {path} HTTP/1.0\r\nHost: {to}\r\nConnection: close\r\n\r\n"
+        "{method} HTTP/1.0\r\nHost: {to}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
     )?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

@@ -12,7 +12,7 @@ use crate::daemon::Daemon;
 use crate::error::{LabError, Result};
 use crate::memory::Memory;
 use crate::node::Node;
-use crate::{command, plain_http};
+use crate::{command, http};
 
 /// How long it may take to write its rules for the first time (10,000 Services by iptables' nft backend: 4 minutes).
 const PATIENCE: Duration = Duration::from_mins(8);
@@ -93,11 +93,10 @@ impl<'lab> KubeProxy<'lab> {
             (node.netns(), node.cgroup()),
             &binaries::program("kube-proxy")?,
             [format!("--config={}", configuration.display())],
+            &[],
             &stem.with_added_extension("log"),
         )?;
-        daemon.wait_until("rules written", PATIENCE, || {
-            has_synced(node, metrics, mode)
-        })?;
+        daemon.wait_until_ready(PATIENCE, || has_synced(node, metrics, mode))?;
         Ok(Self {
             node,
             daemon,
@@ -132,7 +131,7 @@ impl<'lab> KubeProxy<'lab> {
 fn has_synced(node: &Node, metrics: SocketAddr, mode: KubeProxyMode) -> bool {
     let ask = |path: &'static str| {
         let asking = LabError::kernel("asking kube-proxy for its metrics");
-        let asked = move || plain_http::get(metrics, path).map_err(asking);
+        let asked = move || http::get(metrics, path).map_err(asking);
         let answer = node.netns().run(asked).ok();
         answer.filter(|answer| answer.status == 200)
     };

@@ -2,7 +2,6 @@
 
 mod build;
 mod change;
-mod site;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -15,9 +14,10 @@ use crate::naming::Claim;
 use crate::netns::Netns;
 use crate::node::Node;
 use crate::objects::NodeObject;
+use crate::pod::Pod;
+use crate::site::Site;
 use crate::spec::{LabBuilder, Overlay};
 use crate::{command, sweep, wiring};
-pub(crate) use site::Site;
 
 /// A running lab. Dropping it removes everything.
 #[derive(Debug)]
@@ -31,34 +31,6 @@ pub struct Lab {
     kept: bool,
     /// Programs and pods that are in need of the rest.
     cluster: OnceLock<ControlPlane>,
-}
-
-/// A pod: a host, on a node.
-#[derive(Debug)]
-pub struct Pod {
-    host: Host,
-    node: String,
-    covered: bool,
-}
-
-impl Pod {
-    /// The name of its node.
-    pub fn node(&self) -> &str {
-        &self.node
-    }
-
-    /// Its sockets are in the node's cgroup.
-    pub fn covered_by_sockets(&self) -> bool {
-        self.covered
-    }
-}
-
-impl std::ops::Deref for Pod {
-    type Target = Host;
-
-    fn deref(&self) -> &Host {
-        &self.host
-    }
 }
 
 impl Lab {
@@ -115,7 +87,12 @@ impl Lab {
 
     /// Starts a real control plane on the control-plane node, and registers the nodes. There is one in a lab at most.
     pub fn start_control_plane(&self, options: &ControlPlaneOptions) -> Result<&ControlPlane> {
-        let control_plane = ControlPlane::start(self, options)?;
+        let control_plane = ControlPlane::start(
+            &self.nodes,
+            self.sites(),
+            &self.temp.join("control-plane"),
+            options,
+        )?;
         let second = |_| LabError::Topology("the lab has a control plane already".to_owned());
         self.cluster.set(control_plane).map_err(second)?;
         let only = self.cluster.get();
@@ -123,9 +100,9 @@ impl Lab {
     }
 
     /// The nodes as places of further pods.
-    pub(crate) fn sites(&self) -> impl Iterator<Item = (String, Site)> {
+    fn sites(&self) -> impl Iterator<Item = (String, Site)> {
         self.nodes.iter().map(|node| {
-            let residents = self.pods.iter().filter(|pod| pod.node == node.name());
+            let residents = self.pods.iter().filter(|pod| pod.node() == node.name());
             let site = Site::new(self.prefix(), node, self.overlay, residents.count());
             (node.name().to_owned(), site)
         })

@@ -28,10 +28,11 @@ pub mod objects;
 mod offload;
 pub mod packet;
 mod patience;
-mod plain_http;
+mod pod;
 pub mod protocol;
 pub mod rolling_update;
 mod signals;
+mod site;
 mod skip;
 mod spec;
 pub mod sweep;
@@ -50,13 +51,14 @@ pub use host::{Balancer, Hold, Host, Probe, Server, UdpSocket, UdpStream};
 pub use host_binary::beside;
 pub use http::HttpAnswer;
 pub use kube_proxy::{KubeProxy, KubeProxyMode};
-pub use lab::{Lab, Pod};
+pub use lab::Lab;
 pub use memory::Memory;
 pub use naming::Owner;
 pub use node::Node;
 pub use offload::Offload;
 pub use packet::{check_sums, checksums_ok};
 pub use patience::eventually;
+pub use pod::Pod;
 pub use protocol::{
     Exchange, ProbeRequest, Protocol, TcpRequest, UdpRequest, UdpStreamReport, UdpStreamRequest,
 };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::address::{self, Family, Pair};
-use crate::agent::{Agent, AgentOptions, tail};
+use crate::daemon::log_tail;
 use crate::error::Result;
 use crate::host::Host;
 use crate::protocol::Tunnel;
@@ -112,17 +112,14 @@ impl Node {
         crate::wiring::veth(pod)
     }
 
-    /// Starts an agent in the node's namespace and cgroup, and waits until it is ready.
-    pub fn spawn_agent(&self, options: &AgentOptions) -> Result<Agent> {
-        let log = {
-            let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-            let log = self
-                .temp
-                .join(format!("agent-{}-{}.log", self.name(), logs.len()));
-            logs.push(log.clone());
-            log
-        };
-        Agent::spawn(self, options, log)
+    /// A new file for the log of an agent.
+    pub(crate) fn new_agent_log(&self) -> PathBuf {
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = self
+            .temp
+            .join(format!("agent-{}-{}.log", self.name(), logs.len()));
+        logs.push(log.clone());
+        log
     }
 
     /// The logs of its agents, oldest first.
@@ -136,7 +133,7 @@ impl Node {
     /// Prints the end of each agent's log to stderr.
     pub(crate) fn print_logs(&self) {
         for log in self.agent_logs().into_iter().filter(|log| log.exists()) {
-            eprintln!("--- the end of {}:\n{}", log.display(), tail(&log));
+            eprintln!("--- the end of {}:\n{}", log.display(), log_tail(&log));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Devices, addresses, routes and sysctls. What each namespace gets is written down as text by pure functions, then
 //! run by `ip -batch` inside it.
 
+mod apply;
 mod lan;
 mod overlay;
 mod pod;
@@ -14,6 +15,7 @@ use crate::error::Result;
 use crate::netns::Netns;
 use crate::spec::{Cni, NodeSpec};
 
+pub(crate) use apply::{run, wire_overlay, wire_pod};
 pub(crate) use lan::{attach, switch, switch_port};
 pub(crate) use overlay::{TUNNEL_PORT, overlay};
 pub(crate) use pod::{bridge, pod, pod_sysctls};

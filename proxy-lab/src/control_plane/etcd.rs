@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::component::ETCD_CLIENTS;
 use crate::error::{LabError, Result};
-use crate::plain_http;
+use crate::http;
 
 /// Forgets all revisions but the newest, and returns that; from the calling thread's network namespace.
 pub(super) fn compact() -> Result<u64> {
@@ -25,7 +25,7 @@ pub(super) fn compact() -> Result<u64> {
 
 fn ask(method: &str, question: &Value) -> Result<Value> {
     let failed = LabError::kernel(format!("asking etcd for {method}"));
-    let answer = plain_http::post(
+    let answer = http::post(
         ETCD_CLIENTS,
         &format!("/v3/{method}"),
         &question.to_string(),

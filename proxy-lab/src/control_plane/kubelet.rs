@@ -31,8 +31,9 @@ pub use status::{EXITS_AFTER, READY};
 use super::api::{Api, failed};
 use crate::address::Pair;
 use crate::error::{LabError, Result};
-use crate::lab::{Pod, Site};
+use crate::pod::Pod;
 use crate::protocol::{Protocol, Serve};
+use crate::site::Site;
 use life::Life;
 
 /// Time until a watch that failed is tried again.

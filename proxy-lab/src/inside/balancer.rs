@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::probe::add;
 use super::{failed, locked, spawn, tcp_client};
-use crate::plain_http;
+use crate::http;
 use crate::protocol::{BalanceReport, BalanceRequest, TcpRequest};
 
 /// Clients that connect side by side: one that waits holds up none of the others.
@@ -86,7 +86,7 @@ impl Shared {
     }
 
     fn check(&self, node: usize) {
-        let answer = plain_http::get(self.request.nodes[node].check, "/healthz");
+        let answer = http::get(self.request.nodes[node].check, "/healthz");
         let takes = answer.is_ok_and(|answer| answer.status == 200);
         if self.taking[node].swap(takes, Ordering::Relaxed) != takes {
             let turn = (self.start.elapsed(), node, takes);

@@ -3,16 +3,17 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use super::{Lab, Pod};
+use super::Lab;
 use crate::address::{self, Pair};
 use crate::error::{LabError, Result};
 use crate::host::Host;
 use crate::naming::Claim;
 use crate::netns::Netns;
 use crate::node::Node;
-use crate::spec::{Cni, LabBuilder, NodeSpec, Overlay, PodSpec};
-use crate::wiring::{self, Script};
-use crate::{bpffs, cgroup, command, sweep};
+use crate::pod::Pod;
+use crate::spec::{LabBuilder, NodeSpec, Overlay, PodSpec};
+use crate::wiring::{self, Script, run, wire_overlay, wire_pod};
+use crate::{bpffs, cgroup, sweep};
 
 /// Longest name of a host or pod: it is part of a device's name.
 const LONGEST_NAME: usize = 13;
@@ -182,11 +183,7 @@ impl Lab {
             };
             cgroup::create(&folder)?;
             let host = Host::start(&pod.name, addresses, space, folder)?;
-            self.pods.push(Pod {
-                host,
-                node: pod.node.clone(),
-                covered: pod.covered,
-            });
+            self.pods.push(Pod::new(host, &pod.node, pod.covered));
         }
         // In the order of their adding, whatever their nodes.
         self.pods.sort_by_key(|pod| {
@@ -257,38 +254,5 @@ impl Lab {
     }
 }
 
-/// Makes a node's overlay device, with the ways over it.
-pub(super) fn wire_overlay(node: &Netns, overlay: Overlay, index: u8, peers: &[u8]) -> Result<()> {
-    let (links, forwarding) = wiring::overlay(overlay, index, peers);
-    run(node, &links)?;
-    if forwarding.text().is_empty() {
-        return Ok(());
-    }
-    node.run(|| command::batch("bridge", forwarding.text()))
-}
-
-/// Makes a pod's veth, from the namespaces of its node and its own.
-pub(super) fn wire_pod(
-    node: &Netns,
-    cni: Cni,
-    overlay: Overlay,
-    node_index: u8,
-    (name, own): (&str, Pair),
-    space: &Netns,
-) -> Result<()> {
-    let (outside, inside) = wiring::pod(cni, overlay.mtu(), node_index, name, own, space.name());
-    run(node, &outside)?;
-    let settings = wiring::pod_sysctls(cni, name);
-    node.sysctl(settings.iter().map(|(name, value)| (name.as_str(), *value)))?;
-    run(space, &inside)
-}
-
 /// The folder of the cgroups that no agent sees.
 const UNCOVERED: &str = "uncovered";
-
-fn run(space: &Netns, script: &Script) -> Result<()> {
-    if script.text().is_empty() {
-        return Ok(());
-    }
-    space.run(|| command::batch("ip", script.text()))
-}

@@ -1,16 +1,18 @@
 //! What changes in the network of a running lab.
 
-use super::{Lab, Pod, build};
+use super::Lab;
 use crate::error::Result;
 use crate::node::Node;
+use crate::pod::Pod;
 use crate::spec::Overlay;
+use crate::wiring;
 
 impl Lab {
     /// Takes a pod's veth away and makes another: a new device on its node, with the addresses and routes of the old one.
     pub fn replug(&self, pod: &Pod) -> Result<()> {
         let node = self.node(pod.node());
         node.exec(["ip", "link", "delete", &node.device_of(pod.name())])?;
-        build::wire_pod(
+        wiring::wire_pod(
             node.netns(),
             node.cni(),
             self.overlay,
@@ -34,7 +36,7 @@ impl Lab {
         if let Some(device) = self.overlay.device() {
             node.exec(["ip", "link", "delete", device])?;
         }
-        build::wire_overlay(node.netns(), self.overlay, node.index(), &self.peers(node))
+        wiring::wire_overlay(node.netns(), self.overlay, node.index(), &self.peers(node))
     }
 
     /// Starts what carries a tun overlay's packets.

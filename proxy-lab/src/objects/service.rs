@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Endpoint, Slice};
 use crate::address::{Family, Pair};
-use crate::lab::Pod;
+use crate::pod::Pod;
 use crate::protocol::Protocol;
 
 /// A Service. Without an address it is headless, as the API has it.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::address::Family;
 use crate::host::Host;
-use crate::lab::Pod;
+use crate::pod::Pod;
 
 /// An EndpointSlice.
 #[derive(Debug, Clone)]

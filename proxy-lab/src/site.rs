@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use super::Pod;
-use super::build::wire_pod;
 use crate::address::{self, MOST_PODS, Pair};
 use crate::error::{LabError, Result};
 use crate::host::Host;
 use crate::netns::{self, Netns};
 use crate::node::Node;
+use crate::pod::Pod;
 use crate::spec::{Cni, Overlay};
 use crate::{cgroup, wiring};
 
@@ -30,7 +29,7 @@ pub(crate) struct Site {
 
 impl Site {
     /// A node of a lab, on which `residents` pods are already.
-    pub(super) fn new(prefix: &str, node: &Node, overlay: Overlay, residents: usize) -> Self {
+    pub(crate) fn new(prefix: &str, node: &Node, overlay: Overlay, residents: usize) -> Self {
         Self {
             prefix: prefix.to_owned(),
             name: node.name().to_owned(),
@@ -87,16 +86,12 @@ impl Site {
         let space = Netns::create(&format!("{}-{name}", self.prefix))?;
         space.sysctl(wiring::EVERYWHERE)?;
         let pod = (device, own);
-        wire_pod(&self.netns, self.cni, self.overlay, self.index, pod, &space)?;
+        wiring::wire_pod(&self.netns, self.cni, self.overlay, self.index, pod, &space)?;
         Ok(self.pod(Host::start(name, own, space, folder)?))
     }
 
     fn pod(&self, host: Host) -> Pod {
-        Pod {
-            host,
-            node: self.name.clone(),
-            covered: true,
-        }
+        Pod::new(host, &self.name, true)
     }
 
     /// The pod's cgroup. It comes first: in a lab that is being taken down it cannot be made, and then nothing is.
