@@ -1,5 +1,6 @@
 //! `lint`: formats, clippy for both targets, and checks of our own.
 
+mod import_cycles;
 mod machine_paths;
 mod reachable;
 mod sources;
@@ -85,11 +86,12 @@ pub fn all(ui: &Ui, workspace: &Workspace, toolchain: &Toolchain, summary: &mut 
             let mut findings = unsafe_code::check(&sources);
             findings.extend(machine_paths::check(&sources, workspace.root()));
             findings.extend(reachable::check(&sources));
+            findings.extend(import_cycles::check(&sources));
             if !findings.is_empty() {
                 bail!("{}", findings.join("\n"));
             }
             Ok(format!(
-                "{} files: unsafe, machine paths, unreachable files",
+                "{} files: unsafe, machine paths, unreachable files, import cycles",
                 sources.len()
             ))
         })
