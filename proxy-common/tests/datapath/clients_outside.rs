@@ -1,4 +1,4 @@
-//! Packets from outside.
+//! Packets from clients outside this node.
 
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind, settings::PortRange},
@@ -12,7 +12,7 @@ use crate::{
 
 const HOPS: u8 = 64;
 
-/// Frontends that answer to the outside.
+/// A Service for each kind of frontend that is served to clients outside, and its `address:port`.
 fn frontends(cast: &Cast) -> Vec<(Service, String)> {
     let names = cast.names;
     let service = Service::new(cast.protocol);
@@ -58,13 +58,13 @@ fn a2_a_local_backend_sees_the_client() {
                                 Fate::GoesOn(first.clone().to(&backend)),
                             ),
                             packet(
-                                "the answer, where it comes in from the pod",
+                                "the reply at ingress from the pod",
                                 Hook::Pod(POD_B),
                                 &answer,
                                 Fate::Passes,
                             ),
                             packet(
-                                "and where it leaves, by whatever device",
+                                "the reply at egress of any device",
                                 Hook::Out(UPLINK),
                                 &answer,
                                 Fate::GoesOn(answer.clone().from(&frontend)),
@@ -124,24 +124,24 @@ fn a2_a_remote_backend_sees_this_node_and_the_answer_finds_the_client() {
                     || world(&cast, &service),
                     || {
                         vec![
-                            packet("in, and out again", Hook::In(UPLINK), &first, out(&first)),
+                            packet("the first packet", Hook::In(UPLINK), &first, out(&first)),
                             packet(
-                                "at the egress of the device it leaves by",
+                                "the translated packet at egress",
                                 Hook::Out(UPLINK),
                                 &first.clone().from(&source).to(&backend),
                                 Fate::Passes,
                             ),
                             packet(
-                                "once more, before any answer",
+                                "retransmitted before any reply",
                                 Hook::In(UPLINK),
                                 &first,
                                 out(&first),
                             ),
                             Step::Counted(Counter::FlowCreated, 1),
-                            packet("the answer", Hook::In(UPLINK), &answer, back(&answer)),
+                            packet("the reply", Hook::In(UPLINK), &answer, back(&answer)),
                             Step::Counted(Counter::FlowConfirmed, 1),
                             packet(
-                                "at the egress towards the client",
+                                "the translated reply at egress",
                                 Hook::Out(UPLINK),
                                 &answer.clone().from(&frontend).to(&client),
                                 Fate::Passes,
@@ -270,7 +270,7 @@ fn a2_a_client_that_is_the_remote_backend_itself_is_masqueraded_like_any_other()
                 || {
                     vec![
                         packet(
-                            "not from the frontend's address, which may not lead back here",
+                            "masqueraded: the frontend's address may not route back to this node",
                             Hook::In(UPLINK),
                             &first,
                             Fate::Leaves(

@@ -1,4 +1,4 @@
-//! The end of flows, and their beginning again.
+//! The end of flows, and reuse of their tuples.
 
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind, protocol},
@@ -11,10 +11,10 @@ use crate::{
     node::{BOTH, Names, POD_A, SNAT_PORT, UPLINK, at, node},
 };
 
-/// How a connection ends.
+/// The packets that end a connection.
 type End = fn(&Connection) -> Vec<Step<'static>>;
 
-/// Of TCP, or an association of SCTP.
+/// A TCP connection or an SCTP association.
 struct Connection {
     cast: Cast,
     client: String,
@@ -32,7 +32,7 @@ impl Connection {
         }
     }
 
-    /// Of both families and protocols.
+    /// TCP and SCTP, IPv4 and IPv6.
     fn all() -> impl Iterator<Item = Self> {
         let of = |names| [protocol::TCP, protocol::SCTP].map(|protocol| Self::of(names, protocol));
         BOTH.iter().flat_map(of)
@@ -232,7 +232,7 @@ fn a_connection_that_the_backend_begins_on_the_flows_tuple_ends_the_flow() {
                         Fate::Passes,
                     ),
                     packet(
-                        "answered as it is",
+                        "its reply as it is",
                         Hook::Pod(POD_A),
                         &answers,
                         Fate::Passes,
@@ -244,7 +244,7 @@ fn a_connection_that_the_backend_begins_on_the_flows_tuple_ends_the_flow() {
     }
 }
 
-/// RFC 9260 §9.2.
+/// The shutdown sequence of RFC 9260 §9.2.
 #[test]
 fn an_association_that_was_shut_down_leaves_its_port_to_another() {
     for names in &BOTH {
@@ -269,7 +269,7 @@ fn an_association_that_was_shut_down_leaves_its_port_to_another() {
     }
 }
 
-/// RFC 9260 §5.2: where both begin, or the backend has lost what it knew, it is one association.
+/// RFC 9260 §5.2: if both sides send INIT, or the backend restarts, it is still one association.
 #[test]
 fn an_init_of_the_backend_on_the_flows_tuple_belongs_to_it() {
     for names in &BOTH {

@@ -1,4 +1,4 @@
-//! A pod that reaches itself through its own Service.
+//! Hairpin: a pod that reaches itself through its own Service.
 
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind, settings::PortRange},
@@ -14,7 +14,7 @@ use crate::{
 fn l5_both_directions_are_turned_round_at_the_pods_device() {
     for_each_cast(|cast| {
         let names = cast.names;
-        // By a device of its own, and by a bridge's port.
+        // For a pod with a device of its own, and for a pod on a bridge port.
         for (pod, device) in [(names.pod_a, POD_A), (names.pod_c, POD_C)] {
             let (client, server) = (at(pod, 40_000), at(pod, 8080));
             let frontend = at(names.cluster_ip, 80);
