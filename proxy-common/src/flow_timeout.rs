@@ -53,8 +53,8 @@ pub const CROWDED: u32 = 3;
 /// Seconds until a half without its other half expires.
 pub const ORPHAN: u32 = 10;
 
-/// A half used within this many seconds keeps its flow, without a look at the other half, unless the flow is
-/// UDP and its backend is gone, or the table is nearly full.
+/// A flow with a packet on one half within this many seconds is kept, without a look at the other half.
+/// Exceptions: a UDP flow whose backend no longer serves, and a nearly full table.
 pub const ALWAYS_KEPT: u32 = 10;
 
 /// Seconds by which `last_seen` may be ahead of `now`, since the two clock readings differ. A time further

@@ -68,7 +68,7 @@ pub fn reconsider<T: Tables>(t: &mut T, found: &Found, first: Draw, chosen: Slot
     slot
 }
 
-/// The slow start window, seen from now. In nanoseconds.
+/// Current time and duration of slow start, in nanoseconds.
 #[derive(Clone, Copy)]
 struct Window {
     now: u64,

@@ -218,8 +218,8 @@ fn l1_round_robin_takes_turns_over_all_frontends() {
         seen.push(first(&world, TCP, &client, LOAD_BALANCER));
         seen.push(first(&world, TCP, &client, &node_port()));
     }
-    // Each third connection is the second flow of its client port. It takes another backend by its turn
-    // already.
+    // Each third connection is the second flow of its client port. Its turn gives it another backend anyway, so
+    // its tuple is free.
     assert_eq!(seen, [0, 1, 2].repeat(4));
 }
 

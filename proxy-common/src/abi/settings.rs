@@ -44,8 +44,8 @@ pub struct Settings {
     pub flags: u32,
     /// Port ranges for translated sources. Unused ranges are zero and come last.
     pub snat_ports: [PortRange; MAX_SNAT_RANGES],
-    /// One of these ranges: hairpin flows take their ports from it alone. Hairpin replies come in from pods, so
-    /// other packets from pods need no lookup in `SNAT_CLAIMS`.
+    /// One of these ranges, the only one for hairpin flows. Their replies come in from pods, so of all packets
+    /// from pods, only those to these ports need a lookup in `SNAT_CLAIMS`.
     pub hairpin_ports: PortRange,
     /// Bit of the packet mark that is set on packets translated at ingress and passed to the kernel's stack, so
     /// that netfilter rules can match them (ADR 16); 0: none.

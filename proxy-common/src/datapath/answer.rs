@@ -17,7 +17,7 @@ const IPV4: usize = 20;
 const IPV6: usize = 40;
 /// Bytes of a TCP or SCTP header that an ICMP error quotes.
 const QUOTED_TRANSPORT: usize = 20;
-/// Upper bound for 32-bit words in a quote: an IP header ends at an offset that fits in a byte.
+/// Maximum length of a quote in 32-bit words: the offset of the transport header fits in a `u8`.
 const MAX_QUOTED_WORDS: usize = (u8::MAX as usize + QUOTED_TRANSPORT) / 4;
 /// A few spare bytes, see [`error`].
 const BEYOND: usize = 4;

@@ -20,7 +20,7 @@ use crate::{
 const MAX_BACKENDS_TRIED: u32 = 3;
 
 /// A SYN that comes `hz` / 2 jiffies or more after its flow's first SYN counts as retransmitted. Senders wait
-/// at least one second (RFC 6298 §2.1); the other half covers coarse clocks.
+/// at least one second (RFC 6298 §2.1); half of that leaves room for coarse clocks.
 const RETRANSMITS_PER_SECOND: u32 = 2;
 
 /// Source ports to try for a connection directly to a backend. Few, because the connection also works

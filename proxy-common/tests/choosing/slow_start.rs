@@ -14,7 +14,7 @@ use super::{
 
 /// Duration of slow start in seconds. Equals 100, so that an age in seconds is a percentage.
 const WINDOW: u16 = 100;
-/// Number of sockets, and of packets.
+/// Number of connections by sockets, and the same number by packets.
 const TIMES: u16 = 4_000;
 
 /// A Service with slow start whose backends became ready this many seconds ago. `None`: not new.

@@ -156,7 +156,7 @@ fn p2_where_the_hops_are_used_up_tracing_learns_of_this_node() {
     for_each_cast(|cast| {
         for (index, (segment, sender, receiver)) in packets(&cast).into_iter().enumerate() {
             for hops in [0, 1] {
-                // As much payload as an error quotes of an INIT.
+                // Makes an INIT 20 bytes long, as much as an error quotes of it.
                 let probe = segment.clone().payload(&[0x5a; 4]).hop_limit(hops);
                 let kind = if probe.is_v4() { [11, 0] } else { [3, 0] };
                 let told = Segment::icmp_error(receiver, sender, kind, &quoted(&probe))

@@ -1,4 +1,4 @@
-//! Full tables: flows are refused or stay unconfirmed, and this is counted.
+//! Full flow tables: a flow is refused or stays unconfirmed, and a counter is incremented.
 
 use proxy_common::{
     abi::{

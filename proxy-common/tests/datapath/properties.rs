@@ -23,7 +23,8 @@ pub enum Action {
     Answer(prop::sample::Index),
     /// Both sides of a live conversation send a packet.
     Speak(prop::sample::Index),
-    /// One side of a live connection sends FIN (SHUTDOWN) or RST (ABORT): which one, by the client, reset.
+    /// One side of a live connection sends FIN (SHUTDOWN) or RST (ABORT). Fields: the connection, whether the
+    /// client sends, whether it is a RST.
     Finish(prop::sample::Index, bool, bool),
     /// A client sends a SYN or INIT to a backend's own address.
     Straight {
@@ -38,7 +39,7 @@ pub enum Action {
     Toggle(usize),
 }
 
-/// Who sends from which port to which frontend.
+/// A client, one of its ports, and the frontend and protocol of its packet.
 #[derive(Clone, Debug)]
 pub struct Asking {
     pub client: usize,

@@ -119,8 +119,8 @@ fn b5_a_datagram_or_init_is_answered_with_port_unreachable_that_quotes_it() {
     });
 }
 
-/// The sender's device still completes the datagram's checksum, which is now in the quote. No other byte may
-/// change.
+/// The datagram has a pending checksum. The ICMP message must be right as it is, and a device that still
+/// completes the checksum may only change the quoted one.
 #[test]
 fn b5_port_unreachable_sums_up_right_where_the_datagrams_checksum_was_pending() {
     for_each_cast(|cast| {

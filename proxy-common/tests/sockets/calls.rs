@@ -285,8 +285,8 @@ fn a3_the_nodes_own_processes_are_refused_where_none_of_its_addresses_is_let_in(
             target.ranges = 5;
             world.targets.set(placed.target, target);
             assert_eq!(refused(), 0);
-            // The source ranges come first, so a refused client does not learn whether there are endpoints.
-            // Same as for packets.
+            // As in the packet path, source ranges are checked first, so a refused client does not learn
+            // whether there are endpoints.
             assert_eq!(of(HOST, names.elsewhere), Decision::TimeOut);
             assert_eq!(refused(), 1);
             assert_eq!(of(POD, names.elsewhere), Decision::Untouched);
