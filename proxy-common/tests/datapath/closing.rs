@@ -189,7 +189,7 @@ fn a_masqueraded_connection_that_was_closed_begins_again() {
                     asks("FIN", &to.clone().fin()),
                     answers("ACK", &from),
                     created(1),
-                    asks("SYN of the next", &to.clone().syn()),
+                    asks("SYN of the next connection", &to.clone().syn()),
                     created(2),
                     answers("SYN and ACK", &from.clone().syn_ack()),
                     asks("ACK", &to),
@@ -217,7 +217,7 @@ fn a_connection_that_the_backend_begins_on_the_flows_tuple_ends_the_flow() {
                 let mut story = tcp.opened();
                 story.extend([
                     packet(
-                        "a SYN of the backend",
+                        "a SYN from the backend",
                         Hook::In(UPLINK),
                         &begins,
                         Fate::Passes,
@@ -226,17 +226,12 @@ fn a_connection_that_the_backend_begins_on_the_flows_tuple_ends_the_flow() {
                         assert!(world.flows.is_empty(), "{world:?}");
                     }),
                     packet(
-                        "to the client as it is",
+                        "the SYN at egress to the client",
                         Hook::Out(POD_A),
                         &begins,
                         Fate::Passes,
                     ),
-                    packet(
-                        "its reply as it is",
-                        Hook::Pod(POD_A),
-                        &answers,
-                        Fate::Passes,
-                    ),
+                    packet("the reply to it", Hook::Pod(POD_A), &answers, Fate::Passes),
                 ]);
                 story
             },
@@ -281,12 +276,12 @@ fn an_init_of_the_backend_on_the_flows_tuple_belongs_to_it() {
                 let mut story = sctp.opened();
                 story.extend([
                     packet(
-                        "an INIT of the backend",
+                        "an INIT from the backend",
                         Hook::In(UPLINK),
                         &begins,
                         Fate::Passes,
                     ),
-                    sctp.answers("to the client", Segment::syn),
+                    sctp.answers("INIT to the client", Segment::syn),
                     sctp.asks("INIT ACK", Segment::syn_ack),
                     sctp.answers("data", |segment| segment),
                     created(1),

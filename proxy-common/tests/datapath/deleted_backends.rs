@@ -178,8 +178,8 @@ fn l3_the_next_packet_of_a_client_is_refused_when_its_backend_was_deleted() {
 fn l3_a_backend_in_a_deleted_ones_place_is_another() {
     tell_of_all(true, |connection| {
         vec![
-            then("the id is used again", |world| {
-                let mut backend = world.backends.get(BACKEND).expect("is there");
+            then("the id is reused", |world| {
+                let mut backend = world.backends.get(BACKEND).expect("the backend");
                 let generation = backend.word.generation() + 1;
                 backend.word = BackendWord::new(generation, BackendState::Serving);
                 world.backends.set(BACKEND, backend);

@@ -128,7 +128,7 @@ fn p6_a_full_table_of_claims_refuses_and_counts() {
             || {
                 vec![
                     packet(
-                        "in",
+                        "the first packet",
                         Hook::In(UPLINK),
                         &first,
                         Fate::Dropped(Counter::DropFlowTableFull),

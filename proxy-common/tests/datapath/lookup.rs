@@ -193,7 +193,7 @@ fn b5_endpoints_that_no_policy_allows_here_drop() {
                     },
                     || {
                         vec![
-                            packet("in", hook, &first, fate.clone()),
+                            packet("the first packet", hook, &first, fate.clone()),
                             Step::Counted(Counter::DropNoLocalEndpoint, counted),
                         ]
                     },
@@ -283,7 +283,7 @@ fn a3_a_load_balancer_lets_in_who_is_in_its_ranges() {
                 || fresh(&[]),
                 || {
                     vec![packet(
-                        "no range lets nobody in",
+                        "an empty set of ranges",
                         hook,
                         &asks(&ranged),
                         Fate::Dropped(Counter::DropSourceRange),

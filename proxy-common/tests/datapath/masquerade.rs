@@ -92,7 +92,12 @@ fn conversation(
     let answer = cast.answer(backend, client);
     let leaving = raw(answer.clone());
     vec![
-        packet("in", hook, &first, fate(first.clone().to(backend))),
+        packet(
+            "the first packet",
+            hook,
+            &first,
+            fate(first.clone().to(backend)),
+        ),
         packet(
             "retransmitted",
             hook,
@@ -112,7 +117,12 @@ fn conversation(
             &leaving,
             Fate::GoesOn(leaving.clone().from(frontend)),
         ),
-        packet("on", hook, &later, fate(later.clone().to(backend))),
+        packet(
+            "a later packet",
+            hook,
+            &later,
+            fate(later.clone().to(backend)),
+        ),
         Step::Counted(Counter::FlowCreated, 1),
         Step::Counted(Counter::FlowConfirmed, 1),
     ]

@@ -97,7 +97,7 @@ fn l3_l4_an_established_connection_keeps_its_backend_whatever_the_lists_become()
                     let mut story = pair.opened(&pair.old);
                     story.extend([
                         pair.replace(state),
-                        asks("goes on", &later, &pair.old),
+                        asks("a later packet", &later, &pair.old),
                         pair.answers("reply", &pair.cast.later(&pair.old, &pair.client)),
                         Step::Counted(Counter::FlowCreated, 1),
                     ]);
@@ -166,7 +166,7 @@ fn l3_an_unanswered_flow_moves_too() {
                     vec![
                         asks("first", &first, &pair.old),
                         pair.replace(BackendState::NotServing),
-                        asks("again", &first, &pair.new),
+                        asks("retransmitted", &first, &pair.new),
                         pair.answers("reply", &pair.cast.answer(&pair.new, &pair.client)),
                     ]
                 },
@@ -216,7 +216,7 @@ fn l3_the_first_endpoint_of_a_service_that_had_none_takes_its_flows() {
                         Fate::Dropped(Counter::DropNoLocalEndpoint),
                     ),
                     pair.replace(BackendState::NotServing),
-                    asks("to the next endpoint", &first, &pair.new),
+                    asks("to the new endpoint", &first, &pair.new),
                 ]);
                 story
             },
@@ -234,7 +234,7 @@ fn an_id_used_again_for_a_stranger_gets_no_flow_of_its_predecessor() {
                 || {
                     let mut story = pair.opened(&pair.old);
                     story.push(pair.replace(BackendState::Gone));
-                    story.push(then("the id is used again", |world| {
+                    story.push(then("the id is reused", |world| {
                         let mut stranger = world.backends.get(OLD).expect("the id");
                         stranger.port = 9.into();
                         stranger.word = BackendWord::new(2, BackendState::Serving);

@@ -229,7 +229,7 @@ fn p4_extension_headers_that_lie_or_never_end_pass() {
         inside[14 + 40 + 1] = 1;
         passes(
             names,
-            "an extension that swallows the transport header",
+            "an extension that covers the transport header",
             &inside,
             &ETHERNET,
         );

@@ -248,7 +248,7 @@ impl Scene {
         );
         self.check_port(&outer, &inner, way);
         if live || known.is_some_and(|known| known.confirmed && !begins) {
-            let known = known.expect("a live one is known");
+            let known = known.expect("a live conversation is known");
             assert_eq!(inner, known.inner, "{outer:?} did not keep its tuple");
             assert_eq!(created, 0, "{outer:?} was created again");
         }

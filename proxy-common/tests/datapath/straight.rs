@@ -51,7 +51,12 @@ impl Pair {
     /// The client's SYN to the backend itself passes unchanged.
     fn asks_straight<'a>(&self) -> Step<'a> {
         let syn = self.cast.first(&self.client, &self.backend);
-        packet("asks straight", Hook::Pod(POD_A), &syn, Fate::Passes)
+        packet(
+            "asks the backend itself",
+            Hook::Pod(POD_A),
+            &syn,
+            Fate::Passes,
+        )
     }
 
     /// The backend's reply is translated to come from `from` and go to the client.
@@ -66,7 +71,12 @@ impl Pair {
 
     fn answers_straight<'a>(&self) -> Step<'a> {
         let answer = self.answer(&self.client);
-        packet("answers straight", Hook::Out(POD_A), &answer, Fate::Passes)
+        packet(
+            "answers the direct connection",
+            Hook::Out(POD_A),
+            &answer,
+            Fate::Passes,
+        )
     }
 }
 

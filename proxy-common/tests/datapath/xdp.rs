@@ -56,7 +56,7 @@ pub fn with_and_without(world: &World, frame: &mut Frame, at: Ingress) -> Verdic
                 Verdict::Send { ifindex } => ifindex,
                 _ => at.ifindex,
             };
-            let device = world.devices.get(&ifindex).expect("a device that is known");
+            let device = world.devices.get(&ifindex).expect("a known device");
             assert_eq!(early.bytes()[6..12], device.mac, "source of the frame");
             // tc leaves the MAC addresses to the kernel, so they are not compared.
             let mut bytes = early.bytes().to_vec();

@@ -93,7 +93,13 @@ fn l6_an_id_used_again_for_a_stranger_is_not_kept() {
         let socket = to(POD, UDP, names.cluster_ip, 53);
         assert_eq!(send(&world, &socket), instead(names.backends[0], 8080));
         let id = placed.backends[0];
-        let new = world.add_backend(at(names.backends[1], 8080).parse().expect("it"), UDP, false);
+        let new = world.add_backend(
+            at(names.backends[1], 8080)
+                .parse()
+                .expect("an address and port"),
+            UDP,
+            false,
+        );
         world.point(placed.target, &[new], TargetState::Serve);
         let mut stranger = world.backends.get(id).expect("the id");
         stranger.addr = addr(names.elsewhere);
