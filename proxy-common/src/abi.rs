@@ -1,7 +1,7 @@
-//! What kernel and user space agree on: names, keys, values and sizes of all maps.
+//! The contract between the BPF programs and user space: names, key and value types, and sizes of all maps.
 //!
-//! Every type is `repr(C)` without padding (the `IntoBytes` derive refuses padding), and its size is asserted.
-//! Ports are in network byte order in keys and in values; all other integers are in host order.
+//! Every type is `repr(C)` without padding (the `IntoBytes` derive rejects padding), and its size is asserted.
+//! Ports are in network byte order, in keys and in values; all other integers are in host byte order.
 
 pub mod affinity;
 pub mod counter;
@@ -15,31 +15,31 @@ pub mod settings;
 pub mod socket;
 pub mod target;
 
-/// Version of everything in this module. Pinned maps of another version are never read: they live in a folder
-/// of their own (`<bpffs>/v<ABI_VERSION>`).
+/// Version of everything in this module. The maps of each version are pinned in a directory of their own
+/// (`<bpffs>/v<ABI_VERSION>`), so an agent never reads maps of another version.
 pub const ABI_VERSION: u32 = 4;
 
-/// The kind of a map, as far as the two sides must agree on it.
+/// Kind of a map, as far as both sides must agree on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapKind {
     /// `BPF_MAP_TYPE_HASH`, not preallocated.
     Hash,
     /// `BPF_MAP_TYPE_LRU_HASH`.
     LruHash,
-    /// `BPF_MAP_TYPE_ARRAY` with `BPF_F_MMAPABLE`: user space writes it through a mapping.
+    /// `BPF_MAP_TYPE_ARRAY` with `BPF_F_MMAPABLE`: user space maps it into memory and writes it directly.
     MappedArray,
     /// `BPF_MAP_TYPE_ARRAY`.
     Array,
     /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
     PerCpuArray,
-    /// `BPF_MAP_TYPE_LPM_TRIE`, never preallocated.
+    /// `BPF_MAP_TYPE_LPM_TRIE`, which the kernel never preallocates.
     LpmTrie,
 }
 
-/// One map of the object: its shape, compared with the object's own list by a test.
+/// Shape of one map. A test compares it with the map definition in the BPF object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSpec {
-    /// Name in the object and under the bpffs folder.
+    /// Name in the object, and file name under the bpffs directory.
     pub name: &'static str,
     /// Kind.
     pub kind: MapKind,
@@ -71,9 +71,9 @@ macro_rules! maps {
 maps! {
     /// (address, port, protocol, scope) → target. Written by the agent.
     FRONTENDS: Hash<frontend::FrontendKey, frontend::FrontendValue>[262_144];
-    /// Target id → slot range and how to choose in it. Written by the agent.
+    /// Target id → range of slots and load-balancing algorithm. Written by the agent.
     TARGETS: MappedArray<u32, target::Target>[262_144];
-    /// Flat array of backend ids; each target owns a contiguous range. Written by the agent.
+    /// Flat array of backend ids. Each target owns a contiguous range. Written by the agent.
     SLOTS: MappedArray<u32, target::Slot>[4_194_304];
     /// Backend id → address, port and state. Written by the agent.
     BACKENDS: MappedArray<u32, target::Backend>[524_288];
@@ -83,40 +83,43 @@ maps! {
     NODE_ADDRS: Hash<crate::addr::Addr, u32>[8_192];
     /// ifindex → device. Written by the agent.
     DEVICES: Hash<u32, device::Device>[8_192];
-    /// One element. Written by the agent.
+    /// Settings for all programs, in one element. Written by the agent.
     SETTINGS: Array<u32, settings::Settings>[1];
-    /// Both halves of confirmed flows. Written by packets, collected by the agent.
+    /// Both halves of confirmed flows. Written by the packet programs; the agent removes expired flows.
     FLOWS: Hash<flow::FlowKey, flow::FlowValue>[1_048_576];
-    /// Both halves of flows that no reply has confirmed. Written by packets.
+    /// Both halves of flows that have seen no reply yet. Written by the packet programs.
     NEW_FLOWS: LruHash<flow::FlowKey, flow::FlowValue>[131_072];
-    /// The reverse halves of flows whose source was translated: the claims on (address, port). Written by packets,
-    /// collected by the agent.
+    /// Reverse halves of flows with a translated source. Each claims its (address, port) exclusively. Written
+    /// by the packet programs; the agent removes expired flows.
     SNAT_CLAIMS: Hash<flow::FlowKey, flow::FlowValue>[1_048_576];
-    /// (addresses, identification) → ports of a fragmented packet. Written by packets.
+    /// (addresses, identification) → ports of a fragmented packet. Written by the packet programs.
     FRAGMENTS: LruHash<fragment::FragmentKey, fragment::FragmentValue>[8_192];
     /// (socket cookie, frontend) → backend of an unconnected UDP socket. Written by the socket hooks.
     SOCKET_BACKENDS: LruHash<socket::SocketKey, socket::SocketBackend>[131_072];
     /// (socket cookie, backend) → frontend, for recvmsg and getpeername. Written by the socket hooks.
     SOCKET_FRONTENDS: LruHash<socket::SocketKey, socket::SocketFrontend>[262_144];
-    /// (client, Service port) → backend: `sessionAffinity`. Written by packets and the socket hooks.
+    /// (client, Service port) → backend, for `sessionAffinity`. Written by the packet programs and the socket
+    /// hooks.
     AFFINITY: LruHash<affinity::AffinityKey, affinity::AffinityValue>[131_072];
-    /// Target id → how often it has chosen, for round robin. Written by packets and the socket hooks.
+    /// Target id → number of selections so far, for round robin. Written by the packet programs and the socket
+    /// hooks.
     TURNS: Array<u32, u64>[262_144];
-    /// Backend id → connections from this node, for least connections. Written by packets and the socket hooks;
-    /// corrected by the agent.
+    /// Backend id → number of connections from this node, for least connections. Written by the packet programs
+    /// and the socket hooks; corrected by the agent.
     LOADS: MappedArray<u32, load::Load>[524_288];
-    /// Socket cookie → the backend that it counts for in `LOADS`. Written by the socket hooks.
+    /// Socket cookie → backend for which the socket is counted in `LOADS`. Written by the socket hooks.
     SOCKET_LOADS: Hash<u64, target::Slot>[262_144];
-    /// Forward half of a confirmed flow → the backend that it counts for in `LOADS`. Written by packets, collected by
-    /// the agent.
+    /// Forward half of a confirmed flow → backend for which the flow is counted in `LOADS`. Written by the
+    /// packet programs; the agent removes expired flows.
     FLOW_LOADS: Hash<flow::FlowKey, target::Slot>[524_288];
-    /// Counters and drop reasons, by `Counter`, with room for those of later versions. Written by all programs.
+    /// Drop reasons and other events, indexed by `Counter`, with room for counters of later versions. Written
+    /// by all programs.
     COUNTERS: PerCpuArray<u32, u64>[64];
-    /// Target id → the Service port that it belongs to. Never read by the datapath.
+    /// Target id → Service port. Never read by the datapath.
     META_TARGETS: Hash<u32, meta::TargetMeta>[262_144];
     /// Backend id → node, zone, weight. Never read by the datapath.
     META_BACKENDS: Hash<u32, meta::BackendMeta>[524_288];
-    /// Name id → name of a node or zone; 0: the name of this node. Never read by the datapath.
+    /// Name id → name of a node or zone; id 0 is the name of this node. Never read by the datapath.
     META_NAMES: Hash<u32, meta::Name>[65_536];
 }
 
@@ -135,8 +138,8 @@ pub mod protocol {
     /// SCTP.
     pub const SCTP: u8 = 132;
 
-    /// Whether what is translated of a protocol (TCP, SCTP; UDP) are connections, which begin and end by what they carry, and
-    /// keep their backend (semantics L3).
+    /// Whether flows of this protocol are connections: packets open and close them, and they keep their backend
+    /// (semantics L3). True for TCP and SCTP, false for UDP.
     #[inline(always)]
     pub const fn has_connections(protocol: u8) -> bool {
         protocol != UDP

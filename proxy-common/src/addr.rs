@@ -7,7 +7,7 @@ use core::{
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The family of an address, and with it of a frontend and its backends.
+/// The family of an address. A frontend and its backends have the same family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Family {
@@ -17,8 +17,9 @@ pub enum Family {
     V6 = 6,
 }
 
-/// An address of 16 bytes in network order, kept as four words in memory order (BPF copies words, not bytes); IPv4 as `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2), so that one map key
-/// serves both families.
+/// An IPv4 or IPv6 address: 16 bytes in network byte order, held as four words in memory order, because BPF
+/// copies words and not bytes. IPv4 addresses are mapped, `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2), so that one map
+/// key serves both families.
 #[derive(
     Clone,
     Copy,
@@ -39,7 +40,7 @@ pub struct Addr([u32; 4]);
 impl Addr {
     /// `::`
     pub const UNSPECIFIED_V6: Self = Self([0; 4]);
-    /// `0.0.0.0`, mapped.
+    /// `0.0.0.0`, as a mapped address.
     pub const UNSPECIFIED_V4: Self = Self::v4([0; 4]);
     /// `::1`
     pub const LOOPBACK_V6: Self = Self([0, 0, 0, u32::from_ne_bytes([0, 0, 0, 1])]);
@@ -52,7 +53,7 @@ impl Addr {
         Self([0, 0, Self::V4_MAPPED, u32::from_ne_bytes(octets)])
     }
 
-    /// The unspecified address of a family; node ports are keyed by it.
+    /// The unspecified address of a family, which is the address in node port keys.
     #[inline(always)]
     pub const fn unspecified(family: Family) -> Self {
         match family {
@@ -73,13 +74,13 @@ impl Addr {
         if self.is_v4() { Family::V4 } else { Family::V6 }
     }
 
-    /// The last four bytes: the IPv4 address, if it is one.
+    /// The last four bytes: the IPv4 address, if this is a mapped one.
     #[inline(always)]
     pub const fn v4_octets(&self) -> [u8; 4] {
         self.0[3].to_ne_bytes()
     }
 
-    /// The address as four words in memory order, for comparing and hashing.
+    /// The address as four words in memory order, for comparison and hashing.
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
         self.0
@@ -117,7 +118,7 @@ impl Addr {
         ])
     }
 
-    /// Equality word by word, without the call of `memcmp` that BPF does not have.
+    /// Compares word by word. `==` would compile to a call of `memcmp`, which BPF does not have.
     #[inline(always)]
     pub const fn same(&self, other: &Self) -> bool {
         let (a, b) = (&self.0, &other.0);
@@ -136,7 +137,7 @@ impl Addr {
         (self.is_v4() && self.v4_octets()[0] == 127) || self.same(&Self::LOOPBACK_V6)
     }
 
-    /// As the standard library's type.
+    /// Converts to the standard library's type.
     pub fn to_ip(self) -> IpAddr {
         if self.is_v4() {
             IpAddr::V4(Ipv4Addr::from(self.v4_octets()))

@@ -1,5 +1,5 @@
-//! `sessionAffinity: ClientIP`: a client that comes back in time finds its backend again, by whichever frontend of the
-//! Service port (semantics L2).
+//! `sessionAffinity: ClientIP`: a client that returns within the timeout gets the same backend, at any frontend
+//! of the Service port (semantics L2).
 
 use crate::{
     abi::{
@@ -10,7 +10,8 @@ use crate::{
     tables::Tables,
 };
 
-/// The backend that a client had, if it comes back in time and the frontend's list still names that backend.
+/// The client's previous backend, if the client returns within the timeout and the frontend's list still
+/// contains the backend.
 #[inline(always)]
 pub fn kept<T: Tables>(t: &mut T, found: &Found, client: &AffinityKey) -> Option<(Slot, Backend)> {
     if found.affinity_seconds == 0 {
@@ -27,7 +28,7 @@ pub fn kept<T: Tables>(t: &mut T, found: &Found, client: &AffinityKey) -> Option
     (backend.word.lists() & found.flags != 0 && idle <= timeout).then_some((slot, backend))
 }
 
-/// Notes the backend of a client's new connection: from now on, the timeout runs anew.
+/// Records the backend of a client's new connection, which restarts the timeout.
 #[inline(always)]
 pub fn keep<T: Tables>(t: &mut T, found: &Found, client: &AffinityKey, slot: Slot) {
     if found.affinity_seconds == 0 {

@@ -1,4 +1,4 @@
-//! Destination → frontend → target → backend: the one lookup that sockets and packets share.
+//! Destination → frontend → target → backend: the lookup that socket hooks and packet hooks share.
 
 use crate::{
     abi::{
@@ -14,41 +14,42 @@ use crate::{
 };
 use zerocopy::network_endian::U16;
 
-/// Tries at slots of one list whose backends went away in this moment.
+/// Slots tried in one list. A slot is stale if its backend stopped serving after the list was read.
 const MAX_STALE_SLOTS: u32 = 3;
 
-/// The frontend of a destination, and where it leads.
+/// A frontend that was looked up, with the fields of its target that the datapath needs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Found {
     /// Kind.
     pub kind: FrontendKind,
     /// Index in `TARGETS`.
     pub target: u32,
-    /// The target's word at this moment.
+    /// The target's word at the time of the lookup.
     pub word: TargetWord,
-    /// Set of source ranges that clients must be in; 0: everyone is let in.
+    /// Set of source ranges, one of which must contain the client; 0: all clients are admitted.
     pub ranges: u32,
-    /// The Service port that clients have affinity under.
+    /// Id of the Service port, under which clients have affinity.
     pub service: u32,
-    /// Timeout of that affinity in seconds; 0: none.
+    /// Affinity timeout in seconds; 0: no affinity.
     pub affinity_seconds: u32,
     /// The target's [`flags`](crate::abi::target::Target::flags).
     pub flags: u8,
-    /// Seconds for which a backend is new; 0: none ever is.
+    /// Duration of slow start in seconds; 0: no slow start.
     pub slow_start: u16,
 }
 
-/// What a choice is drawn by.
+/// The random numbers for one choice of a backend.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw {
-    /// Unknown to clients.
+    /// A number that clients cannot predict.
     pub random: u32,
-    /// The same for a client on every node, for Maglev; any number where no node but this one will ever choose for it.
+    /// For Maglev: a number that every node computes alike for a client. Where only this node ever chooses for
+    /// the client (sockets), any number will do.
     pub shared: u32,
 }
 
 impl Draw {
-    /// Another one, made of this one, for a choice that came to nothing.
+    /// Derives another draw, for the next attempt after `tried` failed ones.
     #[inline(always)]
     #[must_use]
     pub const fn again(self, tried: u32) -> Self {
@@ -60,20 +61,20 @@ impl Draw {
 }
 
 impl Found {
-    /// Whether a client is let in (semantics A3).
+    /// Whether the source ranges admit the client (semantics A3).
     #[inline(always)]
     pub fn admits<T: Tables>(&self, t: &mut T, client: &Addr) -> bool {
         self.ranges == 0 || t.in_ranges(&RangeKey::of_client(self.ranges, *client))
     }
 
-    /// Whether the node's own processes are let in (semantics A3).
+    /// Whether the source ranges admit the node's own processes (semantics A3).
     #[inline(always)]
     pub const fn admits_node(&self) -> bool {
         self.ranges == 0 || self.flags & target_flags::REFUSES_NODE == 0
     }
 }
 
-/// The frontend that listens on a destination for a scope, if one does (semantics S1, S4).
+/// The frontend of a destination in a scope, if there is one (semantics S1, S4).
 #[inline(always)]
 pub fn frontend<T: Tables>(
     t: &mut T,
@@ -86,7 +87,7 @@ pub fn frontend<T: Tables>(
     find(t, addr, port, protocol, scope, &mut found).then_some(found)
 }
 
-/// [`frontend`], written in place; says whether there is one.
+/// [`frontend`], but writes its result to `found`. Returns whether there is a frontend.
 #[inline(always)]
 pub fn find<T: Tables>(
     t: &mut T,
@@ -114,7 +115,7 @@ pub fn find<T: Tables>(
     }
 }
 
-/// The node port of a destination that is known to be this node.
+/// The node port frontend of a destination that is known to be an address of this node.
 #[inline(always)]
 pub fn node_port<T: Tables>(
     t: &mut T,
@@ -159,9 +160,9 @@ fn resolve<T: Tables>(t: &mut T, key: &FrontendKey, found: &mut Found) -> bool {
     !matches!(target.word.state(), TargetState::Absent)
 }
 
-/// A backend of a frontend, as its algorithm has it (semantics L1); or that of a following slot, if that backend went
-/// away just now. Where a whole list was replaced since the frontend was found, the new one is asked. With slow start, what
-/// comes of it is to be [reconsidered](crate::slow_start::reconsider).
+/// Chooses a backend by the target's algorithm (semantics L1). If that backend no longer serves, tries the next
+/// slots; if the whole list was replaced since the lookup, tries the new list. With slow start, pass the result
+/// to [`reconsider`](crate::slow_start::reconsider).
 #[inline(always)]
 pub fn select<T: Tables>(t: &mut T, found: &Found, draw: Draw) -> Option<(Slot, Backend)> {
     if let Some(selected) = select_in(t, found.target, found.word, draw) {
@@ -200,7 +201,7 @@ fn select_in<T: Tables>(
     None
 }
 
-/// Whether the backend that an id and generation name was deleted.
+/// Whether the backend with this id and generation was deleted.
 #[inline(always)]
 pub fn is_deleted<T: Tables>(t: &mut T, slot: Slot) -> bool {
     t.backend(slot.backend).is_none_or(|backend| {
@@ -209,7 +210,7 @@ pub fn is_deleted<T: Tables>(t: &mut T, slot: Slot) -> bool {
     })
 }
 
-/// The backend that an id and generation name, while it serves.
+/// The backend with this id and generation, if it serves.
 #[inline(always)]
 pub fn serving<T: Tables>(t: &mut T, slot: Slot) -> Option<Backend> {
     let backend = t.backend(slot.backend)?;

@@ -1,7 +1,7 @@
 //! Internet checksums (RFC 1071) and their incremental update (RFC 1624).
 //!
-//! Sums are of 16-bit words in memory order, as the kernel's `__wsum`; one's complement sums do not depend on
-//! the byte order as long as everyone uses the same.
+//! Sums are of 16-bit words in memory order, like the kernel's `__wsum`. A one's complement sum does not depend
+//! on byte order, as long as all terms use the same (RFC 1071 §2).
 
 /// A one's complement sum, not folded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,21 +23,21 @@ impl Sum {
         self.add(half as u32)
     }
 
-    /// The change that replacing `old` by `new` makes.
+    /// Adds the difference that replacing `old` by `new` makes.
     #[inline(always)]
     #[must_use]
     pub const fn replace(self, old: u32, new: u32) -> Self {
         self.add(!old).add(new)
     }
 
-    /// The change that replacing a half word makes.
+    /// Adds the difference that replacing a 16-bit word makes.
     #[inline(always)]
     #[must_use]
     pub const fn replace16(self, old: u16, new: u16) -> Self {
         self.add((!old) as u32).add(new as u32)
     }
 
-    /// Adds bytes; an odd last byte is padded with zero.
+    /// Adds bytes. If their number is odd, a zero byte is appended.
     #[inline(always)]
     #[must_use]
     pub fn bytes<const N: usize>(self, bytes: &[u8; N]) -> Self {
@@ -52,7 +52,7 @@ impl Sum {
         sum
     }
 
-    /// Folded to 16 bits, not complemented.
+    /// The sum folded to 16 bits, not complemented.
     #[inline(always)]
     pub const fn fold(self) -> u16 {
         let s = (self.0 & 0xffff) + (self.0 >> 16);
@@ -60,7 +60,7 @@ impl Sum {
     }
 }
 
-/// The checksum field after a change of what it covers: `HC' = ~(~HC + ~m + m')` (RFC 1624, eqn. 3).
+/// A checksum field after `change` in the covered data: `HC' = ~(~HC + ~m + m')` (RFC 1624, eqn. 3).
 #[inline(always)]
 pub const fn update(field: u16, change: Sum) -> u16 {
     !change.add16(!field).fold()
@@ -88,7 +88,7 @@ mod tests {
             data[at * 4..at * 4 + 4].copy_from_slice(&new.to_ne_bytes());
             let updated = update(field, Sum::default().replace(old, new));
             let expected = full(&data);
-            // 0x0000 and 0xffff are the same number in one's complement.
+            // 0x0000 and 0xffff are both zero in one's complement.
             prop_assert!(updated == expected || (updated ^ expected == 0xffff && (updated == 0 || expected == 0)));
         }
 

@@ -1,33 +1,34 @@
 //! SCTP's checksum, `CRC32c` (RFC 9260 §6.8 and appendix A), and its incremental update.
 //!
-//! A CRC is linear: where bits of the packet are flipped, its checksum is flipped by the CRC of those bits alone, with all
-//! others zero. Each zero bit that follows multiplies by x, so what follows the ports need not be read, only counted.
+//! A CRC is linear. If some bits of a packet are flipped, the checksum changes by the CRC of a packet in which
+//! only those bits are set. Each bit that follows them multiplies this CRC by x. So only the number of the
+//! bytes after the ports matters, not their contents.
 //!
-//! Polynomials are reflected: bit 31 is the coefficient of 1, bit 0 that of x³¹.
+//! Polynomials are bit-reflected: bit 31 is the coefficient of 1, bit 0 that of x³¹.
 
 /// The generator polynomial, without its highest term.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 const ONE: u32 = 1 << 31;
-/// x⁸: a byte more.
+/// x⁸: the factor for one byte.
 const BYTE: u32 = ONE >> 8;
 
-/// For each byte of a length, low one first, what so many bytes multiply by: x^(8 × length).
+/// `LENGTHS[i][b]` is the factor for a length whose byte `i` (0: low, 1: high) is `b`: x^(8 × b × 256^i).
 static LENGTHS: [[u32; 256]; 2] = {
     let low = powers(BYTE);
     [low, powers(multiply(low[255], BYTE))]
 };
 
-/// By how much (XOR) the checksum changes, as the little-endian number that its field holds, when the ports change.
+/// The value to XOR into the checksum, as a little-endian number, when the ports change.
 ///
-/// `ports`: the XOR of the four bytes of the ports before and after, as a little-endian number. `len`: bytes of the packet
-/// from the ports on.
+/// `ports`: old XOR new value of the four bytes of the ports, as a little-endian number. `len`: number of bytes
+/// from the ports to the end of the packet.
 #[inline(always)]
 pub fn change(ports: u32, len: u16) -> u32 {
     let [low, high] = len.to_le_bytes().map(usize::from);
     multiply(multiply(ports, LENGTHS[0][low]), LENGTHS[1][high])
 }
 
-/// Powers of a polynomial, from 1 on.
+/// The powers 0 to 255 of a polynomial.
 const fn powers(of: u32) -> [u32; 256] {
     let mut all = [ONE; 256];
     let mut i = 1;
@@ -38,13 +39,13 @@ const fn powers(of: u32) -> [u32; 256] {
     all
 }
 
-/// Product of two polynomials, modulo the generator. Masks, not branches: nobody can predict them, and the verifier would
-/// follow each.
+/// Product of two polynomials modulo the generator. Masks replace branches: the branches would be
+/// unpredictable, and the verifier would explore each one.
 #[inline(always)]
 const fn multiply(a: u32, mut b: u32) -> u32 {
     let (mut product, mut i) = (0, 0);
     while i < u32::BITS {
-        // All ones where the bit is set: its sign, spread.
+        // All ones if the bit is set, else zero: the arithmetic shift copies the sign bit.
         let coefficient = ((a << i).cast_signed() >> 31).cast_unsigned();
         product ^= b & coefficient;
         b = b >> 1 ^ (POLYNOMIAL & 0u32.wrapping_sub(b & 1));
@@ -69,7 +70,7 @@ mod tests {
         packet[8..12].copy_from_slice(&field.to_le_bytes());
     }
 
-    /// Writes the checksum anew.
+    /// Computes and writes the whole checksum.
     fn sum_up(packet: &mut [u8]) {
         packet[8..12].fill(0);
         let sum = crc32c_of(packet);
@@ -79,7 +80,7 @@ mod tests {
     #[test]
     fn every_length_has_its_power() {
         let mut packet = vec![0x5a; usize::from(u16::MAX)];
-        // The CRC of a flipped bit is carried along while the packet grows.
+        // The CRC of a packet in which only the flipped bit is set, extended by one byte in each round.
         let mut carried = 1u32;
         for len in 1..=u16::MAX {
             for _ in 0..8 {

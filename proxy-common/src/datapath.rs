@@ -1,9 +1,10 @@
-//! The packet path, readable from top to bottom: ingress of a pod's device, ingress of an uplink, egress; and before
-//! them, on uplinks, XDP, which finishes what it can and leaves the rest as it is.
+//! The packet path, from top to bottom: ingress of a pod's device, ingress of an uplink, egress. On uplinks XDP
+//! runs first; it finishes the packets that it can and leaves the others unmodified.
 //!
-//! Both translations sit on the device that the client is behind: DNAT at its ingress, the way back at its
-//! egress. Conntrack, masquerading, `rp_filter` and netfilter's policies then see one tuple, client ↔ backend.
-//! What comes in is translated back at ingress only if its source was translated by us.
+//! Both directions are translated on the device that leads to the client: DNAT at its ingress, the reverse
+//! translation of replies at its egress. Conntrack, masquerading, `rp_filter` and netfilter policies therefore
+//! see the same tuple in both directions, client ↔ backend. Incoming packets get the reverse translation at
+//! ingress only if the proxy translated the flow's source.
 
 pub mod answer;
 pub mod begin;
@@ -35,88 +36,88 @@ use crate::{
     tables::{FlowTable, PacketTables},
 };
 
-/// What becomes of a packet.
+/// What to do with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Not ours, and unchanged: goes on to whoever comes next.
+    /// Not for the proxy, and unchanged: continues to the next program or the stack.
     Pass,
-    /// Translated; goes on to the kernel.
+    /// Translated: continues into the kernel's stack.
     Continue,
-    /// The same, and netfilter is to give it an address of this node as its source.
+    /// Like `Continue`, and netfilter is to masquerade it.
     Masquerade,
-    /// Translated; leaves by this device, to the neighbour that the kernel finds.
+    /// Translated: leaves by this device, to the neighbour that the kernel resolves.
     Forward {
         /// ifindex.
         ifindex: u32,
     },
-    /// Goes back out of the device that it came in by, as it is: MACs are swapped already, or those of the way.
+    /// Goes back out of the device that it came in on. Its MAC addresses are already right.
     Bounce,
-    /// Translated; leaves by this device as it is: its MACs are those of the way. XDP's alone.
+    /// Translated: leaves by this device. Its MAC addresses are already right. XDP only.
     Send {
         /// ifindex.
         ifindex: u32,
     },
-    /// Dropped, counted under this reason.
+    /// Dropped, and counted under this reason.
     Drop(Counter),
 }
 
 /// Where a packet came in.
 #[derive(Clone, Copy, Debug)]
 pub struct Ingress {
-    /// Device.
+    /// ifindex.
     pub ifindex: u32,
-    /// How its packets begin.
+    /// Which header the device's packets start with.
     pub link: LinkType,
 }
 
-/// Memory for one packet, which a program's stack has no room for.
+/// State for one packet. It lives in a per-CPU map, because it does not fit on the BPF stack (ADR 12).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work {
     /// The packet's headers.
     h: Headers,
-    /// Those of the packet that it quotes the beginning of, if it is an ICMP error.
+    /// If the packet is an ICMP error: headers of the packet that it quotes.
     quoted: Headers,
     /// The half of the flow that the packet belongs to.
     value: FlowValue,
-    /// The other half, while it is made.
+    /// The other half, while the flow is created or removed.
     other: FlowValue,
-    /// A key that is not the packet's own tuple.
+    /// A key other than the packet's own tuple.
     key: FlowKey,
-    /// The device that an ICMP error leaves by.
+    /// The device by which an ICMP error leaves.
     ifindex: u32,
-    /// What its fragment shares with others.
+    /// Key of a fragmented packet.
     fragment: FragmentKey,
-    /// Where a new flow begins, …
+    /// For a new flow: where its packet came in.
     place: begin::Place,
-    /// … and at which frontend.
+    /// For a new flow: its frontend.
     found: Found,
-    /// The backend that was chosen for it, …
+    /// For a new flow: slot of the chosen backend.
     slot: Slot,
-    /// … and what stands there.
+    /// For a new flow: the chosen backend.
     backend: Backend,
 }
 
 impl Work {
-    /// The headers of the packet at hand.
+    /// The headers of the packet.
     #[inline(always)]
     pub const fn headers(&self) -> &Headers {
         &self.h
     }
 
-    /// The packet's tuple after translation, once [`begin::begin`] said that it is translated.
+    /// The packet's tuple after translation. Valid once [`begin::begin`] has decided to translate it.
     #[inline(always)]
     pub const fn translated(&self) -> &FlowKey {
         &self.value.out
     }
 
-    /// The key, and the backend of the flow.
+    /// The key of the flow, and its backend.
     #[inline(always)]
     pub(crate) const fn counted(&self) -> (&FlowKey, Slot) {
         (&self.key, flow::slot(&self.value))
     }
 }
 
-/// A packet that a pod of this node sends.
+/// Ingress of a pod's device: a packet that a pod of this node sends.
 #[inline(always)]
 pub fn pod_ingress<P: Packet, T: PacketTables>(
     p: &mut P,
@@ -127,7 +128,7 @@ pub fn pod_ingress<P: Packet, T: PacketTables>(
     ingress(p, t, w, at, Scope::Cluster)
 }
 
-/// A packet that comes from elsewhere, by an uplink or overlay.
+/// Ingress of an uplink or overlay: a packet from outside this node.
 #[inline(always)]
 pub fn uplink_ingress<P: Packet, T: PacketTables>(
     p: &mut P,
@@ -161,7 +162,8 @@ fn ingress<P: Packet, T: PacketTables>(
     if matches!(step, Step::Pass) {
         return Verdict::Pass;
     }
-    // Before there is a verdict: compilers keep the parts of one that another has not, too, which the verifier refuses.
+    // Must come before any verdict exists: LLVM would keep a partly initialised verdict on the stack across the
+    // call, and the verifier rejects reads of it.
     fragment::leave(t, w);
     match step {
         Step::Pass => Verdict::Pass,
@@ -176,20 +178,20 @@ fn ingress<P: Packet, T: PacketTables>(
     }
 }
 
-/// What is to become of a packet that comes in.
+/// Next step for an incoming packet.
 #[derive(Clone, Copy)]
 enum Step {
-    /// It is not ours.
+    /// Not for the proxy.
     Pass,
-    /// Towards the backend, as `Work::value` says.
+    /// Translate it towards the backend, as `Work::value` says.
     Onward,
-    /// Back to the client.
+    /// Translate it back towards the client.
     Back,
-    /// Its flow is not to outlive its backend: refused, and retired.
+    /// The flow's backend was deleted: send RST and remove the flow (ADR 27).
     End,
-    /// Refused.
+    /// Refuse it.
     Refuse,
-    /// Dropped, for this reason.
+    /// Drop it for this reason.
     Drop(Counter),
 }
 
@@ -214,17 +216,17 @@ fn decide<T: PacketTables>(t: &mut T, w: &mut Work, at: Ingress, scope: Scope) -
     }
 }
 
-/// What the flow tables say of a packet that comes in.
+/// What the flow tables say about an incoming packet.
 enum Known {
-    /// Of a client, to be translated as `Work::value` says.
+    /// From a client, to be translated as `Work::value` says.
     Forward,
-    /// Of a backend that saw a translated source.
+    /// A reply to a translated source.
     Back,
-    /// Of a client, whose flow is not to outlive its backend.
+    /// From a client whose flow ends because its backend was deleted.
     End,
-    /// To be left alone.
+    /// Leave it unchanged.
     Pass,
-    /// Nothing.
+    /// No flow matches.
     No,
 }
 
@@ -247,7 +249,7 @@ fn known<T: PacketTables>(t: &mut T, w: &mut Work, scope: Scope) -> Known {
     Known::No
 }
 
-/// A packet that leaves by any device: the reply of a flow that came in by it is translated back.
+/// Egress of any device: replies of flows whose client is behind this device get the reverse translation.
 #[inline(always)]
 pub fn egress<P: Packet, T: PacketTables>(
     p: &mut P,
@@ -273,7 +275,7 @@ pub fn egress<P: Packet, T: PacketTables>(
     Verdict::Continue
 }
 
-/// Whether a reply to a translated source could have this destination port.
+/// Whether a reply to a translated source can have this destination port.
 #[inline(always)]
 fn may_be_snat_reply(settings: &Settings, port: u16, scope: Scope) -> bool {
     if scope as u8 == Scope::Cluster as u8 {
@@ -295,13 +297,13 @@ fn drop<T: PacketTables>(t: &mut T, reason: Counter) -> Verdict {
     Verdict::Drop(reason)
 }
 
-/// The time that has passed between two readings of the clock, in its ticks.
+/// Clock ticks from `then` to `now`, modulo 2³².
 #[inline(always)]
 const fn since(now: u32, then: u32) -> u32 {
     now.wrapping_sub(then)
 }
 
-/// TCP flags, and what stands for them in SCTP, as flow tables keep them.
+/// TCP flags (and their SCTP equivalents) as `FlowValue::seen` stores them.
 #[inline(always)]
 const fn seen_flags(h: &Headers) -> u8 {
     use crate::{abi::flow::seen, parse::tcp_flags};

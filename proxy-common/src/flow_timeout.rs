@@ -1,7 +1,8 @@
-//! When a flow is over: what the agent's collector and the command `flows` make of a flow's two halves.
+//! When a flow is over. Used by the agent's garbage collector and by the command `flows`.
 //!
-//! Times are in jiffies, their low 32 bits. The time that counts is that of the half that was used last. Where
-//! conntrack and kube-proxy have a timeout, it is theirs: flows that end later there than here would be cut off.
+//! Times are in jiffies (low 32 bits). A flow's idle time is that of its more recently used half. Timeouts
+//! equal those of conntrack and kube-proxy where they exist: a shorter one would break connections that
+//! conntrack still keeps.
 
 use crate::{
     abi::{
@@ -11,7 +12,7 @@ use crate::{
     tables::FlowState,
 };
 
-/// Seconds that an idle TCP connection lives: kube-proxy's `conntrack.tcpEstablishedTimeout`.
+/// Seconds until an idle TCP connection expires: kube-proxy's `conntrack.tcpEstablishedTimeout`.
 pub const TCP_ESTABLISHED: u32 = 24 * 60 * 60;
 /// Seconds after the first FIN: kube-proxy's `conntrack.tcpCloseWaitTimeout`.
 pub const TCP_CLOSING: u32 = 60 * 60;
@@ -19,71 +20,72 @@ pub const TCP_CLOSING: u32 = 60 * 60;
 pub const TCP_CLOSED: u32 = 120;
 /// Seconds after a RST: `nf_conntrack_tcp_timeout_close`.
 pub const TCP_RESET: u32 = 10;
-/// Seconds that the client has for its part of the handshake: `nf_conntrack_tcp_timeout_syn_recv`. A flood of SYNs
-/// that a backend answers must not stay for as long as connections do.
+/// Seconds for the client to complete the handshake: `nf_conntrack_tcp_timeout_syn_recv`. A flood of SYNs that
+/// a backend answers must not stay as long as established connections.
 pub const TCP_OPENING: u32 = 60;
-/// Seconds without an answer to a SYN; `nf_conntrack_tcp_timeout_syn_sent` is 120, but the first packet is never
-/// looked for again here.
+/// Seconds without a reply to a SYN. Conntrack allows 120 (`nf_conntrack_tcp_timeout_syn_sent`), but here a
+/// retransmitted SYN creates the flow again.
 pub const TCP_UNCONFIRMED: u32 = 60;
-/// Seconds without an answer to a datagram: `nf_conntrack_udp_timeout`.
+/// Seconds without a reply to a datagram: `nf_conntrack_udp_timeout`.
 pub const UDP_UNCONFIRMED: u32 = 30;
-/// Seconds that an answered UDP flow lives: `nf_conntrack_udp_timeout_stream`.
+/// Seconds until an idle UDP flow with replies expires: `nf_conntrack_udp_timeout_stream`.
 pub const UDP_ANSWERED: u32 = 120;
-/// Seconds that an idle SCTP association lives: `nf_conntrack_sctp_timeout_established` since Linux 6.2. Its heartbeats
-/// come every 30 seconds, and up to five may be lost (RFC 9260 §16).
+/// Seconds until an idle SCTP association expires: `nf_conntrack_sctp_timeout_established` since Linux 6.2.
+/// Heartbeats come every 30 seconds, and up to five may be lost (RFC 9260 §16).
 pub const SCTP_ESTABLISHED: u32 = 210;
-/// Seconds after the first side's SHUTDOWN: five times `RTO.Max`, for which it may be repeated (RFC 9260 §9.2, §16).
-/// Conntrack's is 3, and cuts off the repetitions.
+/// Seconds after the first side's SHUTDOWN: five times `RTO.Max`, during which it may be retransmitted
+/// (RFC 9260 §9.2, §16). Conntrack's 3 seconds would cut off the retransmissions.
 pub const SCTP_CLOSING: u32 = 300;
-/// Seconds after both sides' SHUTDOWN, while its completion may be lost: `RTO.Max` (RFC 9260 §16).
+/// Seconds after both sides' SHUTDOWN, since SHUTDOWN COMPLETE may be lost: `RTO.Max` (RFC 9260 §16).
 pub const SCTP_CLOSED: u32 = 60;
-/// Seconds after an ABORT, or the completion of a shutdown: `nf_conntrack_sctp_timeout_closed`.
+/// Seconds after an ABORT or SHUTDOWN COMPLETE: `nf_conntrack_sctp_timeout_closed`.
 pub const SCTP_RESET: u32 = 10;
-/// Seconds for which the cookie of an answer to an INIT is good: `Valid.Cookie.Life` (RFC 9260 §16).
+/// Seconds after INIT ACK, whose cookie is valid this long: `Valid.Cookie.Life` (RFC 9260 §16).
 pub const SCTP_OPENING: u32 = 60;
-/// Seconds without an answer to an INIT, which is sent again after `RTO.Max` at the latest (RFC 9260 §16).
+/// Seconds without a reply to an INIT, which is retransmitted after at most `RTO.Max` (RFC 9260 §16).
 pub const SCTP_UNCONFIRMED: u32 = 60;
-/// Seconds that a translated source is claimed for without an answer: there are few of them.
+/// Seconds without a reply after which a claim on a translated source expires. Short, because source ports are
+/// scarce.
 pub const CLAIM_UNCONFIRMED: u32 = 30;
-/// Seconds after which whatever no client has finished opening makes room in a table that is nearly full; after as
-/// many, packets may take over a claim.
+/// Seconds after which a flow that its client has not fully opened expires, while its table is nearly full.
+/// After the same time, packets may take over an unconfirmed claim.
 pub const CROWDED: u32 = 3;
-/// Seconds that a half lives without the other, which is of no use to anybody.
+/// Seconds until a half without its other half expires.
 pub const ORPHAN: u32 = 10;
 
-/// A half that was used this short a time ago (seconds) is never over, whatever the other one says; unless its
-/// backend is gone, or the table is nearly full.
+/// A flow with a packet on one half within this many seconds is kept, without a look at the other half.
+/// Exceptions: a UDP flow whose backend no longer serves, and a nearly full table.
 pub const ALWAYS_KEPT: u32 = 10;
 
-/// How far into the future (seconds) a packet may have been seen: between two readings of the clock. What is
-/// further ahead was seen before the 32 bits came round.
+/// Seconds by which `last_seen` may be ahead of `now`, since the two clock readings differ. A time further
+/// ahead is from before the clock wrapped.
 const AHEAD: u32 = 60;
 
-/// How far a flow has come.
+/// State of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// No answer yet.
+    /// No reply yet.
     Unconfirmed,
-    /// A connection (TCP, SCTP): answered, not acknowledged by the client.
+    /// TCP, SCTP: the backend replied, and the client has not acknowledged.
     Opening,
-    /// Both sides have been heard.
+    /// Both sides have sent.
     Established,
-    /// A connection: one side has ended.
+    /// TCP, SCTP: one side has closed.
     Closing,
-    /// A connection: both sides have ended.
+    /// TCP, SCTP: both sides have closed.
     Closed,
-    /// A connection: broken off by one side, or, of SCTP, over for both.
+    /// TCP: reset by one side. SCTP: aborted, or shutdown completed.
     Reset,
-    /// One half alone is left.
+    /// Only one half exists.
     Orphan,
 }
 
-/// Why a flow is over.
+/// Why a flow expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// Of UDP, and its backend serves no more (semantics L3).
+    /// The backend of a UDP flow no longer serves (semantics L3).
     BackendGone,
-    /// Nothing was heard of it for as long as its stage allows.
+    /// The flow was idle for longer than its stage allows.
     Idle(Stage),
 }
 
@@ -94,9 +96,9 @@ pub struct FlowHalves {
     pub protocol: u8,
     /// Either half.
     pub one: FlowState,
-    /// The other, where it is there.
+    /// The other half, if it exists.
     pub other: Option<FlowState>,
-    /// Whether the backend still serves, as `balance::serving` has it.
+    /// Whether the backend still serves, see `balance::serving`.
     pub serving: bool,
 }
 
@@ -112,7 +114,7 @@ impl From<&FlowValue> for FlowState {
 }
 
 impl FlowHalves {
-    /// How far the flow has come.
+    /// The state of the flow.
     pub const fn stage(&self) -> Stage {
         let Some(other) = self.other else {
             return Stage::Orphan;
@@ -143,14 +145,15 @@ impl FlowHalves {
         }
     }
 
-    /// Jiffies since either half was used.
+    /// Jiffies since a packet was last seen on either half.
     pub fn idle(&self, now: u32, hz: u32) -> u32 {
         let one = elapsed(now, self.one.last_seen, hz);
         self.other
             .map_or(one, |other| one.min(elapsed(now, other.last_seen, hz)))
     }
 
-    /// Whether the flow is over, and why. `crowded`: its table is nearly full. Without a frequency nothing is over.
+    /// Whether the flow has expired, and why. `crowded`: its table is nearly full. With `hz` 0 (unknown)
+    /// nothing expires.
     pub fn expired(&self, now: u32, hz: u32, crowded: bool) -> Option<Reason> {
         if hz == 0 {
             return None;
@@ -163,7 +166,7 @@ impl FlowHalves {
         (self.idle(now, hz) > limit).then_some(Reason::Idle(stage))
     }
 
-    /// Seconds that the flow may be idle.
+    /// Seconds that the flow may be idle in this stage.
     const fn limit(&self, stage: Stage, crowded: bool) -> u32 {
         match (stage, self.protocol) {
             (Stage::Unconfirmed | Stage::Opening | Stage::Orphan, _) if crowded => CROWDED,
@@ -179,7 +182,7 @@ impl FlowHalves {
             (Stage::Established, protocol::TCP) => TCP_ESTABLISHED,
             (Stage::Unconfirmed, _) => UDP_UNCONFIRMED,
             (Stage::Established, _) => UDP_ANSWERED,
-            // Datagrams have no further stages.
+            // UDP has no further stages.
             (Stage::Opening, _) => TCP_OPENING,
             (Stage::Closing, _) => TCP_CLOSING,
             (Stage::Closed, _) => TCP_CLOSED,
@@ -188,7 +191,7 @@ impl FlowHalves {
     }
 }
 
-/// Whether one half alone says that its flow is not over, so that the other need not be looked up.
+/// Whether one half alone proves that the flow has not expired, so that the other half need not be looked up.
 pub fn is_kept(
     one: &FlowState,
     protocol: u8,
@@ -202,7 +205,7 @@ pub fn is_kept(
         && elapsed(now, one.last_seen, hz) <= least.saturating_mul(hz)
 }
 
-/// Jiffies from then to now; 0 if `then` is a little later, since clocks are not read at the same time.
+/// Jiffies from `then` to `now`; 0 if `then` is slightly ahead, since the clock is not read at the same time.
 pub const fn elapsed(now: u32, then: u32, hz: u32) -> u32 {
     let ahead = then.wrapping_sub(now);
     if ahead <= AHEAD.saturating_mul(hz) {

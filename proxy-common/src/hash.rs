@@ -1,6 +1,6 @@
-//! Hashing of tuples: cheap in BPF, spread well enough for choosing backends.
+//! Hashes for choosing backends: cheap in BPF, and well distributed.
 
-/// Final mixing of MurmurHash3 (32 bit).
+/// The finalizer of MurmurHash3 (32 bit).
 #[inline(always)]
 pub const fn finish(mut h: u32) -> u32 {
     h ^= h >> 16;
@@ -23,13 +23,13 @@ pub const fn mix(h: u32, word: u32) -> u32 {
         .wrapping_add(0xe654_6b64)
 }
 
-/// Hash of five words without a key.
+/// Unkeyed hash of five words.
 #[inline(always)]
 pub const fn mix5(a: u32, b: u32, c: u32, d: u32, e: u32) -> u32 {
     finish(mix(mix(mix(mix(mix(0, a), b), c), d), e))
 }
 
-/// A number below `n` from a hash, without division bias worth naming (Lemire's reduction).
+/// Maps a hash to a number below `n`, with negligible bias (Lemire's reduction).
 #[inline(always)]
 pub const fn below(hash: u32, n: u32) -> u32 {
     ((hash as u64 * n as u64) >> 32) as u32

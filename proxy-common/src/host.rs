@@ -1,8 +1,8 @@
-//! The host's one implementation of what the datapath asks for: packets in a `Vec`, maps in `BTreeMap`s, a clock that
-//! stands still, chance that repeats itself.
+//! The host's implementation of [`Packet`](crate::packet::Packet) and [`Tables`](crate::tables::Tables):
+//! packets in a `Vec`, maps in `BTreeMap`s, a clock that tests advance, random numbers from a fixed seed.
 //!
-//! Unit, property and differential tests run the datapath over it, and so does whatever has to say what the programs
-//! would do with a packet. All of it is deterministic: the same world and the same packets give the same bytes.
+//! Unit, property and differential tests run the datapath on it. It is deterministic: the same world and the
+//! same packets give the same bytes.
 //!
 //! ```
 //! use proxy_common::{

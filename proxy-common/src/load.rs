@@ -1,7 +1,8 @@
-//! Least connections: how many connections from this node each backend has, and which of two has fewer.
+//! Least connections: counts the connections from this node to each backend, and compares two backends.
 //!
-//! Each connection that counts has a record of its own, under its socket's cookie or its flow's key. Whoever writes the
-//! record adds one, whoever removes it takes one off; so it happens once, however often a connection ends.
+//! Each counted connection has a record of its own, keyed by its socket's cookie or its flow's key. Whoever
+//! inserts the record increments the count, and whoever removes it decrements the count. So each happens once,
+//! no matter how many packets end the connection.
 
 use crate::{
     abi::target::{Slot, TargetWord},
@@ -11,12 +12,12 @@ use crate::{
     tables::{PacketTables, SocketTables, Tables},
 };
 
-/// Makes a second draw of a first.
+/// Derives the second random number of a choice from the first.
 const SECOND: u32 = 0x9e37_79b9;
 
-/// Two random slots, first the one whose backend has fewer connections for its weight: the power of two choices
-/// (Mitzenmacher 2001). Weights count twice on purpose: slots are repeated by weight, so that idle backends get their
-/// shares, and loads are compared by weight, so that busy ones do.
+/// Two random slots, the one with fewer connections relative to its weight first: the power of two choices
+/// (Mitzenmacher 2001). Weights count twice on purpose. Slots are repeated by weight, which gives idle backends
+/// their shares; loads are compared by weight, which does the same for busy ones.
 #[inline(always)]
 pub(crate) fn by_weight<T: Tables>(t: &mut T, word: TargetWord, random: u32) -> Option<(u32, u32)> {
     let count = u32::from(word.count());
@@ -24,7 +25,7 @@ pub(crate) fn by_weight<T: Tables>(t: &mut T, word: TargetWord, random: u32) -> 
     if count < 2 {
         return Some((first, first));
     }
-    // Never the same slot twice.
+    // A step of 1 to `count - 1`, so that the two slots differ.
     let step = 1 + hash::below(hash::finish(random ^ SECOND), count - 1);
     let second = (first + step).checked_rem(count)?;
     let (a, weight_a) = weigh(t, word, first)?;
@@ -36,7 +37,7 @@ pub(crate) fn by_weight<T: Tables>(t: &mut T, word: TargetWord, random: u32) -> 
     })
 }
 
-/// Connections and weight of a slot's backend; one that does not serve is heavier than all.
+/// Connections and weight of a slot's backend. A backend that does not serve gets the maximum load.
 #[inline(always)]
 fn weigh<T: Tables>(t: &mut T, word: TargetWord, index: u32) -> Option<(u32, u64)> {
     let slot = t.slot(word.offset().wrapping_add(index))?;
@@ -48,8 +49,8 @@ fn weigh<T: Tables>(t: &mut T, word: TargetWord, index: u32) -> Option<(u32, u64
     Some((t.load(slot), weight))
 }
 
-/// A socket connects: from now on it counts for a backend, or for none. What it counted for before, in a connection
-/// that failed or that it leaves, is over.
+/// A socket connects: count its connection for backend `to`, or for none. Its previous connection, which failed
+/// or is replaced, no longer counts.
 #[inline(always)]
 pub fn socket_connects<T: SocketTables>(t: &mut T, cookie: u64, to: Option<Slot>) {
     socket_ends(t, cookie);
@@ -60,7 +61,7 @@ pub fn socket_connects<T: SocketTables>(t: &mut T, cookie: u64, to: Option<Slot>
     }
 }
 
-/// A socket is closed.
+/// A socket is closed: its connection no longer counts.
 #[inline(always)]
 pub fn socket_ends<T: SocketTables>(t: &mut T, cookie: u64) {
     if let Some(slot) = t.socket_load(cookie)
@@ -70,14 +71,13 @@ pub fn socket_ends<T: SocketTables>(t: &mut T, cookie: u64) {
     }
 }
 
-/// For [`count_flow`]: the flow is confirmed.
+/// Argument of [`count_flow`]: the flow was confirmed.
 pub(crate) const BEGINS: u32 = 1;
-/// For [`count_flow`]: the flow is closed by one of its sides, or removed.
+/// Argument of [`count_flow`]: one side closed the flow, or it was removed.
 pub(crate) const ENDS: u32 = 0;
 
-/// Counts the flow of which `Work::value` is a half, and the key of whose forward half is in `Work::key`, when it
-/// `BEGINS` or `ENDS`. For flows that have `COUNTED` alone. The number says nothing: a shell may make this a function of
-/// its own, which returns one.
+/// Counts a flow when it `BEGINS` or `ENDS`. `Work::value` is one of its halves, and `Work::key` is the key of
+/// its forward half. Only for flows with the flag `COUNTED`. Returns 0; BPF functions must return a number.
 #[inline(always)]
 pub fn count_flow<T: PacketTables>(t: &mut T, w: &mut Work, what: u32) -> u32 {
     let (key, slot) = w.counted();

@@ -1,4 +1,4 @@
-//! A packet, as the datapath may touch it.
+//! The interface through which the datapath reads and changes a packet.
 
 use crate::{
     checksum::{Sum, update},
@@ -9,22 +9,22 @@ use crate::{
     },
 };
 
-/// How a change reaches a transport checksum.
+/// A change of the data that a transport checksum covers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ChecksumChange {
-    /// Change of the pseudo-header: addresses, length, protocol.
+    /// Change of the pseudo-header (addresses, length, protocol).
     pub pseudo: Sum,
-    /// Change of what the checksum covers beside: ports, header fields, payload.
+    /// Change of all other covered data (ports, header fields, payload).
     pub data: Sum,
-    /// UDP over IPv4: a field of zero means "no checksum" and stays, a result of zero is written as `0xffff`
+    /// UDP: a field of zero means "no checksum" and stays zero; a computed zero is written as `0xffff`
     /// (RFC 768).
     pub zero_means_none: bool,
-    /// The pseudo-header is an IPv6 one.
+    /// Whether the pseudo-header is that of IPv6.
     pub v6: bool,
 }
 
 impl ChecksumChange {
-    /// What a transport checksum that is all there becomes (RFC 1624).
+    /// The new value of a complete transport checksum (RFC 1624).
     #[inline(always)]
     pub const fn applied_to(&self, field: u16) -> u16 {
         if self.zero_means_none && field == 0 {
@@ -37,62 +37,62 @@ impl ChecksumChange {
     }
 }
 
-/// How a packet is cut when it leaves (GSO).
+/// How the kernel or the device will segment a packet when it is sent (GSO).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// Not at all.
+    /// The packet is sent whole.
     None,
-    /// Into pieces of so many bytes of payload.
+    /// Into segments with this many bytes of payload.
     Payload(u32),
-    /// Into pieces that are there already (SCTP).
+    /// Along boundaries that the packet already has (`GSO_BY_FRAGS`, for SCTP).
     Cut,
 }
 
-/// A packet in a buffer: XDP frame, skb, or bytes on the host.
+/// A packet in a buffer: an XDP frame, an skb, or bytes on the host.
 ///
-/// Offsets are in bytes from the start of the packet (Ethernet or IP header). Everything that can fail is tried
-/// before the first write: a verdict of "pass" must leave the packet as it came.
+/// Offsets are in bytes from the start of the packet (Ethernet or IP header). The datapath tries everything
+/// that can fail before its first write, because a passed packet must be unchanged.
 pub trait Packet {
-    /// `N` bytes at `off`, or nothing if the packet ends before. Take one for each header and use constant
-    /// indices inside: the verifier then sees one bounds check.
+    /// `N` bytes at `off`, or `None` if the packet ends before. Take one window per header and index it with
+    /// constants: the verifier then sees a single bounds check.
     fn window<const N: usize>(&mut self, off: usize) -> Option<&mut [u8; N]>;
 
     /// Length in bytes.
     fn len(&self) -> u32;
 
-    /// Whether it has no bytes at all.
+    /// Whether the packet has no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Overwrites `N` bytes whose change no header checksum cancels (an IPv6 address, a hop limit, SCTP's header), so that a
-    /// sum over the whole packet, where the kernel keeps one, stays right.
+    /// Overwrites `N` bytes that no header checksum compensates for: an IPv6 address, an IPv6 hop limit, SCTP's
+    /// common header. Also updates the sum over the whole packet, where the kernel keeps one
+    /// (`CHECKSUM_COMPLETE`).
     fn store<const N: usize>(&mut self, off: usize, bytes: &[u8; N]) -> Option<()>;
 
-    /// Updates the transport checksum field of TCP or UDP at `off`. Must come before the change itself is written.
+    /// Updates the TCP or UDP checksum field at `off`. Call it before writing the change itself.
     fn l4_checksum(&mut self, off: usize, change: ChecksumChange) -> Option<()>;
 
-    /// Whether the transport checksum at `off` is left to the sender's device: the field then holds the
-    /// pseudo-header's sum, not complemented (`CHECKSUM_PARTIAL`).
+    /// Whether the transport checksum at `off` is left to the sender's device (`CHECKSUM_PARTIAL`). The field
+    /// then holds the sum of the pseudo-header, not complemented.
     fn checksum_pending(&mut self, off: usize) -> bool;
 
-    /// [`crc32c::change`]; the kernel's implementation makes it a function that is verified by itself.
+    /// [`crc32c::change`]. `proxy-ebpf` compiles it as a separately verified BPF function.
     fn crc32c_change(&mut self, ports: u32, len: u16) -> u32 {
         crc32c::change(ports, len)
     }
 
-    /// Cuts or extends the packet at its tail. What is new is zero. Afterwards it is in one piece.
+    /// Truncates or extends the packet at its end; new bytes are zero. Also makes the packet linear.
     fn resize(&mut self, len: u32) -> Option<()>;
 
-    /// Takes out so many bytes from the IP header on, which is at `l3`, and with them a checksum that is left to the sender's
-    /// device, if it covers any of them.
+    /// Removes `len` bytes, starting at the IP header, whose offset is `l3`. If a checksum is left to the
+    /// sender's device and covers a removed byte, the kernel forgets that checksum.
     fn remove(&mut self, l3: usize, len: u32) -> Option<()>;
 
-    /// Whether it will be cut when it leaves.
+    /// How the packet will be segmented when it is sent.
     fn segment(&self) -> Segment;
 
-    /// [`build`]; the kernel's implementation makes it a function that is verified by itself, with a stack frame of
-    /// its own.
+    /// [`build`]. `proxy-ebpf` compiles it as a separately verified BPF function with a stack frame of its own.
     fn answer(&mut self, work: &Work, answer: Answer, mtu: u32) -> bool
     where
         Self: Sized,

@@ -1,4 +1,4 @@
-//! Bytes → headers.
+//! Parsing packet headers.
 
 mod headers;
 
@@ -13,7 +13,7 @@ use crate::{
     packet::Packet,
 };
 
-/// Bytes of a transport header that an ICMP error quotes at least (RFC 792).
+/// Minimum number of transport header bytes that an ICMP error quotes (RFC 792).
 const QUOTED: usize = 8;
 
 const ETH_P_IP: u16 = 0x0800;
@@ -21,24 +21,25 @@ const ETH_P_IPV6: u16 = 0x86dd;
 const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
 
-/// Extension headers that are skipped in one packet; a packet with more is not ours.
+/// Maximum number of IPv6 extension headers. A packet with more is passed.
 const MAX_EXTENSIONS: usize = 4;
 
-/// What a packet is, as far as it matters here.
+/// Kind of a packet, as far as the datapath distinguishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// TCP, UDP or SCTP, or a fragment of it (of IPv6, a later one of whatever packet).
+    /// TCP, UDP or SCTP, or a fragment of it. A later IPv6 fragment may be of any protocol.
     Transport,
-    /// An ICMP error, whose ports are not written: see [`parse_quoted`].
+    /// An ICMP error. Its headers have no ports; see [`parse_quoted`].
     IcmpError,
-    /// None of ours, whatever its form.
+    /// Any other packet, including malformed ones.
     Other,
 }
 
-/// Finds the headers of a packet that may be ours. `h` is zero, or of an earlier packet: its padding stays zero.
+/// Parses the headers of a packet into `h`. `h` must be zeroed or from an earlier packet, because its padding
+/// must be zero.
 ///
-/// A frame with a VLAN id belongs to the VLAN's own device, which sees it without the tag; a priority tag (id 0)
-/// is skipped.
+/// A frame with a VLAN id is not parsed: the VLAN device sees the packet again, without the tag. A priority tag
+/// (id 0) is skipped.
 #[inline(always)]
 pub fn parse<P: Packet>(p: &mut P, link: LinkType, h: &mut Headers) -> Kind {
     try_parse(p, link, h).unwrap_or(Kind::Other)
@@ -58,8 +59,8 @@ fn try_parse<P: Packet>(p: &mut P, link: LinkType, h: &mut Headers) -> Option<Ki
     }
 }
 
-/// Finds the headers of the packet that an ICMP error quotes the beginning of, up to the ports (RFC 792, RFC 4443 §2.4). Says
-/// no where they are not there.
+/// Parses the headers of the packet that an ICMP error quotes, up to the ports (RFC 792, RFC 4443 §2.4).
+/// Returns false if they are missing or not TCP, UDP or SCTP.
 #[inline(always)]
 pub fn parse_quoted<P: Packet>(p: &mut P, error: &Headers, h: &mut Headers) -> bool {
     let l3 = error.l4 as usize + ICMP_LEN;
@@ -79,11 +80,11 @@ pub fn parse_quoted<P: Packet>(p: &mut P, error: &Headers, h: &mut Headers) -> b
     matches!(kind, Some(Kind::Transport)) && h.has_transport()
 }
 
-/// How much of a packet is there.
+/// How much of a packet is present.
 #[derive(Clone, Copy)]
 enum Extent {
     Whole,
-    /// Its headers, and at least eight bytes from the transport header on; what quotes it ends there.
+    /// The headers and at least eight bytes from the transport header on. The quote ends at `end`.
     Quoted {
         end: u32,
     },
@@ -138,8 +139,8 @@ fn ipv4<P: Packet>(p: &mut P, h: &mut Headers, extent: Extent) -> Option<Kind> {
     transport(p, h, l3 + ihl, end, extent)
 }
 
-/// Where an IP packet ends, by what its header says of its length. A length that is missing is that of a big packet
-/// (GSO beyond 64 KiB), and none of any other. Of a packet that is quoted, as much as is there counts.
+/// Offset of the end of an IP packet, by its length field `said`. A length of zero is valid only in a GSO
+/// packet of more than 64 KiB. A quoted packet ends where the quote does.
 #[inline(always)]
 fn end(l3: u8, said: u32, room: u32, extent: Extent) -> Option<u32> {
     let len = match (extent, said) {
@@ -175,7 +176,7 @@ fn ipv6<P: Packet>(p: &mut P, h: &mut Headers, extent: Extent) -> Option<Kind> {
         w[37], w[38], w[39],
     ]);
     let mut next = w[6];
-    // A mapped address on the wire is nobody's (RFC 4291 §2.5.5.2), and must not be taken for an IPv4 flow.
+    // An IPv4-mapped address is not valid on the wire (RFC 4291 §2.5.5.2), and must not match an IPv4 flow.
     if h.tuple.src.is_v4() || h.tuple.dst.is_v4() {
         return None;
     }
@@ -219,7 +220,7 @@ fn transport<P: Packet>(
 ) -> Option<Kind> {
     const TCP: usize = 20;
     const UDP: usize = 8;
-    // The common header, and that of the first chunk.
+    // The common header, and the header of the first chunk.
     const SCTP: usize = 12 + 4;
     if l4 > usize::from(u8::MAX) {
         return None;
@@ -281,7 +282,7 @@ const fn is_icmp(h: &Headers) -> bool {
         }
 }
 
-/// An ICMP message that is an error, and whole.
+/// An unfragmented ICMP error, if the message is one.
 #[inline(always)]
 fn icmp_error<P: Packet>(p: &mut P, h: &mut Headers, l4: usize, end: u32) -> Option<Kind> {
     if (l4 + ICMP_LEN) as u32 > end || !matches!(h.fragment, Fragment::Whole) {
@@ -304,8 +305,9 @@ const fn has_ports(protocol: u8) -> bool {
     matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
 }
 
-/// What a packet's first chunk says, in TCP's terms. An ABORT, or the end of a shutdown, ends the association for both sides
-/// at once, as RST does; chunks behind the first are not looked at: a SHUTDOWN behind a SACK is told by the answer to it.
+/// The TCP flags that correspond to a packet's first SCTP chunk. ABORT and SHUTDOWN COMPLETE end the
+/// association for both sides at once, like RST. Later chunks are ignored: a SHUTDOWN bundled behind a SACK
+/// still shows, because the other side answers it with SHUTDOWN ACK.
 #[inline(always)]
 const fn sctp_flags(chunk: u8) -> u8 {
     match chunk {

@@ -1,8 +1,9 @@
-//! Slow start: a backend that began to serve lately takes only a part of what its algorithm would give it. That part grows
-//! with its age, from a tenth to the whole (semantics L1).
+//! Slow start: a new backend gets only a part of the connections that its algorithm would give it. The part
+//! grows with the backend's age, from a tenth to the whole (semantics L1).
 //!
-//! In each choice chance says of each backend that is new whether it takes part. Nothing is rewritten meanwhile, and nobody
-//! is refused: who takes no part is followed by another pick, and the last pick stands.
+//! At each choice, a random number decides whether a new backend takes part. No map changes as a backend ages,
+//! and no connection is refused: if the chosen backend takes no part, another is chosen, and the last choice
+//! stands.
 
 use crate::{
     abi::target::{Algorithm, Slot},
@@ -13,20 +14,21 @@ use crate::{
 
 /// Nanoseconds.
 const SECOND: u64 = 1_000_000_000;
-/// Ages are compared in units of 2^20 ns, about a millisecond: so the longest window has 32 bits.
+/// Ages are compared in units of 2^20 ns (about 1 ms), so that the longest window fits in 32 bits.
 const UNIT: u32 = 20;
-/// The youngest take part in one of so many choices.
+/// The newest backends take part in one of this many choices.
 const LEAST: u32 = 10;
-/// Picks for one choice, at most.
+/// Maximum number of backends considered for one choice.
 const PICKS: u32 = 8;
-/// Makes other draws of a draw.
+/// Derives further random numbers from a first one.
 const ANOTHER: u32 = 0x51a9_0000;
 
-/// Chooses again where the backend that was chosen by a draw is new and takes no part; gives what is chosen in the end.
+/// Returns `chosen`, or another backend's slot if `chosen` is new and takes no part.
 ///
-/// For Maglev the client's hash alone decides, for each backend by its address, against an age that only grows: so a client
-/// comes to a new backend once. For least connections the heavier of two takes the place of a lighter one that takes no
-/// part: else a new backend, which has no connections, would be drawn time and again.
+/// For Maglev, the decision depends only on the client's hash and the backend's address, compared with an age
+/// that only grows. So each client moves to a new backend once. For least connections, the other one of the two
+/// drawn backends is considered next: in a fresh draw, a new backend would win again and again, because it has
+/// no connections.
 #[inline(always)]
 pub fn reconsider<T: Tables>(t: &mut T, found: &Found, first: Draw, chosen: Slot) -> Slot {
     let word = found.word;
@@ -66,7 +68,7 @@ pub fn reconsider<T: Tables>(t: &mut T, found: &Found, first: Draw, chosen: Slot
     slot
 }
 
-/// How long backends are young, seen from now. Nanoseconds.
+/// Current time and duration of slow start, in nanoseconds.
 #[derive(Clone, Copy)]
 struct Window {
     now: u64,
@@ -74,7 +76,7 @@ struct Window {
 }
 
 impl Window {
-    /// Whether a backend serves, and takes part in a choice that has this number.
+    /// Whether a backend serves and takes part in the choice with the random number `chance`.
     #[inline(always)]
     fn admits<T: Tables>(&self, t: &mut T, slot: Slot, chance: u32) -> bool {
         let Some(backend) = balance::serving(t, slot) else {
@@ -93,7 +95,7 @@ impl Window {
         since != 0 && self.now.wrapping_sub(since) < self.length
     }
 
-    /// Whether one that is new takes part.
+    /// Whether a new backend takes part.
     #[inline(always)]
     const fn admits_since(&self, since: u64, chance: u32) -> bool {
         let age = self.now.wrapping_sub(since);
@@ -107,9 +109,9 @@ impl Window {
 mod tests {
     use super::*;
 
-    /// In how many of 100,000 choices a backend of an age takes part. Age and window in nanoseconds.
+    /// In how many of 100,000 choices a backend of this age takes part. Age and window in nanoseconds.
     fn admitted(age: u64, length: u64) -> u32 {
-        // The clock has passed 2^32 of anything, and 2^63 of nanoseconds.
+        // Includes times beyond 2^32 and 2^63, and a wrap of the 64-bit clock.
         [1, 1 << 40, u64::MAX - SECOND]
             .map(|since: u64| {
                 let window = Window {
@@ -133,7 +135,8 @@ mod tests {
     #[test]
     fn l1_the_part_grows_from_a_tenth_to_the_whole_in_the_shortest_and_the_longest_window() {
         for length in [SECOND, 30 * SECOND, u64::from(u16::MAX) * SECOND] {
-            // 100,000 draws of probability p are 5 standard deviations, at most 800, from their mean once in two million.
+            // For 100,000 draws of any probability, five standard deviations are at most 800; a larger
+            // deviation occurs about once in two million runs.
             for (percent, part) in [(0, 0.1), (5, 0.1), (25, 0.25), (50, 0.5), (99, 0.99)] {
                 let hits = f64::from(admitted(length / 100 * percent, length));
                 assert!((hits - part * 1e5).abs() < 800.0, "{percent} %: {hits}");
@@ -152,7 +155,7 @@ mod tests {
             assert!(!window(7 + age).is_new(7), "{age}");
         }
         assert!(window(7 + 30 * SECOND - 1).is_new(7));
-        // Not marked, whatever the clock says.
+        // `since` 0 means not new, at any time.
         assert!(!window(SECOND).is_new(0));
     }
 }

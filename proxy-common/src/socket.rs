@@ -1,4 +1,4 @@
-//! The socket hooks: a socket that connects or sends to a frontend goes straight to a backend.
+//! The socket hooks: they replace a frontend's address with a backend's when a socket connects or sends.
 
 use zerocopy::network_endian::U16;
 
@@ -19,39 +19,39 @@ use crate::{
     tables::{SocketTables, Tables},
 };
 
-/// Seconds after which an idle unconnected UDP socket forgets its backend, as conntrack would (semantics L6).
+/// Seconds after which an idle unconnected UDP socket loses its backend, like a conntrack entry (semantics L6).
 pub const UDP_IDLE_SECONDS: u32 = 120;
 
-/// A socket, and the address that its caller named.
+/// A socket, and the address in its call.
 #[derive(Clone, Copy, Debug)]
 pub struct Socket {
     /// Cookie.
     pub cookie: u64,
-    /// Cookie of its network namespace.
+    /// Cookie of the socket's network namespace.
     pub netns: u64,
     /// IANA protocol number.
     pub protocol: u8,
-    /// Destination (or, where something is reported back, the peer's) address; IPv4 mapped.
+    /// IPv4 (mapped) or IPv6 address: the destination, or in [`report`] and [`release`] the peer.
     pub addr: Addr,
     /// Port.
     pub port: U16,
 }
 
-/// What to do with the call.
+/// What to do with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Leave it alone.
+    /// Leave its address unchanged.
     Untouched,
-    /// Use this address instead.
+    /// Replace its address by this one.
     Use {
         /// Address.
         addr: Addr,
         /// Port.
         port: U16,
     },
-    /// ECONNREFUSED: no endpoint anywhere (semantics B5).
+    /// Fail with ECONNREFUSED: no endpoint exists that could serve (semantics B5).
     Refuse,
-    /// What would be dropped as a packet: the caller gets at once the error that it would wait for.
+    /// Fail with ETIMEDOUT: a packet would be dropped, so the caller would wait for this error.
     TimeOut,
 }
 
@@ -72,7 +72,7 @@ impl Socket {
 #[inline(always)]
 pub fn connect<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
     let Some(found) = frontend(t, s) else {
-        // Straight to what may have been its backend before.
+        // The socket may now connect directly to a backend that it reached through a frontend before.
         let key = s.key(&s.addr, s.port);
         if t.socket_frontend(&key).is_some() {
             t.remove_socket_frontend(&key);
@@ -93,8 +93,8 @@ pub fn connect<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
     }
 }
 
-/// A backend for a socket: the one that its network namespace has affinity to, else a new one. What a socket is
-/// connected to concerns this node alone, so in a Maglev table it takes any slot.
+/// A backend for a socket: the backend to which its network namespace has affinity, else a new one. In a Maglev
+/// table the socket takes a random slot, since only this node handles its connection.
 #[inline(always)]
 fn choose<T: SocketTables>(t: &mut T, s: &Socket, found: &Found) -> Option<(Slot, Backend)> {
     let client = AffinityKey::of_namespace(found.service, s.netns);
@@ -119,8 +119,8 @@ fn choose<T: SocketTables>(t: &mut T, s: &Socket, found: &Found) -> Option<(Slot
     Some(chosen)
 }
 
-/// `sendto` and `sendmsg` with an address, of UDP: the socket keeps its backend for a frontend while that serves
-/// and is used (semantics L6).
+/// `sendto` and `sendmsg` with an address, of a UDP socket. The socket keeps its backend for a frontend as long
+/// as the backend serves and the socket is not idle (semantics L6).
 #[inline(always)]
 pub fn send<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
     let Some(found) = frontend(t, s) else {
@@ -165,7 +165,7 @@ pub fn send<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
     translated(t, s, &backend.addr, backend.port)
 }
 
-/// `recvmsg` and `getpeername`: what comes from a backend is reported as coming from the frontend.
+/// `recvmsg` and `getpeername`: reports the frontend's address in place of the backend's.
 #[inline(always)]
 pub fn report<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
     match t.socket_frontend(&s.key(&s.addr, s.port)) {
@@ -177,7 +177,7 @@ pub fn report<T: SocketTables>(t: &mut T, s: &Socket) -> Decision {
     }
 }
 
-/// The socket is closed: its peer, if it has one, is forgotten, and it counts for no backend any more.
+/// The socket is closed: removes the entry for its peer, if it has one, and stops counting its connection.
 #[inline(always)]
 pub fn release<T: SocketTables>(t: &mut T, s: &Socket) {
     load::socket_ends(t, s.cookie);
@@ -186,8 +186,8 @@ pub fn release<T: SocketTables>(t: &mut T, s: &Socket) {
     }
 }
 
-/// The frontend that a socket names: node ports on the node's loopback too, for the node's own processes
-/// (semantics S4); external IPs on the node's own addresses are left to packets (semantics S7).
+/// The frontend that a socket addresses. For the node's own processes this includes node ports on loopback
+/// addresses (semantics S4).
 #[inline(always)]
 fn frontend<T: SocketTables>(t: &mut T, s: &Socket) -> Option<Found> {
     let settings = t.settings();
@@ -204,13 +204,15 @@ fn frontend<T: SocketTables>(t: &mut T, s: &Socket) -> Option<Found> {
     }
     let own = t.node_addr(&s.addr).is_some();
     let found = balance::frontend(t, &s.addr, s.port, s.protocol, Scope::Cluster)?;
-    // An external IP that is the node's own takes nothing from the node's processes, nor from one of them that listens
-    // there, which packets are asked about (semantics S7).
+    // An external IP that is also an address of this node takes nothing from the node's own processes. It also
+    // must not take over a port that a local socket listens on; only the packet hooks can look that up
+    // (semantics S7).
     if own && found.kind == FrontendKind::ExternalIp {
         return None;
     }
-    // A socket without a source address can't be judged: a pod's packets are (semantics A3). The node's own processes
-    // have no packet hook: they are judged by all of its addresses, which was done when the target was written.
+    // A pod's socket has no source address yet that could be compared with source ranges, so the packet hooks
+    // filter pods (semantics A3). No packet hook sees the node's own processes. They are filtered by the node's
+    // addresses, which the agent did when it wrote the target (`REFUSES_NODE`).
     (host || found.ranges == 0).then_some(found)
 }
 

@@ -1,5 +1,5 @@
-//! What the datapath asks of the world: maps, time, chance, routes. The kernel and the host each have one
-//! implementation, and the host's is deterministic.
+//! The datapath's interface to its environment: maps, time, random numbers, routes. The kernel and the host
+//! have one implementation each. The host's is deterministic.
 
 use core::ops::Deref;
 
@@ -29,13 +29,14 @@ use crate::{
     slow_start,
 };
 
-/// What every hook needs: finding a frontend and a backend for it.
+/// Access that every hook needs, to find a frontend and choose a backend.
 pub trait Tables {
     /// Jiffies, low 32 bits.
     fn now(&mut self) -> u32;
-    /// Nanoseconds of `CLOCK_MONOTONIC`, which never come round again. Costs as much as a lookup: for ages alone.
+    /// Nanoseconds of `CLOCK_MONOTONIC`, which never wrap. Costs as much as a map lookup; used only for a
+    /// backend's age.
     fn monotonic(&mut self) -> u64;
-    /// The agent's settings; all zero before it has written any.
+    /// The agent's settings. All zero before the agent has written them.
     fn settings(&mut self) -> Settings;
     /// Looks up `FRONTENDS`.
     fn frontend(&mut self, key: &FrontendKey) -> Option<FrontendValue>;
@@ -45,7 +46,7 @@ pub trait Tables {
     fn slot(&mut self, index: u32) -> Option<Slot>;
     /// Looks up `BACKENDS`.
     fn backend(&mut self, id: u32) -> Option<Backend>;
-    /// Looks up `SOURCE_RANGES`: whether an address is in a range of a set.
+    /// Looks up `SOURCE_RANGES`: whether a range of the set contains the address.
     fn in_ranges(&mut self, key: &RangeKey) -> bool;
     /// Looks up `NODE_ADDRS`: flags of an address of this node.
     fn node_addr(&mut self, addr: &Addr) -> Option<u32>;
@@ -53,15 +54,15 @@ pub trait Tables {
     fn affinity(&mut self, key: &AffinityKey) -> Option<AffinityValue>;
     /// Writes `AFFINITY`.
     fn put_affinity(&mut self, key: &AffinityKey, value: &AffinityValue);
-    /// Adds one to an element of `TURNS`, and gives what it was.
+    /// Increments an element of `TURNS` and returns its previous value, low 32 bits.
     fn turn(&mut self, target: u32) -> u32;
-    /// Looks up `LOADS`: connections of a backend's generation.
+    /// Looks up `LOADS`: number of connections to this generation of the backend.
     fn load(&mut self, slot: Slot) -> u32;
-    /// Adds one to an element of `LOADS`.
+    /// Increments an element of `LOADS`. Restarts it at 1 if it counts for another generation.
     fn add_load(&mut self, slot: Slot);
-    /// Takes one off an element of `LOADS`, if it counts for that generation.
+    /// Decrements an element of `LOADS`, if it counts for this generation and is not zero.
     fn take_load(&mut self, slot: Slot);
-    /// Adds one to a counter.
+    /// Increments a counter.
     fn count(&mut self, counter: Counter);
 }
 
@@ -76,10 +77,10 @@ pub enum FlowTable {
     Claims,
 }
 
-/// The part of a flow's half that says how it stands.
+/// The fields of a flow's half that change during its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowState {
-    /// Jiffies of about the last packet.
+    /// Approximate time of the last packet, in jiffies (low 32 bits).
     pub last_seen: u32,
     /// `abi::flow::Half` as a number.
     pub half: u8,
@@ -89,30 +90,30 @@ pub struct FlowState {
     pub seen: u8,
 }
 
-/// An element of a flow table. Others may write it at the same time.
+/// Reference to an element of a flow table. Other CPUs may write the element concurrently.
 pub trait FlowRef: Copy {
-    /// Copies the element, if it still is that of `key`.
+    /// Copies the element to `into`. Returns false if the element no longer belongs to `key`.
     fn load(&self, key: &FlowKey, into: &mut FlowValue) -> bool;
-    /// How the element stands, if it still is that of `key`.
+    /// The element's state, or `None` if the element no longer belongs to `key`.
     fn state(&self, key: &FlowKey) -> Option<FlowState>;
-    /// Notes a packet: the time, and TCP flags (`abi::flow::seen`) not seen before.
+    /// Records a packet: its time, and its TCP flags (`abi::flow::seen`).
     fn touch(&self, now: u32, seen: u8);
-    /// Sets flags (`abi::flow::flow_flags`).
+    /// Replaces the flags (`abi::flow::flow_flags`).
     fn set_flags(&self, flags: u8);
 }
 
-/// What came of an insertion that must not replace.
+/// Result of an insertion that does not replace (`BPF_NOEXIST`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Insert {
     /// Inserted.
     Done,
-    /// The key is there already.
+    /// The key already exists.
     Exists,
     /// The table is full.
     Full,
 }
 
-/// A question to the routing table, as for a packet that is forwarded.
+/// A lookup in the routing table, for a packet to be forwarded.
 #[derive(Clone, Copy, Debug)]
 pub struct RouteQuery<'a> {
     /// Source address.
@@ -121,104 +122,105 @@ pub struct RouteQuery<'a> {
     pub dst: &'a Addr,
     /// IANA protocol number.
     pub protocol: u8,
-    /// Device that the packet came in by.
+    /// Device that the packet came in on.
     pub ifindex: u32,
 }
 
-/// What the routing table says.
+/// Result of a route lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// Out of a device, to a neighbour whose MAC is known.
+    /// Leaves by a device, to a neighbour with a known MAC address.
     Neighbour {
         /// Device.
         ifindex: u32,
         /// The neighbour's MAC.
         mac: [u8; 6],
     },
-    /// Out of a device, to a neighbour that is not resolved (or the device needs none).
+    /// Leaves by a device. The neighbour is not resolved, or the device needs none.
     Device {
         /// Device.
         ifindex: u32,
     },
-    /// Nowhere.
+    /// No route.
     None,
 }
 
-/// What the packet hooks need beside.
+/// Access that only the packet hooks need.
 pub trait PacketTables: Tables {
-    /// A flow table's element.
+    /// Reference to an element of a flow table.
     type Flow: FlowRef;
-    /// Looks up `DEVICES`. Lent: compilers copy one that is not there, too, which the kernel's verifier refuses.
+    /// Looks up `DEVICES`. Returns a reference: if it returned `Option<Device>`, LLVM would copy the value of a
+    /// `None` too, and the verifier rejects reads of uninitialised stack.
     fn device(&mut self, ifindex: u32) -> Option<impl Deref<Target = Device>>;
     /// Looks up a flow table.
     fn flow(&mut self, table: FlowTable, key: &FlowKey) -> Option<Self::Flow>;
-    /// Inserts into a flow table what is not there.
+    /// Inserts into a flow table, without replacing.
     fn insert_flow(&mut self, table: FlowTable, key: &FlowKey, value: &FlowValue) -> Insert;
-    /// Removes from a flow table; says whether it was there (only one of several removers hears yes).
+    /// Removes from a flow table. Of several concurrent removers, only one gets true.
     fn remove_flow(&mut self, table: FlowTable, key: &FlowKey) -> bool;
     /// Looks up `FRAGMENTS`.
     fn fragment(&mut self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Writes `FRAGMENTS`.
     fn put_fragment(&mut self, key: &FragmentKey, value: &FragmentValue);
-    /// Inserts into `FLOW_LOADS` what is not there; says whether it was inserted.
+    /// Inserts into `FLOW_LOADS`, without replacing. Returns whether it was inserted.
     fn put_flow_load(&mut self, key: &FlowKey, slot: Slot) -> bool;
-    /// Removes from `FLOW_LOADS`; says whether it was there (only one of several removers hears yes).
+    /// Removes from `FLOW_LOADS`. Of several concurrent removers, only one gets true.
     fn remove_flow_load(&mut self, key: &FlowKey) -> bool;
-    /// Asks the routing table.
+    /// Looks up the routing table.
     fn route(&mut self, query: RouteQuery<'_>) -> Route;
-    /// Whether a local socket of TCP or UDP would take the packet.
+    /// Whether a local TCP or UDP socket would receive a packet with this tuple.
     fn listens(&mut self, tuple: &FlowKey) -> bool;
-    /// [`begin`]; the kernel's implementation makes it a function that is verified by itself, with a stack frame of
-    /// its own.
+    /// [`begin`]. `proxy-ebpf` compiles it as a separately verified BPF function with a stack frame of its own,
+    /// like all following functions.
     fn begin(&mut self, work: &mut Work, ifindex: u32, scope: Scope) -> u32
     where
         Self: Sized,
     {
         begin(self, work, ifindex, scope)
     }
-    /// [`begin_early`], likewise.
+    /// [`begin_early`].
     fn begin_early(&mut self, work: &mut Work, ifindex: u32) -> u32
     where
         Self: Sized,
     {
         begin_early(self, work, ifindex)
     }
-    /// [`create`], likewise.
+    /// [`create`].
     fn create(&mut self, work: &mut Work) -> u32
     where
         Self: Sized,
     {
         create(self, work)
     }
-    /// [`choose`], likewise.
+    /// [`choose`].
     fn choose(&mut self, work: &mut Work, tried: u32) -> u32
     where
         Self: Sized,
     {
         choose(self, work, tried)
     }
-    /// [`reconsider`], likewise.
+    /// [`reconsider`].
     fn reconsider(&mut self, work: &mut Work, tried: u32) -> u32
     where
         Self: Sized,
     {
         reconsider(self, work, tried)
     }
-    /// [`count_flow`], likewise.
+    /// [`count_flow`].
     fn count_flow(&mut self, work: &mut Work, what: u32) -> u32
     where
         Self: Sized,
     {
         count_flow(self, work, what)
     }
-    /// [`claim_tuple`], likewise.
+    /// [`claim_tuple`].
     fn claim_tuple(&mut self, work: &mut Work) -> u32
     where
         Self: Sized,
     {
         claim_tuple(self, work)
     }
-    /// [`icmp::incoming`], likewise.
+    /// [`icmp::incoming`].
     fn icmp_in<P: Packet>(
         &mut self,
         packet: &mut P,
@@ -231,7 +233,7 @@ pub trait PacketTables: Tables {
     {
         icmp::incoming(packet, self, work, at, scope)
     }
-    /// [`icmp::outgoing`], likewise.
+    /// [`icmp::outgoing`].
     fn icmp_out<P: Packet>(&mut self, packet: &mut P, work: &mut Work) -> u32
     where
         Self: Sized,
@@ -240,7 +242,7 @@ pub trait PacketTables: Tables {
     }
 }
 
-/// What the socket hooks need beside.
+/// Access that only the socket hooks need.
 pub trait SocketTables: Tables {
     /// A random number.
     fn random(&mut self) -> u32;
@@ -256,12 +258,12 @@ pub trait SocketTables: Tables {
     fn remove_socket_frontend(&mut self, key: &SocketKey);
     /// Looks up `SOCKET_LOADS`.
     fn socket_load(&mut self, cookie: u64) -> Option<Slot>;
-    /// Inserts into `SOCKET_LOADS` what is not there; says whether it was inserted.
+    /// Inserts into `SOCKET_LOADS`, without replacing. Returns whether it was inserted.
     fn put_socket_load(&mut self, cookie: u64, slot: Slot) -> bool;
-    /// Removes from `SOCKET_LOADS`; says whether it was there.
+    /// Removes from `SOCKET_LOADS`. Returns whether it existed.
     fn remove_socket_load(&mut self, cookie: u64) -> bool;
-    /// [`slow_start::reconsider`], for a draw of two equal numbers; the kernel's implementation makes it a function that is
-    /// verified by itself.
+    /// [`slow_start::reconsider`], for a draw whose two numbers are equal. `proxy-ebpf` compiles it as a
+    /// separately verified BPF function.
     fn reconsider(&mut self, found: &Found, draw: Draw, chosen: Slot) -> Slot
     where
         Self: Sized,

@@ -1,5 +1,5 @@
-//! How a backend is chosen, by sockets and by packets: the distributions of all algorithms with their statistical bounds
-//! (semantics L1), and affinity (semantics L2).
+//! Choice of a backend for sockets and packets: distribution of each algorithm, with statistical bounds
+//! (semantics L1), and session affinity (semantics L2).
 
 #[path = "choosing/affinity.rs"]
 mod affinity;
@@ -36,8 +36,8 @@ const NODE: &str = "192.0.2.10";
 const TIMEOUT: u32 = 100;
 const UPLINK: u32 = 2;
 
-/// Values that chi-squared exceeds in one of a thousand honest runs, by degrees of freedom (NIST/SEMATECH e-Handbook,
-/// 1.3.6.7.4). The runs here are always the same ones.
+/// Critical values of chi-squared at significance 0.001, by degrees of freedom (NIST/SEMATECH e-Handbook,
+/// 1.3.6.7.4). The tests are deterministic, so they never fail by chance.
 const CRITICAL: [(usize, f64); 3] = [(2, 13.816), (4, 18.467), (9, 27.877)];
 
 fn world() -> World {
@@ -64,7 +64,7 @@ fn backend(n: usize) -> String {
     format!("10.1.0.{}:8080", n + 1)
 }
 
-/// A Service with so many backends on this node.
+/// A Service with this many backends, all on this node.
 fn service(protocol: u8, backends: usize) -> Service {
     (0..backends).fold(
         Service::new(protocol)
@@ -90,7 +90,7 @@ fn to(cookie: u64, netns: u64, protocol: u8) -> Socket {
     }
 }
 
-/// The backend that a socket is connected to.
+/// Connects a socket and returns the number of its backend.
 fn connect(world: &World, socket: &Socket) -> usize {
     match socket::connect(&mut &*world, socket) {
         Decision::Use { addr, .. } => number(&addr),
@@ -134,7 +134,7 @@ fn egress(world: &World, segment: &Segment) -> Verdict {
     )
 }
 
-/// The backend that a client's first packet is sent to.
+/// Sends a client's first packet and returns the number of the backend that it goes to.
 fn first(world: &World, protocol: u8, client: &str, frontend: &str) -> usize {
     let verdict = ingress(world, &Segment::first(protocol, client, frontend));
     assert_eq!(verdict, Verdict::Continue, "{client} to {frontend}");
@@ -168,14 +168,14 @@ fn assert_spread(what: &str, hits: &[u32], weights: &[u32]) {
     assert!(found < critical, "{what}: {hits:?}, chi² {found:.1}");
 }
 
-/// What a thousand sockets, and a thousand packets of one client, are given each.
+/// Connections per backend for a thousand sockets, and for a thousand packets from one client address.
 fn spread(algorithm: Algorithm, backends: usize) -> [Vec<u32>; 2] {
     let world = world();
     world.add_service(&service(TCP, backends).algorithm(algorithm));
     spread_in(&world, backends, 1_000)
 }
 
-/// What so many sockets, and so many packets of one client, are given each.
+/// Connections per backend for `times` sockets, and for `times` packets from one client address.
 fn spread_in(world: &World, backends: usize, times: u16) -> [Vec<u32>; 2] {
     let mut hits = [vec![0; backends], vec![0; backends]];
     for n in 0..times {
@@ -218,13 +218,14 @@ fn l1_round_robin_takes_turns_over_all_frontends() {
         seen.push(first(&world, TCP, &client, LOAD_BALANCER));
         seen.push(first(&world, TCP, &client, &node_port()));
     }
-    // The last of each three is a client port's second flow: its backend is another in any case.
+    // Each third connection is the second flow of its client port. Its turn gives it another backend anyway, so
+    // its tuple is free.
     assert_eq!(seen, [0, 1, 2].repeat(4));
 }
 
 #[test]
 fn l1_repeated_slots_are_shares() {
-    // As the agent lays out the weights 3, 1 and 1.
+    // The slots that the agent writes for weights 3, 1 and 1.
     let weights = [3, 1, 1];
     for algorithm in [
         Algorithm::Random,
@@ -288,7 +289,7 @@ fn l1_maglev_finds_one_backend_for_a_client_on_every_node_and_by_every_frontend(
     }
     assert!(
         moved_by_seed > 120,
-        "{moved_by_seed}: who knows the seed matters"
+        "{moved_by_seed} of 200: another seed moves clients"
     );
 }
 
@@ -297,7 +298,7 @@ fn l1_least_connections_spares_who_is_busy_by_weight() {
     let world = world();
     let placed = world.add_service(&service(TCP, 3).algorithm(Algorithm::LeastConnections));
     weigh(&world, &placed, &[1, 1, 2]);
-    // Nobody closes: loads settle in the proportion of weights.
+    // No socket closes, so the loads settle in proportion to the weights.
     for cookie in 0..1_000 {
         connect(&world, &to(cookie, 7, TCP));
     }
@@ -308,7 +309,8 @@ fn l1_least_connections_spares_who_is_busy_by_weight() {
     }
 }
 
-/// One of three keeps its connections ten times as long. Each step a connection comes; those of the others last a tenth.
+/// One of three backends keeps each connection for 300 steps, the others for 30. Each step opens one
+/// connection.
 #[test]
 fn l1_least_connections_gives_fewer_to_who_holds_them_longer() {
     let world = world();
@@ -324,7 +326,8 @@ fn l1_least_connections_gives_fewer_to_who_holds_them_longer() {
         let lasts = if chosen == 0 { 300 } else { 30 };
         ends.entry(step + lasts).or_default().push(socket);
     }
-    // With loads held equal, a backend that holds ten times as long gets a tenth of what each other gets.
+    // Loads are kept equal, so a backend that keeps connections ten times as long gets a tenth of another's
+    // connections.
     let share = f64::from(hits[0]) / f64::from(hits[1] + hits[2]) * 2.0;
     assert!((0.08..0.16).contains(&share), "{hits:?}");
     assert_spread(
@@ -345,7 +348,7 @@ fn l1_a_socket_counts_once_until_it_closes_or_connects_elsewhere() {
     let placed = world.add_service(&service(TCP, 2).algorithm(Algorithm::LeastConnections));
     let total = || loads(&world, &placed).iter().sum::<u32>();
     let socket = to(1, 7, TCP);
-    // The first attempt failed, and the second.
+    // The first two attempts fail, and the socket connects again.
     for _ in 0..3 {
         connect(&world, &socket);
         assert_eq!(total(), 1);
@@ -360,7 +363,7 @@ fn l1_a_socket_counts_once_until_it_closes_or_connects_elsewhere() {
     );
     assert_eq!(total(), 0);
     connect(&world, &socket);
-    // A socket whose connect failed has no peer when it is closed.
+    // After a failed connect the socket has no peer when it is closed.
     let failed = Socket {
         port: 0.into(),
         ..socket
@@ -387,7 +390,7 @@ fn l1_what_an_earlier_backend_of_the_id_had_does_not_count() {
     assert_eq!((load.generation, load.count), (2, 1));
 }
 
-/// A TCP flow through the packet path, from its first packet to the handshake's answer.
+/// Opens a TCP flow in the packet path: SYN and SYN ACK. Returns the number of its backend.
 fn opened(world: &World, client: &str) -> usize {
     let chosen = first(world, TCP, client, LOAD_BALANCER);
     let answer = Segment::answer(TCP, &backend(chosen), client);
@@ -406,7 +409,7 @@ fn l1_a_flow_counts_from_its_first_answer_until_one_side_closes() {
         assert_eq!(
             total(),
             0,
-            "a SYN alone, which may be one of a flood, counts for nothing"
+            "a SYN alone is not counted, since it may belong to a flood"
         );
         let chosen = opened(&world, client);
         assert_eq!(total(), 1);
@@ -417,9 +420,9 @@ fn l1_a_flow_counts_from_its_first_answer_until_one_side_closes() {
             } else {
                 egress(&world, &Segment::tcp(&backend(chosen), client).flags(fin));
             }
-            assert_eq!(total(), 0, "closed once, closed twice");
+            assert_eq!(total(), 0, "a second FIN changes nothing");
         }
-        // The same client port again.
+        // The client reuses its port.
         opened(&world, client);
         assert_eq!((total(), world.flow_loads.len()), (1, 1));
     }

@@ -1,5 +1,5 @@
-//! Parts of the datapath as global functions: the verifier takes each by itself, whatever its callers know, and
-//! each has a stack frame of its own. What they share with their callers is in `WORK`.
+//! Parts of the datapath as global BPF functions. The verifier checks each one separately, independent of its
+//! callers, and each has its own stack frame. They share data with their callers in `WORK`.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use proxy_common::{
@@ -28,7 +28,7 @@ pub extern "C" fn begin_flow(skb: *mut __sk_buff, ifindex: u32, scope: u32) -> u
     let Some(work) = WORK.get_ptr_mut(0) else {
         return Counter::DropRewrite as u32;
     };
-    // SAFETY: this CPU's element; the caller, which lent it, does not touch it before this function returns.
+    // SAFETY: the element belongs to this CPU, and the caller does not access it until this function returns.
     let work = unsafe { &mut *work };
     begin::begin(&mut Kernel(skb), work, ifindex, scope_of(scope))
 }
@@ -64,7 +64,7 @@ pub extern "C" fn create_flow(skb: *mut __sk_buff) -> u32 {
     begin::create(&mut Kernel(skb), unsafe { &mut *work })
 }
 
-/// The same, in XDP.
+/// `datapath::begin::create` for the packet in `WORK`, in XDP.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn create_flow_early(xdp: *mut xdp_md) -> u32 {
@@ -82,7 +82,7 @@ pub extern "C" fn choose(tried: u32) -> u32 {
     let Some(work) = WORK.get_ptr_mut(0) else {
         return u32::MAX;
     };
-    // What asks no helper that needs a context serves programs of every kind.
+    // The helpers in use need no context, so that programs of every type can call this function.
     let mut maps = Kernel(core::ptr::null_mut::<xdp_md>());
     // SAFETY: as above.
     choose::choose(&mut maps, unsafe { &mut *work }, tried)
@@ -100,8 +100,8 @@ pub extern "C" fn reconsider(tried: u32) -> u32 {
     choose::reconsider(&mut maps, unsafe { &mut *work }, tried)
 }
 
-/// `slow_start::reconsider` for a socket: of a target and its word, for a random number and the slot that was chosen, which are
-/// words, as what comes of it is.
+/// `slow_start::reconsider` for a socket. Takes a target id, its word, the slow start window, a random number
+/// and the chosen slot as a word. Returns the final slot as a word.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn reconsider_slot(
@@ -157,14 +157,14 @@ pub extern "C" fn crc32c_change(ports: u32, len: u32) -> u32 {
     crc32c::change(ports, len as u16)
 }
 
-/// `datapath::answer::build` on the packet in `WORK`: 1 if it was answered.
+/// `datapath::answer::build` on the packet in `WORK`. Returns 1 if the reply was built.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn answer(skb: *mut __sk_buff, answer: u32, mtu: u32) -> u32 {
     let Some(work) = WORK.get_ptr(0) else {
         return 0;
     };
-    // SAFETY: this CPU's element, which nobody writes meanwhile.
+    // SAFETY: the element belongs to this CPU, and nothing writes to it during this call.
     let headers = unsafe { &*work }.headers();
     u32::from(answer::build(
         &mut Frame::again(skb),
@@ -192,7 +192,7 @@ pub extern "C" fn icmp_in(
         LinkType::Ethernet
     };
     let at = Ingress { ifindex, link };
-    // SAFETY: this CPU's element; the caller, which lent it, does not touch it before this function returns.
+    // SAFETY: the element belongs to this CPU, and the caller does not access it until this function returns.
     let work = unsafe { &mut *work };
     icmp::incoming(
         &mut Frame::again(skb),

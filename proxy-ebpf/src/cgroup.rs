@@ -1,4 +1,4 @@
-//! The socket hooks of the root cgroup.
+//! The socket hooks, attached to the root cgroup.
 
 use core::ptr;
 
@@ -29,59 +29,59 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
     call(&ctx, Family::V4, Hook::Connect, socket::connect)
 }
 
-/// `connect` of an `AF_INET6` socket, to mapped IPv4 addresses too.
+/// `connect` of an `AF_INET6` socket, including to IPv4-mapped addresses.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
     call(&ctx, Family::V6, Hook::Connect, socket::connect)
 }
 
-/// `sendto` and `sendmsg` with an address.
+/// `sendto` and `sendmsg` with an address, of an `AF_INET` socket.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
     call(&ctx, Family::V4, Hook::Send, socket::send)
 }
 
-/// The same, of an `AF_INET6` socket.
+/// `sendto` and `sendmsg` with an address, of an `AF_INET6` socket.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
     call(&ctx, Family::V6, Hook::Send, socket::send)
 }
 
-/// The source address that `recvmsg` reports.
+/// The source address that `recvmsg` reports, for an `AF_INET` socket.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
     call(&ctx, Family::V4, Hook::Report, socket::report)
 }
 
-/// The same, of an `AF_INET6` socket.
+/// The source address that `recvmsg` reports, for an `AF_INET6` socket.
 #[cgroup_sock_addr(recvmsg6)]
 pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
     call(&ctx, Family::V6, Hook::Report, socket::report)
 }
 
-/// The peer that `getpeername` reports.
+/// The peer that `getpeername` reports, for an `AF_INET` socket.
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
     call(&ctx, Family::V4, Hook::Report, socket::report)
 }
 
-/// The same, of an `AF_INET6` socket.
+/// The peer that `getpeername` reports, for an `AF_INET6` socket.
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     call(&ctx, Family::V6, Hook::Report, socket::report)
 }
 
-/// A socket is closed: the frontend of its peer is forgotten, and what it counted for.
+/// A socket is closed: remove its entry in `SOCKET_FRONTENDS` and stop counting its connection.
 #[cgroup_sock(sock_release)]
 pub fn sock_release(ctx: SockContext) -> i32 {
     let sk: *mut bpf_sock = ctx.as_ptr().cast();
-    // SAFETY: the context is valid, and these fields may be read by this program type.
+    // SAFETY: the context is valid, and this program type may read these fields.
     let (protocol, port, family) = unsafe { ((*sk).protocol as u8, (*sk).dst_port, (*sk).family) };
     if protocol != protocol::TCP && protocol != protocol::UDP {
         return ALLOW;
     }
-    // SAFETY: as above. Each word is read once and by itself, whatever the family: the verifier knows the context by
-    // constant offsets alone.
+    // SAFETY: as above. Each word is read volatile and for both families, because the verifier allows context
+    // access at constant offsets only.
     let (v4, v6) = unsafe {
         (
             ptr::read_volatile(&raw const (*sk).dst_ip4),
@@ -112,7 +112,7 @@ pub fn sock_release(ctx: SockContext) -> i32 {
 
 const AF_INET: u8 = 2;
 
-/// What a socket is asked to do.
+/// The kind of call that a hook intercepts.
 #[derive(Clone, Copy)]
 enum Hook {
     Connect,
@@ -128,7 +128,8 @@ fn call(
     decide: impl FnOnce(&mut Kernel<bpf_sock_addr>, &Socket) -> Decision,
 ) -> i32 {
     let sa: *mut bpf_sock_addr = ctx.as_ptr().cast();
-    // SAFETY: the context is valid, and the fields of the hook's family may be read; the helpers take the context.
+    // SAFETY: the context is valid, this hook may read the fields of its family, and the helpers take the
+    // context.
     let s = unsafe {
         Socket {
             cookie: bpf_get_socket_cookie(sa.cast()),
@@ -172,7 +173,7 @@ fn call(
 #[inline(always)]
 fn write(sa: *mut bpf_sock_addr, family: Family, addr: &Addr, port: U16) {
     let words = addr.words();
-    // SAFETY: the fields of the hook's family may be written.
+    // SAFETY: this hook may write the fields of its family.
     unsafe {
         match family {
             Family::V4 => (*sa).user_ip4 = words[3],
@@ -187,14 +188,14 @@ fn write(sa: *mut bpf_sock_addr, family: Family, addr: &Addr, port: U16) {
     }
 }
 
-/// Fails the call with an errno; where the kernel has no way to say which, the call goes on untranslated and the
-/// packet path answers.
+/// Fails the call with an errno. Without `bpf_set_retval` (before Linux 5.18) no errno can be set, so the call
+/// continues untranslated, and the packet hooks refuse a pod's packets.
 #[inline(always)]
 fn fail(errno: i32) -> i32 {
     if HAVE_SET_RETVAL.load() == 0 {
         return ALLOW;
     }
-    // SAFETY: a helper that takes a number.
+    // SAFETY: the helper takes only a number.
     unsafe { bpf_set_retval(-errno) };
     DENY
 }

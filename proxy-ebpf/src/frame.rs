@@ -1,4 +1,4 @@
-//! An skb as a `Packet`: all pointer arithmetic of the project.
+//! An skb as a `Packet`. All packet pointer arithmetic of tc programs is here.
 
 use core::ptr;
 
@@ -17,14 +17,15 @@ use proxy_common::{
     packet::{ChecksumChange, Packet, Segment},
 };
 
-/// Bytes that are made linear before parsing: Ethernet, tag, IP with options or a few extensions, TCP.
+/// Bytes that are made linear before parsing: Ethernet, VLAN tag, IP with options or a few extension headers,
+/// TCP.
 const HEADERS: u32 = 14 + 4 + 60 + 60;
 
-/// `gso_size` of a packet whose pieces are as they are in its list of fragments.
+/// `gso_size` of a GSO packet that is segmented along its `frag_list` (SCTP).
 const GSO_BY_FRAGS: u32 = 0xffff;
 
-/// Offsets beyond this are not looked at; the verifier learns from it that an offset is small. More than a byte and
-/// what is added to it, so that offsets kept in bytes need no check.
+/// Largest offset that is accessed, which bounds offsets for the verifier. It exceeds the sum of a `u8` and the
+/// constants added to it, so that the check never fails for offsets kept in a `u8`.
 const MAX_OFFSET: usize = 0x1ff;
 
 /// The packet of a tc program.
@@ -33,11 +34,12 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Takes the context of a tc program; its headers are linear afterwards.
+    /// Wraps the context of a tc program, and makes the packet's headers linear.
     #[inline(always)]
     pub fn new(skb: *mut __sk_buff) -> Self {
-        // SAFETY: the context of a tc program is a valid `__sk_buff`, and the helper takes just that. The pointers
-        // are read apart from those of `window`: as a difference they are numbers, which the verifier remembers.
+        // SAFETY: the context of a tc program is a valid `__sk_buff`, which the helper takes. The pointers are
+        // read separately from those in `window`: the difference turns them into scalars, and the verifier
+        // would keep that for later uses.
         unsafe {
             let len = (*skb).len;
             let wanted = if len < HEADERS { len } else { HEADERS };
@@ -50,7 +52,7 @@ impl Frame {
         Self { skb }
     }
 
-    /// The same packet again, in a function that its first taker has called.
+    /// Wraps the context again, in a function called by a program that has used [`Frame::new`].
     #[inline(always)]
     pub const fn again(skb: *mut __sk_buff) -> Self {
         Self { skb }
@@ -63,8 +65,8 @@ impl Packet for Frame {
         if off > MAX_OFFSET {
             return None;
         }
-        // SAFETY: the context is valid; the pointer is used only after the check against `data_end`, and the
-        // borrow of `self` ends before any helper could move the packet.
+        // SAFETY: the context is valid. The pointer is used only after the check against `data_end`, and the
+        // borrow of `self` ends before any helper can move the packet.
         unsafe {
             let data = (*self.skb).data as usize;
             let end = (*self.skb).data_end as usize;
@@ -85,7 +87,7 @@ impl Packet for Frame {
     #[inline(always)]
     fn store<const N: usize>(&mut self, off: usize, bytes: &[u8; N]) -> Option<()> {
         let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
-        // SAFETY: `bytes` are N readable bytes; the helper checks the offset.
+        // SAFETY: `bytes` points to N readable bytes, and the helper checks the offset.
         let rc = unsafe {
             bpf_skb_store_bytes(self.skb, off as u32, bytes.as_ptr().cast(), N as u32, flags)
         };
@@ -100,7 +102,7 @@ impl Packet for Frame {
             0
         };
         let pseudo = u64::from(BPF_F_PSEUDO_HDR) | mangled;
-        // SAFETY: the helper checks the offset; a size of 0 in the flags means that `to` is a difference.
+        // SAFETY: the helper checks the offset. A size of 0 in the flags means that `to` is a difference.
         let rc = unsafe {
             bpf_l4_csum_replace(self.skb, off as u32, 0, u64::from(change.pseudo.0), pseudo)
                 | bpf_l4_csum_replace(self.skb, off as u32, 0, u64::from(change.data.0), mangled)
@@ -110,7 +112,8 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn checksum_pending(&mut self, off: usize) -> bool {
-        // A change of what the checksum covers leaves a pending field as it is: the device sums up the bytes.
+        // Probes: the helper leaves a pending checksum field unchanged when covered data changes, because the
+        // device sums up the data.
         let Some(before) = self.window::<2>(off).map(|w| *w) else {
             return false;
         };
@@ -139,9 +142,9 @@ impl Packet for Frame {
     #[inline(always)]
     fn remove(&mut self, _l3: usize, len: u32) -> Option<()> {
         let less = len.cast_signed().wrapping_neg();
-        // SAFETY: the helper checks the length. What goes is behind the MAC addresses, where the IP header is in all
-        // packets that the helper takes. With the bytes from which on a checksum was to be summed up goes the kernel's
-        // knowledge of it (`skb_postpull_rcsum`).
+        // SAFETY: the helper checks the length. It removes bytes behind the MAC header, where the IP header is
+        // in all packets that it accepts. When the bytes at a pending checksum's start go, the kernel forgets
+        // that checksum (`skb_postpull_rcsum`).
         let rc = unsafe { bpf_skb_adjust_room(self.skb, less, BPF_ADJ_ROOM_MAC, 0) };
         (rc == 0).then_some(())
     }

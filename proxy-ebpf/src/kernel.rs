@@ -1,4 +1,5 @@
-//! Maps and helpers as the `Tables` of the datapath: all access to shared memory. What every program needs is here.
+//! Maps and helpers as `Tables`: all access to shared memory. This module has the part that every program
+//! needs.
 
 mod flow;
 mod packets;
@@ -25,7 +26,7 @@ use proxy_common::{
 
 use crate::maps;
 
-/// The world of a program with the context `C`.
+/// The kernel's implementation of `Tables`, for a program with the context `C`.
 pub struct Kernel<C>(pub *mut C);
 
 impl<C> Tables for Kernel<C> {
@@ -49,7 +50,7 @@ impl<C> Tables for Kernel<C> {
     #[inline(always)]
     fn frontend(&mut self, key: &FrontendKey) -> Option<FrontendValue> {
         let value = maps::FRONTENDS.get_ptr(key)?;
-        // SAFETY: the pointer is to a live element; one aligned word, read once, is never torn.
+        // SAFETY: the pointer is to a live element. It is one aligned word, so a single read is never torn.
         Some(FrontendValue(unsafe {
             ptr::read_volatile(value.cast::<u64>())
         }))
@@ -58,7 +59,7 @@ impl<C> Tables for Kernel<C> {
     #[inline(always)]
     fn target(&mut self, id: u32) -> Option<Target> {
         let p = maps::TARGETS.get_ptr(id)?;
-        // SAFETY: the pointer is to an array element, which lives as long as the map; the word is read once.
+        // SAFETY: the pointer is to an array element, which lives as long as the map. The word is read once.
         unsafe {
             Some(Target {
                 word: TargetWord(ptr::read_volatile(&raw const (*p).word.0)),
@@ -81,7 +82,7 @@ impl<C> Tables for Kernel<C> {
     #[inline(always)]
     fn backend(&mut self, id: u32) -> Option<Backend> {
         let p = maps::BACKENDS.get_ptr(id)?;
-        // SAFETY: as above. All but the word is fixed while the generation in the word is in use.
+        // SAFETY: as above. Only `word`, `weight` and `since` change while an id is in use.
         unsafe {
             Some(Backend {
                 word: BackendWord(ptr::read_volatile(&raw const (*p).word.0)),
@@ -108,14 +109,15 @@ impl<C> Tables for Kernel<C> {
 
     #[inline(always)]
     fn affinity(&mut self, key: &AffinityKey) -> Option<AffinityValue> {
-        // SAFETY: an element that is reused meanwhile is another client's: at worst this one gets another backend, since
-        // backend, generation and list are checked.
+        // SAFETY: a hash element may be reused for another client during the copy. At worst this client gets
+        // another backend, since backend, generation and list are checked afterwards.
         unsafe { maps::AFFINITY.get(key).copied() }
     }
 
     #[inline(always)]
     fn put_affinity(&mut self, key: &AffinityKey, value: &AffinityValue) {
-        // An LRU table has room always; if not, the client's next connection chooses anew.
+        // An insertion into an LRU table fails only in rare races. The client's next connection then chooses
+        // again.
         let _ = maps::AFFINITY.insert(key, value, 0);
     }
 
@@ -124,8 +126,8 @@ impl<C> Tables for Kernel<C> {
         let Some(p) = maps::TURNS.get_ptr_mut(target) else {
             return 0;
         };
-        // SAFETY: the pointer is to an array element, one aligned word. Two CPUs that take the same turn give two
-        // connections to one backend, and the next one to the next.
+        // SAFETY: the pointer is to an array element, one aligned word. If two CPUs take the same turn, one
+        // backend gets two connections in a row.
         unsafe {
             let turn = ptr::read_volatile(p);
             ptr::write_volatile(p, turn.wrapping_add(1));
@@ -147,8 +149,8 @@ impl<C> Tables for Kernel<C> {
         let Some(p) = maps::LOADS.get_ptr_mut(slot.backend) else {
             return;
         };
-        // SAFETY: as above. Of two CPUs that count the first connections of a generation, one may be lost: the agent
-        // counts the records now and then.
+        // SAFETY: as above. If two CPUs count the first connection to a generation at the same time, one may be
+        // lost. The agent corrects counts periodically.
         unsafe {
             if load_of(ptr::read_volatile(p.cast::<u64>())).generation == slot.generation {
                 atomic_add(&raw mut (*p).count, 1);
@@ -178,7 +180,7 @@ impl<C> Tables for Kernel<C> {
     }
 }
 
-/// An element of `LOADS`, read as one word.
+/// Decodes an element of `LOADS` that was read as one word.
 #[inline(always)]
 const fn load_of(word: u64) -> Load {
     Load {
@@ -187,13 +189,14 @@ const fn load_of(word: u64) -> Load {
     }
 }
 
-/// Adds to a word that other CPUs and the agent write. No kernel gives back what was there before 5.12, so nobody asks.
+/// Adds to a word that other CPUs and the agent write, too. Does not return the old value: kernels before 5.12
+/// have no atomic instruction that does.
 ///
 /// # Safety
 ///
-/// `at` is aligned and in a map's element.
+/// `at` must be aligned and point into a map element.
 #[inline(always)]
 unsafe fn atomic_add(at: *mut u32, n: u32) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller ensures that `at` is valid.
     unsafe { asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) at, in(wreg) n, options(nostack)) };
 }

@@ -1,8 +1,8 @@
-//! What the datapath says of single packets and sockets, for `--datapath-log`. The level is set when the programs are loaded: the
-//! verifier removes what is not asked for.
+//! Log messages of the datapath about single packets and sockets, for `--datapath-log`. The level is fixed when
+//! the programs are loaded, so the verifier removes the code of disabled messages.
 //!
-//! A message is numbers and addresses with blanks between, as the agent's `dataplane::log` reads them: a `Counter`, the
-//! protocol, source and destination, and for what was translated the backend.
+//! A message consists of numbers and addresses separated by blanks: a `Counter`, the protocol, the source
+//! (packets only) and destination, and the backend if there is one. The agent's `dataplane::log` parses it.
 
 use aya_log_ebpf::{
     debug, info,
@@ -13,19 +13,20 @@ use zerocopy::network_endian::U16;
 
 use crate::maps::WORK;
 
-/// Whether what is lost is told of.
+/// Whether drops and refusals are logged.
 #[inline(always)]
 pub fn drops() -> bool {
     level_enabled(Level::Info)
 }
 
-/// Whether new flows are told of.
+/// Whether new flows are logged.
 #[inline(always)]
 pub fn flows() -> bool {
     level_enabled(Level::Debug)
 }
 
-/// Tells of the packet in `WORK` that it is lost, and by which `Counter`. A function that is verified by itself.
+/// Logs that the packet in `WORK` was dropped, with the `Counter` as reason. A separately verified BPF
+/// function.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn log_drop(counter: u32) -> u32 {
@@ -35,7 +36,7 @@ pub extern "C" fn log_drop(counter: u32) -> u32 {
     let Some(work) = WORK.get_ptr(0) else {
         return 0;
     };
-    // SAFETY: this CPU's element, which nobody writes meanwhile.
+    // SAFETY: the element belongs to this CPU, and nothing writes to it during this call.
     let t = unsafe { (*work).headers().tuple };
     info!(
         (),
@@ -50,7 +51,7 @@ pub extern "C" fn log_drop(counter: u32) -> u32 {
     0
 }
 
-/// Tells of the packet in `WORK` that it began a flow, and to which backend. A function that is verified by itself.
+/// Logs that the packet in `WORK` began a flow, with its backend. A separately verified BPF function.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn log_flow() -> u32 {
@@ -60,7 +61,7 @@ pub extern "C" fn log_flow() -> u32 {
     let Some(work) = WORK.get_ptr(0) else {
         return 0;
     };
-    // SAFETY: this CPU's element, which nobody writes meanwhile.
+    // SAFETY: the element belongs to this CPU, and nothing writes to it during this call.
     let (t, to) = unsafe { ((*work).headers().tuple, *(*work).translated()) };
     debug!(
         (),
@@ -77,7 +78,7 @@ pub extern "C" fn log_flow() -> u32 {
     0
 }
 
-/// Tells of a call of a socket that it was refused.
+/// Logs that a socket's call was refused.
 #[inline(always)]
 pub fn refused(s: &Socket, counter: Counter) {
     if drops() {
@@ -92,7 +93,7 @@ pub fn refused(s: &Socket, counter: Counter) {
     }
 }
 
-/// Tells of a socket that it was connected to a backend.
+/// Logs that a socket was connected to a backend.
 #[inline(always)]
 pub fn connected(s: &Socket, addr: &Addr, port: U16) {
     if flows() {

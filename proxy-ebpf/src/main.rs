@@ -1,5 +1,5 @@
-//! The eBPF programs: entry points, and nothing else. All decisions are in `proxy-common`; all `unsafe` is in
-//! the shells `calls`, `frame`, `kernel`, `log`, `cgroup`, `tc` and `xdp`.
+//! The eBPF programs: entry points only. All decisions are in `proxy-common`. All `unsafe` code is in the
+//! modules `calls`, `frame`, `kernel`, `log`, `cgroup`, `tc` and `xdp`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![cfg_attr(
@@ -27,19 +27,19 @@ mod tc;
 #[cfg(target_arch = "bpf")]
 mod xdp;
 
-/// The helpers that the programs need are for GPL-compatible programs only.
+/// The kernel offers some of the helpers in use to GPL-compatible programs only.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// The programs have no panics: an unreachable one must not end in a loop that the verifier would refuse.
+/// Never reached: the programs contain no panics, and the verifier would reject a reachable endless loop.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// Keeps `cargo check --workspace` alive on machines without the BPF target.
+/// Lets `cargo check --workspace` succeed on machines without the BPF target.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,4 +1,4 @@
-//! Every map of the object. Names and shapes are `proxy_common::abi::MAPS`'; a test compares them.
+//! All maps of the BPF object. A test compares their names and shapes with `proxy_common::abi::MAPS`.
 
 use aya_ebpf::{
     Global,
@@ -24,7 +24,8 @@ use proxy_common::{
     datapath::Work,
 };
 
-/// Whether `bpf_set_retval` may be called by socket address programs (kernel 5.18); overridden by the agent's probe.
+/// Whether socket address programs may call `bpf_set_retval` (Linux 5.18). The agent probes this and sets it
+/// before loading.
 #[unsafe(no_mangle)]
 pub static HAVE_SET_RETVAL: Global<u32> = Global::new(0);
 
@@ -37,7 +38,7 @@ pub static TARGETS: Array<Target> = Array::pinned(capacity::TARGETS, BPF_F_MMAPA
 pub static SLOTS: Array<Slot> = Array::pinned(capacity::SLOTS, BPF_F_MMAPABLE);
 #[map]
 pub static BACKENDS: Array<Backend> = Array::pinned(capacity::BACKENDS, BPF_F_MMAPABLE);
-/// The set and the address of a `RangeKey`, as words.
+/// The key is `set` and `addr` of a `RangeKey`, as words.
 #[map]
 pub static SOURCE_RANGES: LpmTrie<[u32; 5], u32> = LpmTrie::pinned(capacity::SOURCE_RANGES, 0);
 #[map]
@@ -88,10 +89,10 @@ pub static META_BACKENDS: HashMap<u32, BackendMeta> =
 pub static META_NAMES: HashMap<u32, Name> =
     HashMap::pinned(capacity::META_NAMES, BPF_F_NO_PREALLOC);
 
-/// One for each CPU: tc programs are not interrupted by one another.
+/// State for one packet, per CPU: packet programs do not interrupt each other on a CPU (ADR 12).
 #[map]
 pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
-/// Parameters of `bpf_fib_lookup`, likewise.
+/// Parameters of `bpf_fib_lookup`, per CPU for the same reason.
 #[map]
 pub static FIB: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);

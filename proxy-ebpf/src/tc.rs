@@ -1,5 +1,5 @@
-//! tc: ingress and egress. "Not ours" and "goes on to the kernel" are both `TCX_NEXT` (= `TC_ACT_UNSPEC`): the
-//! programs of others on the same hook see the packet.
+//! tc programs for ingress and egress. For passed and translated packets they return `TCX_NEXT`, which equals
+//! `TC_ACT_UNSPEC`, so that other programs on the same hook see the packet.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -26,7 +26,7 @@ const PACKET_OTHERHOST: u32 = 3;
 const ETH_HLEN: u32 = 14;
 const VLAN_VID_MASK: u32 = 0x0fff;
 
-/// Which way of the datapath a program takes.
+/// The datapath function that a program runs.
 #[derive(Clone, Copy)]
 enum Hook {
     PodIngress,
@@ -64,8 +64,8 @@ pub fn tc_egress_l3(ctx: TcContext) -> i32 {
     run(&ctx, Hook::Egress, LinkType::RawIp)
 }
 
-/// Never attached: the agent runs it to read the clock of the flow tables, which it writes over the first eight
-/// bytes of the packet (jiffies, native order).
+/// Never attached. The agent test-runs it to read the clock of the flow tables: it overwrites the packet's
+/// first eight bytes with jiffies, in native byte order.
 #[classifier]
 pub fn clock(ctx: TcContext) -> i32 {
     // SAFETY: a helper without arguments.
@@ -88,8 +88,9 @@ fn run(ctx: &TcContext, hook: Hook, link: LinkType) -> i32 {
             (*skb).pkt_type,
         )
     };
-    // The tag is not in the bytes: the frame belongs to a VLAN's own device, which sees it without. A frame for
-    // another host is none for this node (at a bridge's port, frames for the bridge look the same, and are ours).
+    // With VLAN offload the tag is not in the bytes. The frame belongs to the VLAN device, which sees it again
+    // without the tag. On an uplink, a frame addressed to another host is passed. (On a bridge port, frames for
+    // the bridge are also `PACKET_OTHERHOST`, and must be handled.)
     if tagged != 0 && tci & VLAN_VID_MASK != 0
         || matches!(hook, Hook::UplinkIngress) && kind == PACKET_OTHERHOST
     {
@@ -98,7 +99,7 @@ fn run(ctx: &TcContext, hook: Hook, link: LinkType) -> i32 {
     let Some(work) = WORK.get_ptr_mut(0) else {
         return TC_ACT_UNSPEC;
     };
-    // SAFETY: this CPU's element, which no other program uses before this one returns.
+    // SAFETY: the element belongs to this CPU, and no other program uses it before this one returns.
     let work = unsafe { &mut *work };
     let (mut frame, mut kernel, at) = (Frame::new(skb), Kernel(skb), Ingress { ifindex, link });
     let verdict = match hook {
@@ -132,17 +133,18 @@ fn run(ctx: &TcContext, hook: Hook, link: LinkType) -> i32 {
     }
 }
 
-/// Lets netfilter know a packet that was translated. The bits of others stay.
+/// Sets bits of the packet mark, by which netfilter rules recognise a translated packet. Other bits stay.
 #[inline(always)]
 fn mark(skb: *mut __sk_buff, bits: impl Fn(&Settings) -> u32) {
     if let Some(settings) = SETTINGS.get(0) {
-        // SAFETY: the context is valid, and its mark may be written.
+        // SAFETY: the context is valid, and the program may write its mark.
         unsafe { (*skb).mark |= bits(settings) };
     }
 }
 
-/// Out of a device, by way of its neighbours. A packet that came in without an Ethernet header gets room for one,
-/// which the neighbour code writes: without it the packet would be dropped in silence.
+/// Sends the packet out of a device, to the neighbour that the kernel resolves. A packet without an Ethernet
+/// header gets room for one, which the neighbour code fills in. Without that room the kernel would drop the
+/// packet silently.
 #[inline(always)]
 fn forward(skb: *mut __sk_buff, link: LinkType, ifindex: u32) -> i32 {
     if matches!(link, LinkType::RawIp) {
@@ -157,6 +159,6 @@ fn forward(skb: *mut __sk_buff, link: LinkType, ifindex: u32) -> i32 {
             }
         }
     }
-    // SAFETY: no parameters: the helper looks the neighbour up by the packet's destination.
+    // SAFETY: without parameters, the helper looks up the neighbour by the packet's destination.
     unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
 }

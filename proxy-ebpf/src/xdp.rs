@@ -1,4 +1,4 @@
-//! XDP: ingress of uplinks with Ethernet headers.
+//! XDP program for the ingress of uplinks with Ethernet headers.
 
 use core::{hint, ptr};
 
@@ -17,10 +17,10 @@ use proxy_common::{
 
 use crate::{kernel::Kernel, log, maps::WORK};
 
-/// As in [`crate::frame`].
+/// Largest offset that is accessed; see `frame`.
 const MAX_OFFSET: usize = 0x1ff;
 
-/// Ingress of an uplink, before there is an skb.
+/// Ingress of an uplink, before the kernel allocates an skb.
 #[xdp]
 pub fn xdp_uplink_ingress(ctx: XdpContext) -> u32 {
     let xdp: *mut xdp_md = ctx.as_ptr().cast();
@@ -33,7 +33,7 @@ pub fn xdp_uplink_ingress(ctx: XdpContext) -> u32 {
         ifindex,
         link: LinkType::Ethernet,
     };
-    // SAFETY: this CPU's element, which no other program uses before this one returns.
+    // SAFETY: the element belongs to this CPU, and no other program uses it before this one returns.
     let work = unsafe { &mut *work };
     match datapath::xdp_ingress(&mut XdpFrame(xdp), &mut Kernel(xdp), work, at) {
         Verdict::Drop(reason) => {
@@ -45,14 +45,14 @@ pub fn xdp_uplink_ingress(ctx: XdpContext) -> u32 {
         Verdict::Bounce => xdp_action::XDP_TX,
         // SAFETY: the helper takes any ifindex.
         Verdict::Send { ifindex } => unsafe { bpf_redirect(ifindex, 0).cast_unsigned() as u32 },
-        // XDP has no way to the kernel for what it has translated; the datapath knows.
+        // The datapath returns only `Pass` of these: XDP cannot pass a translated packet to the kernel.
         Verdict::Pass | Verdict::Continue | Verdict::Masquerade | Verdict::Forward { .. } => {
             xdp_action::XDP_PASS
         }
     }
 }
 
-/// The frame of an XDP program, of which the first part is at hand.
+/// The frame of an XDP program, of which only the linear part is accessible.
 struct XdpFrame(*mut xdp_md);
 
 impl Packet for XdpFrame {
@@ -61,8 +61,8 @@ impl Packet for XdpFrame {
         if off > MAX_OFFSET {
             return None;
         }
-        // SAFETY: the context is valid; the pointer is used only after the check against `data_end`, and the
-        // borrow of `self` ends before any helper could move the packet.
+        // SAFETY: the context is valid. The pointer is used only after the check against `data_end`, and the
+        // borrow of `self` ends before any helper can move the packet.
         unsafe {
             let data = (*self.0).data as usize;
             let end = (*self.0).data_end as usize;
@@ -76,8 +76,8 @@ impl Packet for XdpFrame {
 
     #[inline(always)]
     fn len(&self) -> u32 {
-        // SAFETY: the context is valid. As a difference the pointers are numbers, which the verifier remembers: they are
-        // read apart from those of `window`.
+        // SAFETY: the context is valid. The pointers are read separately from those in `window`: the difference
+        // turns them into scalars, and the verifier would keep that for later uses.
         unsafe {
             ptr::read_volatile(&raw const (*self.0).data_end)
                 .wrapping_sub(ptr::read_volatile(&raw const (*self.0).data))
@@ -99,7 +99,7 @@ impl Packet for XdpFrame {
 
     #[inline(always)]
     fn checksum_pending(&mut self, _off: usize) -> bool {
-        // Nobody says. The datapath looks at the sum itself (`datapath::xdp`).
+        // XDP does not know. `datapath::xdp` compares the field with the pseudo-header's sum.
         false
     }
 
@@ -118,7 +118,7 @@ impl Packet for XdpFrame {
 
     #[inline(always)]
     fn remove(&mut self, _l3: usize, _len: u32) -> Option<()> {
-        // For answers, which are tc's to give.
+        // Needed only to build ICMP errors, which XDP leaves to tc.
         None
     }
 

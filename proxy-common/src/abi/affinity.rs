@@ -1,16 +1,16 @@
-//! Which backend a client of a Service with `sessionAffinity` had (semantics L2).
+//! The backend that each client of a Service with `sessionAffinity` is bound to (semantics L2).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::addr::Addr;
 
-/// How a client is told apart.
+/// How a client is identified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub enum ClientKind {
     /// By the source address of its packets.
     Address = 0,
-    /// By the cookie of its network namespace: its sockets have no source address yet.
+    /// By the cookie of its network namespace: a socket has no source address before it connects.
     Namespace = 1,
 }
 
@@ -31,7 +31,7 @@ pub enum ClientKind {
 )]
 #[repr(C)]
 pub struct AffinityKey {
-    /// Source address, or the cookie of a network namespace as its last two words.
+    /// Source address; or a network namespace cookie in the last two words, low word first.
     pub client: Addr,
     /// [`Target::service`](super::target::Target::service).
     pub service: u32,
@@ -41,7 +41,7 @@ pub struct AffinityKey {
 const _: () = assert!(size_of::<AffinityKey>() == 24);
 
 impl AffinityKey {
-    /// A client whose packets come from an address.
+    /// The key of a client identified by its source address.
     #[inline(always)]
     pub const fn of_address(service: u32, client: Addr) -> Self {
         Self {
@@ -51,7 +51,7 @@ impl AffinityKey {
         }
     }
 
-    /// A client whose sockets are in a network namespace.
+    /// The key of a client identified by its network namespace.
     #[inline(always)]
     pub const fn of_namespace(service: u32, cookie: u64) -> Self {
         Self {
@@ -70,9 +70,9 @@ impl AffinityKey {
 pub struct AffinityValue {
     /// Index in `BACKENDS`.
     pub backend: u32,
-    /// Generation that the backend had.
+    /// Generation of the backend when this entry was written.
     pub generation: u32,
-    /// Jiffies (low 32 bits) of the client's last new connection.
+    /// Time of the client's last new connection, in jiffies (low 32 bits).
     pub last_used: u32,
     /// Zero.
     pub pad: u32,

@@ -1,38 +1,39 @@
-//! Network devices and this node's addresses, as the datapath needs them.
+//! Network devices and addresses of this node.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::addr::Addr;
 
-/// The class of a device (see docs/adr on device classes).
+/// The class of a device (ADR 11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum DeviceClass {
-    /// Leads to the outside.
+    /// Leads out of the node.
     Uplink = 1,
-    /// Leads to other nodes' pods, by a tunnel.
+    /// A tunnel to the pods of other nodes.
     Overlay = 2,
     /// Leads to a pod of this node.
     Pod = 3,
-    /// A bridge whose ports are pod-facing: packets are handled at the ports.
+    /// A bridge whose ports lead to pods. The programs run on the ports, not on the bridge.
     Bridge = 4,
 }
 
-/// How packets of a device begin.
+/// Which header a device's packets start with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum LinkType {
-    /// With an Ethernet header.
+    /// The Ethernet header.
     Ethernet = 1,
-    /// With the IP header.
+    /// The IP header.
     RawIp = 2,
 }
 
 /// Bits of [`Device::flags`].
 pub mod device_flags {
-    /// XDP programs of other devices can send frames out by this one; frames have Ethernet headers.
+    /// XDP programs on other devices can redirect frames to this device, which has Ethernet headers.
     pub const XDP_OUT: u32 = 1;
-    /// What XDP sends back out of this device must be redirected to it, not returned (`XDP_TX`).
+    /// XDP must redirect frames that go back out of this device. With `XDP_TX` they would stay in a queue: a
+    /// veth whose peer has GRO on but no XDP program (ADR 22).
     pub const XDP_NO_TX: u32 = 2;
 }
 
@@ -46,7 +47,7 @@ pub struct Device {
     pub class: u8,
     /// [`LinkType`] as a number.
     pub link: u8,
-    /// MAC address; zero where there is none.
+    /// MAC address; zero if the device has none.
     pub mac: [u8; 6],
     /// MTU in bytes, without the Ethernet header.
     pub mtu: u32,
@@ -63,8 +64,8 @@ const _: () = assert!(size_of::<Device>() == 52);
 
 /// Bits of the values of `NODE_ADDRS`.
 pub mod node_addr {
-    /// Node ports answer on this address (semantics S4).
+    /// Node ports are served on this address (semantics S4).
     pub const NODE_PORT: u32 = 1;
-    /// A loopback address of the node: node ports answer to processes of the node's network namespace.
+    /// A loopback address: node ports are served only to processes in the node's own network namespace.
     pub const LOOPBACK: u32 = 2;
 }

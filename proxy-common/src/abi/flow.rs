@@ -1,4 +1,5 @@
-//! Translated flows: two halves, each of which holds the other's key, inverted.
+//! Translated flows. A flow has two halves, forward and reverse; each half's `out` is the other half's key,
+//! inverted.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, network_endian::U16};
 
@@ -7,7 +8,7 @@ use crate::{
     hash::{finish, mix},
 };
 
-/// A tuple as it is seen in a packet, and the key of `FLOWS`, `NEW_FLOWS` and `SNAT_CLAIMS`.
+/// A packet's 5-tuple. Key of `FLOWS`, `NEW_FLOWS` and `SNAT_CLAIMS`.
 #[derive(
     Clone,
     Copy,
@@ -41,11 +42,12 @@ pub struct FlowKey {
 const _: () = assert!(size_of::<FlowKey>() == 40);
 
 impl FlowKey {
-    /// The same tuple seen from the other end.
+    /// The same tuple with source and destination exchanged.
     #[inline(always)]
     #[must_use]
     pub const fn inverted(&self) -> Self {
-        // The rest is copied as one word: a padding that is written anew is a call of memset in BPF.
+        // Copies `protocol` and `pad` as one word: LLVM would compile a zeroed `pad` into a call of memset,
+        // which BPF does not have.
         Self {
             src: self.dst,
             dst: self.src,
@@ -55,7 +57,7 @@ impl FlowKey {
         }
     }
 
-    /// The two ports as every transport header begins with them.
+    /// Source and destination port as the first four bytes of a TCP, UDP or SCTP header.
     #[inline(always)]
     pub const fn port_bytes(&self) -> [u8; 4] {
         let ([a, b], [c, d]) = (self.src_port.to_bytes(), self.dst_port.to_bytes());
@@ -71,7 +73,8 @@ impl FlowKey {
         )
     }
 
-    /// 32 bits over the tuple, cheap enough for every packet; tells tuples apart, resists nobody.
+    /// A 32-bit hash of the tuple, cheap enough to compute for every packet. It detects a wrong element; it
+    /// does not resist deliberate collisions.
     #[inline(always)]
     pub const fn fingerprint(&self) -> u32 {
         let (s, d, (ports, protocol)) = (self.src.words(), self.dst.words(), self.tail());
@@ -87,7 +90,7 @@ impl FlowKey {
             .wrapping_add(protocol.wrapping_mul(0x846c_a68b))
     }
 
-    /// Hash under a key that senders do not know, so that they cannot choose their backend.
+    /// A hash of the tuple under a secret key, so that senders cannot choose their backend.
     #[inline(always)]
     pub const fn keyed_hash(&self, key: [u32; 2]) -> u32 {
         let (s, d, (ports, protocol)) = (self.src.words(), self.dst.words(), self.tail());
@@ -99,11 +102,11 @@ impl FlowKey {
 }
 
 impl FlowKey {
-    /// Hash of the client's end alone, under a seed that all nodes share: whichever node and frontend a client comes
-    /// by, and whichever takes over, it is the same.
+    /// A hash of protocol, source address and source port. With a seed shared by all nodes, a client has the
+    /// same hash at every node and frontend, so another node can take over.
     #[inline(always)]
     pub const fn client_hash(&self, seed: u32) -> u32 {
-        // Nodes of different byte order read the same words.
+        // Reads the words as big-endian, so that nodes of different byte order agree.
         let [a, b, c, d] = self.src.words();
         let h = mix(mix(seed, u32::from_be(a)), u32::from_be(b));
         let h = mix(mix(h, u32::from_be(c)), u32::from_be(d));
@@ -112,35 +115,38 @@ impl FlowKey {
     }
 }
 
-/// Which way the packets of a half go.
+/// Direction of a half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Half {
-    /// Client → frontend; translated at the ingress of the device that the client is behind.
+    /// Client → frontend. Translated at ingress of the device that leads to the client.
     Forward = 1,
-    /// Backend → client; translated at the egress of that device, or at ingress if the source was translated.
+    /// Backend → client. Translated at egress of the device that leads to the client, or at ingress if the flow
+    /// has `SNAT`.
     Reverse = 2,
 }
 
 /// Bits of [`FlowValue::flags`].
 pub mod flow_flags {
-    /// The source is translated too: the reverse half lives in `SNAT_CLAIMS` and is found at ingress.
+    /// The source is translated too. The reverse half is in `SNAT_CLAIMS` and is looked up at ingress.
     pub const SNAT: u8 = 1;
-    /// The backend is the client itself: packets go back out of the device they came from.
+    /// Hairpin: the backend is the client itself. Packets go back out of the device that they came in on.
     pub const HAIRPIN: u8 = 2;
-    /// The backend is on this node: translated packets go on to the kernel.
+    /// The backend is on this node. Translated packets continue into the kernel's stack.
     pub const LOCAL: u8 = 4;
     /// A reply was seen.
     pub const CONFIRMED: u8 = 8;
-    /// The source port alone is translated, since the client's own tuple to this backend is held.
+    /// Only the source port is translated, because another flow holds the client's own tuple to this backend.
     pub const PORT: u8 = 16;
-    /// Counts in `LOADS` while it lives: its backend was chosen by least connections.
+    /// The flow is counted in `LOADS`: its backend was chosen by least connections.
     pub const COUNTED: u8 = 32;
-    /// The backend is on this node and the client outside: netfilter is told to masquerade it (semantics A2).
+    /// The backend is on this node and the client is outside: netfilter is to masquerade the client
+    /// (semantics A2).
     pub const MASQUERADE: u8 = 64;
 }
 
-/// Bits of [`FlowValue::seen`]: TCP flags that this half's packets have carried.
+/// Bits of [`FlowValue::seen`]: TCP flags (or the SCTP chunks that correspond to them) seen on this half's
+/// packets.
 pub mod seen {
     /// SYN.
     pub const SYN: u8 = 1;
@@ -148,7 +154,7 @@ pub mod seen {
     pub const FIN: u8 = 2;
     /// RST.
     pub const RST: u8 = 4;
-    /// A segment without any of them.
+    /// A packet without any of these flags.
     pub const DATA: u8 = 8;
 }
 
@@ -160,13 +166,13 @@ pub mod seen {
 pub struct FlowValue {
     /// The tuple after translation. Inverted, it is the key of the other half.
     pub out: FlowKey,
-    /// Jiffies (low 32 bits) when the flow was made.
+    /// Time when the flow was created, in jiffies (low 32 bits).
     pub created: u32,
-    /// Jiffies (low 32 bits) of about the last packet of this half.
+    /// Approximate time of this half's last packet, in jiffies (low 32 bits).
     pub last_seen: u32,
     /// Index in `BACKENDS`.
     pub backend: u32,
-    /// Generation that the backend had.
+    /// Generation of the backend when the flow was created.
     pub generation: u32,
     /// [`Half`] as a number.
     pub half: u8,
@@ -176,15 +182,15 @@ pub struct FlowValue {
     pub seen: u8,
     /// Zero.
     pub pad: u8,
-    /// [`FlowKey::fingerprint`] of this half's own key: an element that was evicted and reused while it was read is
-    /// told by it.
+    /// [`FlowKey::fingerprint`] of this half's own key. A reader compares it to detect that the element was
+    /// evicted and reused during the read.
     pub fingerprint: u32,
 }
 const _: () = assert!(size_of::<FlowValue>() == 64);
 
 impl FlowValue {
-    /// Whether this half, found under `key`, is of a connection that its client has opened straight to the backend: not
-    /// to a frontend ([`flow_flags::PORT`] alone is translated).
+    /// Whether the client opened this connection directly to the backend's address, not to a frontend. Only the
+    /// source port of such a flow is translated ([`flow_flags::PORT`]). `key` is the key of this half.
     #[inline(always)]
     pub const fn is_straight(&self, key: &FlowKey) -> bool {
         if self.half == Half::Forward as u8 {

@@ -1,21 +1,21 @@
-//! What clients connect to.
+//! Frontends: the addresses and ports that clients connect to.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, network_endian::U16};
 
 use crate::addr::Addr;
 
-/// Where a connection comes from, as far as the policies of a Service tell it apart (semantics B4, S6).
+/// Origin of a connection, as far as a Service's policies distinguish it (semantics B4, S6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Scope {
     /// From this node and its pods.
     Cluster = 0,
-    /// From elsewhere.
+    /// From anywhere else.
     External = 1,
 }
 
-/// Key of `FRONTENDS`. Node ports carry the unspecified address of their family and hold where the destination
-/// is in `NODE_ADDRS` with [`NODE_PORT`](super::device::node_addr::NODE_PORT).
+/// Key of `FRONTENDS`. A node port has the unspecified address of its family. It matches if the packet's
+/// destination is in `NODE_ADDRS` with [`NODE_PORT`](super::device::node_addr::NODE_PORT).
 #[derive(
     Clone,
     Copy,
@@ -44,8 +44,8 @@ pub struct FrontendKey {
 const _: () = assert!(size_of::<FrontendKey>() == 20);
 
 impl FrontendKey {
-    /// 32 bits over the key, kept in the value: an element that was deleted and reused for another key while it
-    /// was read is told by it.
+    /// A 32-bit hash of the key, stored in the value. A reader compares it to detect that the element was
+    /// deleted and reused for another key during the read.
     #[inline(always)]
     pub fn fingerprint(&self) -> u32 {
         let w = self.addr.words();
@@ -56,7 +56,7 @@ impl FrontendKey {
     }
 }
 
-/// What a frontend is of; order is that of `plan`'s output where all else is equal.
+/// Which field of a Service a frontend comes from. `plan` sorts by this order where all else is equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum FrontendKind {
@@ -72,7 +72,7 @@ pub enum FrontendKind {
 }
 
 impl FrontendKind {
-    /// From its number in a [`FrontendValue`].
+    /// Decodes the kind bits of a [`FrontendValue`].
     pub const fn from_u8(n: u8) -> Self {
         match n & 3 {
             0 => Self::ClusterIp,
@@ -126,7 +126,7 @@ impl FrontendValue {
         FrontendKind::from_u8((self.0 >> 24) as u8)
     }
 
-    /// Whether the value was written for this key.
+    /// Whether the value was written for this key, judged by the fingerprint.
     #[inline(always)]
     pub fn belongs_to(self, key: &FrontendKey) -> bool {
         (self.0 >> 32) as u32 == key.fingerprint()

@@ -1,9 +1,9 @@
-//! How many connections from this node a backend has, for least connections.
+//! The number of connections from this node to a backend, for least connections.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Value of `LOADS`. The count is changed by atomic additions, by programs and by the agent; the first connection to a
-/// new generation stores both as one word.
+/// Value of `LOADS`. Programs and the agent change the count by atomic addition. The first connection to a new
+/// generation writes count and generation as one 64-bit word.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -11,13 +11,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub struct Load {
     /// Sockets in `SOCKET_LOADS` and flows in `FLOW_LOADS` that name this generation of the backend.
     pub count: u32,
-    /// Generation of the backend that is counted for.
+    /// Generation of the backend that `count` refers to.
     pub generation: u32,
 }
 const _: () = assert!(size_of::<Load>() == 8);
 
 impl Load {
-    /// Connections of a generation; those of others do not count.
+    /// The number of connections to `generation`; 0 if the count refers to another generation.
     #[inline(always)]
     pub const fn of(self, generation: u32) -> u32 {
         if self.generation == generation {

@@ -1,8 +1,8 @@
-//! Names, never read by the datapath: with them the maps alone say what is programmed.
+//! Names for display, so that `services` can print everything from the maps alone. Never read by the datapath.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Longest name: a node's, a DNS subdomain (RFC 1123) of 253 bytes.
+/// Longest name: a node name is a DNS subdomain (RFC 1123) of up to 253 bytes.
 pub const NAME_LEN: usize = 256;
 
 /// Value of `META_NAMES`: UTF-8, padded with zeros.
@@ -14,13 +14,13 @@ pub struct Name(pub [u8; NAME_LEN]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum List {
-    /// All that serve the cluster.
+    /// Endpoints for cluster-wide traffic (semantics B2).
     Cluster = 0,
-    /// This node's.
+    /// Endpoints on this node (semantics B3).
     Local = 1,
 }
 
-/// Value of `META_TARGETS`: identity of a target = (Service, port name, protocol, family, list).
+/// Value of `META_TARGETS`: the target's identity, which is (Service, port name, protocol, family, list).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct TargetMeta {
@@ -57,7 +57,7 @@ pub struct BackendMeta {
     pub zone: u32,
     /// [`backend_meta_flags`].
     pub flags: u32,
-    /// The Service port that the backend is of: [`Target::service`](super::target::Target::service).
+    /// The Service port that the backend belongs to: [`Target::service`](super::target::Target::service).
     pub owner: u32,
 }
 const _: () = assert!(size_of::<BackendMeta>() == 16);

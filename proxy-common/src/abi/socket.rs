@@ -1,10 +1,10 @@
-//! State of sockets that were translated when they connected or sent.
+//! State of sockets that the hooks translated on `connect` or `sendmsg`.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, network_endian::U16};
 
 use crate::addr::Addr;
 
-/// Key of `SOCKET_BACKENDS` (the address is a frontend's) and of `SOCKET_FRONTENDS` (the address is a backend's).
+/// Key of `SOCKET_BACKENDS` (with a frontend's address) and of `SOCKET_FRONTENDS` (with a backend's address).
 #[derive(
     Clone,
     Copy,
@@ -35,7 +35,7 @@ pub struct SocketKey {
 }
 const _: () = assert!(size_of::<SocketKey>() == 32);
 
-/// Value of `SOCKET_BACKENDS`: an unconnected UDP socket keeps its backend (semantics L6).
+/// Value of `SOCKET_BACKENDS`: the backend that an unconnected UDP socket keeps for a frontend (semantics L6).
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -43,9 +43,9 @@ const _: () = assert!(size_of::<SocketKey>() == 32);
 pub struct SocketBackend {
     /// Index in `BACKENDS`.
     pub backend: u32,
-    /// Generation that the backend had.
+    /// Generation of the backend when this entry was written.
     pub generation: u32,
-    /// Jiffies (low 32 bits) of about the last datagram.
+    /// Approximate time of the last datagram, in jiffies (low 32 bits).
     pub last_used: u32,
     /// Zero.
     pub pad: u32,
@@ -58,9 +58,9 @@ const _: () = assert!(size_of::<SocketBackend>() == 16);
 )]
 #[repr(C)]
 pub struct SocketFrontend {
-    /// Address that the application used.
+    /// Address that the application connected or sent to.
     pub addr: Addr,
-    /// Port that the application used, network order.
+    /// Port that the application connected or sent to, network order.
     pub port: U16,
     /// Zero.
     pub pad: [u8; 6],

@@ -9,17 +9,17 @@ use crate::addr::Addr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum TargetState {
-    /// Nothing is here (a zeroed element): the frontend is not ours.
+    /// A zeroed element. The frontend is treated as if it did not exist.
     Absent = 0,
     /// Choose a backend.
     Serve = 1,
-    /// No endpoint anywhere: ECONNREFUSED, RST, ICMP port unreachable (semantics B5).
+    /// No endpoint exists that could serve: ECONNREFUSED, RST or ICMP port unreachable (semantics B5).
     Reject = 2,
-    /// Endpoints exist, none that the policy allows (semantics B5).
+    /// Endpoints exist, but the traffic policy allows none of them (semantics B5).
     Drop = 3,
 }
 
-/// How a target chooses (semantics L1).
+/// Load-balancing algorithm (semantics L1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Algorithm {
@@ -28,9 +28,10 @@ pub enum Algorithm {
     Random = 0,
     /// One after the other.
     RoundRobin = 1,
-    /// By a hash of the client, the same on every node; the slots are a Maglev table (Eisenbud et al., NSDI 2016, §3.4).
+    /// By a hash of the client that is the same on every node. The slots are a Maglev table (Eisenbud et al.,
+    /// NSDI 2016, §3.4).
     Maglev = 2,
-    /// Of two random ones, the one with fewer connections from this node for its weight.
+    /// Of two random backends, the one with fewer connections from this node relative to its weight.
     LeastConnections = 3,
 }
 
@@ -43,7 +44,7 @@ impl Algorithm {
         Self::LeastConnections,
     ];
 
-    /// Its name, as annotations, flags and reports have it.
+    /// Name in annotations, flags and reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Random => "random",
@@ -53,14 +54,14 @@ impl Algorithm {
         }
     }
 
-    /// The algorithm of a name.
+    /// The algorithm with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.name() == name)
     }
 }
 
-/// The word of a target that is flipped by one aligned 64-bit store:
-/// offset in `SLOTS` (bits 0–31), count (32–47), [`TargetState`] (48–55), [`Algorithm`] (56–63).
+/// The part of a target that is replaced by one aligned 64-bit store: offset in `SLOTS` (bits 0–31), count
+/// (32–47), [`TargetState`] (48–55), [`Algorithm`] (56–63).
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -85,7 +86,7 @@ impl TargetWord {
         (self.0 >> 32) as u16
     }
 
-    /// State; a number that is none reads as absent.
+    /// State. Unknown numbers read as absent.
     #[inline(always)]
     pub const fn state(self) -> TargetState {
         match (self.0 >> 48) as u8 {
@@ -96,7 +97,7 @@ impl TargetWord {
         }
     }
 
-    /// Algorithm; a number that is none reads as random.
+    /// Algorithm. Unknown numbers read as random.
     #[inline(always)]
     pub const fn algorithm(self) -> Algorithm {
         match (self.0 >> 56) as u8 {
@@ -108,11 +109,12 @@ impl TargetWord {
     }
 }
 
-/// Bits of [`Target::flags`] beside those of [`backend_lists`].
+/// Bits of [`Target::flags`], next to those of [`backend_lists`].
 pub mod target_flags {
-    /// `ranges` hold for all frontends, not for load balancer addresses alone.
+    /// `ranges` apply to all of the Service's frontends, not to load balancer addresses alone.
     pub const FILTERS_ALL: u8 = 1 << 6;
-    /// The node's own processes are not let in where `ranges` hold: none of its addresses is in one (semantics A3).
+    /// Where `ranges` apply, the node's own processes are refused, because no range contains an address of this
+    /// node (semantics A3).
     pub const REFUSES_NODE: u8 = 1 << 7;
 }
 
@@ -122,36 +124,38 @@ pub mod target_flags {
 )]
 #[repr(C)]
 pub struct Target {
-    /// Flipped atomically; all else is written before the first flip.
+    /// Replaced by one store. All other fields are written before the first store makes the target visible.
     pub word: TargetWord,
-    /// Identity of the Service port (Service, port name, protocol, family), the same for its cluster and its local
-    /// list: clients have affinity under it, and its backends name it as their owner. Never 0 while in use.
+    /// Id of the Service port (Service, port name, protocol, family). Its cluster target and its local target
+    /// share it. Affinity entries are keyed by it, and backends name it as their owner. Never 0 while in use.
     pub service: u32,
-    /// `sessionAffinity` timeout in seconds; 0: none. Changed by one aligned 32-bit store.
+    /// `sessionAffinity` timeout in seconds; 0: no affinity. Written by one aligned 32-bit store.
     pub affinity_seconds: u32,
-    /// Set of source ranges in `SOURCE_RANGES` that clients of frontends that [filter](Self::filters) must be in (semantics
-    /// A3); 0: everyone is let in. Changed by one aligned 32-bit store.
+    /// Set of source ranges in `SOURCE_RANGES`, one of which must contain the client, at frontends that
+    /// [filter](Self::filters) (semantics A3). 0: all clients are admitted. Written by one aligned 32-bit
+    /// store.
     pub ranges: u32,
-    /// The [`backend_lists`] bit of the backends that it lists, and [`target_flags`]. Changed with a whole aligned word.
+    /// [`target_flags`], and the [`backend_lists`] bit of this target's list. Written as part of an aligned
+    /// word.
     pub flags: u8,
     /// Zero.
     pub pad: u8,
-    /// For so many seconds a backend is new, and takes less than its share of new connections; 0: none ever is. Changed
-    /// with a whole aligned word.
+    /// Duration of slow start in seconds: a younger backend gets less than its share of new connections. 0: no
+    /// slow start. Written as part of an aligned word.
     pub slow_start: u16,
 }
 const _: () = assert!(size_of::<Target>() == 24);
 
 impl Target {
-    /// Whether `ranges` hold for frontends of a kind.
+    /// Whether `ranges` apply to frontends of this kind.
     #[inline(always)]
     pub const fn filters(&self, kind: FrontendKind) -> bool {
         matches!(kind, FrontendKind::LoadBalancer) || self.flags & target_flags::FILTERS_ALL != 0
     }
 }
 
-/// Key of `SOURCE_RANGES`, a longest-prefix trie. The ranges of a set are fixed while a target names it: other ranges
-/// are another set, and a set without ranges has no element and lets nobody in.
+/// Key of `SOURCE_RANGES`, an LPM trie. A set does not change while a target uses it; changed ranges get a new
+/// set. A set without ranges has no element, so it admits no client.
 #[derive(
     Clone,
     Copy,
@@ -168,11 +172,12 @@ impl Target {
 )]
 #[repr(C)]
 pub struct RangeKey {
-    /// Bits that count: 32 of `set`, and those of `addr` (an IPv4 prefix of n bits has 96 + n). Host order.
+    /// Number of significant bits: 32 for `set`, plus the prefix length in `addr` (96 + n for an IPv4 prefix of
+    /// n bits). Host byte order.
     pub prefix_len: u32,
-    /// Number of the set; never 0.
+    /// Id of the set; never 0.
     pub set: u32,
-    /// Client address, zero after the prefix.
+    /// Client address, with zeros after the prefix.
     pub addr: Addr,
 }
 const _: () = assert!(size_of::<RangeKey>() == 24);
@@ -181,7 +186,7 @@ impl RangeKey {
     /// Bits of `set`, which precede the address in every key.
     pub const SET_BITS: u32 = 32;
 
-    /// The key that finds a client's address in a set.
+    /// The key that looks up a client's address in a set.
     #[inline(always)]
     pub const fn of_client(set: u32, addr: Addr) -> Self {
         Self {
@@ -192,7 +197,7 @@ impl RangeKey {
     }
 }
 
-/// Value of `SLOTS`, read and written as one aligned 64-bit word.
+/// Value of `SLOTS`. Read and written as one aligned 64-bit word.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -200,13 +205,13 @@ impl RangeKey {
 pub struct Slot {
     /// Index in `BACKENDS`.
     pub backend: u32,
-    /// Generation that the backend must have.
+    /// Generation that the backend must have; if it differs, the slot is stale.
     pub generation: u32,
 }
 const _: () = assert!(size_of::<Slot>() == 8);
 
 impl Slot {
-    /// A slot of one word: backend (bits 0–31), generation (32–63).
+    /// Decodes a word: backend (bits 0–31), generation (32–63).
     #[inline(always)]
     pub const fn from_word(word: u64) -> Self {
         Self {
@@ -215,7 +220,7 @@ impl Slot {
         }
     }
 
-    /// The word of a slot.
+    /// Encodes the slot as one word.
     #[inline(always)]
     pub const fn to_word(self) -> u64 {
         self.backend as u64 | (self.generation as u64) << 32
@@ -224,11 +229,11 @@ impl Slot {
 
 /// Bits of [`Backend::flags`].
 pub mod backend_flags {
-    /// On this node: its `nodeName` is ours, or its address is one of this node's.
+    /// The backend is on this node: its `nodeName` is this node's, or its address is an address of this node.
     pub const LOCAL: u8 = 1;
 }
 
-/// Bits of a backend's word: the lists of its Service port that it is in, and takes new connections from.
+/// Bits of a backend's word: the lists of its Service port from which it takes new connections.
 pub mod backend_lists {
     use crate::abi::meta::List;
 
@@ -241,19 +246,19 @@ pub mod backend_lists {
     pub const ALL: u8 = bit(List::Cluster) | bit(List::Local);
 }
 
-/// Whether a backend serves.
+/// State of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum BackendState {
-    /// Free, or gone: flows to it are over.
+    /// The id is free, or the backend was deleted. Flows to it end.
     Gone = 0,
-    /// Serves; whether it takes new connections is said by the slots.
+    /// The backend serves. Whether it takes new connections depends on the slots.
     Serving = 1,
-    /// Known, not serving (any more): flows that may outlive that go on.
+    /// The backend exists but does not serve. Its connections go on; UDP flows to it end (semantics L3).
     NotServing = 2,
 }
 
-/// The word of a backend that changes while it lives: generation (bits 0–31), [`BackendState`] (32–39),
+/// The part of a backend that changes during its life: generation (bits 0–31), [`BackendState`] (32–39),
 /// [`backend_lists`] (40–47).
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -262,12 +267,12 @@ pub enum BackendState {
 pub struct BackendWord(pub u64);
 
 impl BackendWord {
-    /// Packs a word of a backend that no list names.
+    /// Packs the word of a backend that is in no list.
     pub const fn new(generation: u32, state: BackendState) -> Self {
         Self(generation as u64 | (state as u64) << 32)
     }
 
-    /// The same with [`backend_lists`].
+    /// The same word with these [`backend_lists`].
     #[must_use]
     pub const fn in_lists(self, lists: u8) -> Self {
         Self(self.0 & !(0xff << 40) | (lists as u64) << 40)
@@ -296,8 +301,9 @@ impl BackendWord {
     }
 }
 
-/// Value of `BACKENDS`. All but `word`, `weight` and `since` is fixed while the id is in use; an id is reused with a new generation, and
-/// only after every reader is through. A free id keeps its last generation in `word`, all else is zero.
+/// Value of `BACKENDS`. While an id is in use, only `word`, `weight` and `since` change. An id is reused with a
+/// new generation, and only after all programs that could have read the old one have finished. A free id keeps
+/// its last generation in `word`; all other fields are zero.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -311,18 +317,18 @@ pub struct Backend {
     pub protocol: u8,
     /// [`backend_flags`].
     pub flags: u8,
-    /// Relative weight. Changed by one aligned 32-bit store.
+    /// Relative weight. Written by one aligned 32-bit store.
     pub weight: u32,
-    /// Flipped atomically.
+    /// Replaced by one aligned 64-bit store.
     pub word: BackendWord,
-    /// When it began to serve, in nanoseconds of `CLOCK_MONOTONIC`; 0: as long as its Service port is there. Changed by one
-    /// aligned 64-bit store.
+    /// Time when it became ready, in nanoseconds of `CLOCK_MONOTONIC`. 0: it never goes through slow start,
+    /// because it came with its Service port. Written by one aligned 64-bit store.
     pub since: u64,
 }
 const _: () = assert!(size_of::<Backend>() == 40);
 
 impl Backend {
-    /// Whether it is on this node (see [`backend_flags::LOCAL`]).
+    /// Whether the backend is on this node (see [`backend_flags::LOCAL`]).
     #[inline(always)]
     pub const fn is_local(&self) -> bool {
         self.flags & backend_flags::LOCAL != 0

@@ -1,5 +1,5 @@
-//! Answers that this node gives by itself: TCP RST (RFC 9293 §3.5.2), ICMP errors (RFC 792, RFC 4443). A packet is made its own
-//! answer, which goes back where it came from.
+//! Replies that the node itself sends: TCP RST (RFC 9293 §3.5.2) and ICMP errors (RFC 792, RFC 4443). The
+//! packet's own buffer becomes the reply, which goes back out of the device that the packet came in on.
 
 use core::hint;
 
@@ -15,29 +15,29 @@ use crate::{
 const TTL: u8 = 64;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
-/// Bytes of the transport header that an error quotes of all but UDP.
+/// Bytes of a TCP or SCTP header that an ICMP error quotes.
 const QUOTED_TRANSPORT: usize = 20;
-/// Words of four bytes that an error quotes at most, since offsets are kept in a byte.
+/// Maximum length of a quote in 32-bit words: the offset of the transport header fits in a `u8`.
 const MAX_QUOTED_WORDS: usize = (u8::MAX as usize + QUOTED_TRANSPORT) / 4;
-/// A few bytes more.
+/// A few spare bytes, see [`error`].
 const BEYOND: usize = 4;
 
-/// What a packet is answered with, and why.
+/// Which reply the node sends, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Answer {
-    /// RST or port unreachable: its Service has no endpoint (semantics B5).
+    /// RST or port unreachable: the Service has no endpoint (semantics B5).
     Refusal,
-    /// RST: its backend was deleted (ADR 27).
+    /// RST: the backend was deleted (ADR 27).
     End,
-    /// Fragmentation needed, or packet too big: how much is not is told (semantics P2).
+    /// Fragmentation needed (IPv4) or packet too big (IPv6), with the MTU (semantics P2).
     TooBig,
     /// Time exceeded (semantics P2).
     TimeExceeded,
 }
 
 impl Answer {
-    /// From its number, since a shell may make what builds answers a function of its own.
+    /// From its number: the builder is a separate BPF function, which takes integers.
     #[inline(always)]
     pub const fn from_u32(n: u32) -> Self {
         match n {
@@ -48,7 +48,8 @@ impl Answer {
         }
     }
 
-    /// What it is counted as; and what else, where it cannot be given.
+    /// The counter for a sent reply, and the counter for a packet that is dropped because the reply cannot be
+    /// sent.
     const fn counters(self) -> (Counter, Counter) {
         match self {
             Self::Refusal => (Counter::RejectedNoEndpoint, Counter::DropAnswer),
@@ -71,8 +72,9 @@ impl Answer {
     }
 }
 
-/// Answers a packet; a fragment other than the first has nothing to answer to. What is too big is told of the `mtu`: bytes,
-/// from the IP header on.
+/// Sends a reply to a packet, or drops the packet if it must not be answered or no reply can be built. A later
+/// fragment cannot be answered, since it has no transport header. `mtu` is for [`Answer::TooBig`]: bytes from
+/// the IP header on.
 #[inline(always)]
 pub(super) fn give<P: Packet, T: PacketTables>(
     p: &mut P,
@@ -95,8 +97,8 @@ pub(super) fn give<P: Packet, T: PacketTables>(
     Verdict::Bounce
 }
 
-/// Whether a packet's source is one host, which may be answered (RFC 1122 §3.2.2, RFC 4443 §2.4): not unspecified, a group,
-/// everybody, or a loopback.
+/// Whether the packet's source is a single host, so that it may be answered (RFC 1122 §3.2.2, RFC 4443 §2.4):
+/// not an unspecified, multicast, broadcast or loopback address.
 #[inline(always)]
 fn is_of_somebody(h: &Headers) -> bool {
     let src = &h.tuple.src;
@@ -106,13 +108,14 @@ fn is_of_somebody(h: &Headers) -> bool {
     !matches!(src.v4_octets()[0], 0 | 127 | 224..)
 }
 
-/// Whether a frame is addressed to a group.
+/// Whether the frame's destination MAC is multicast or broadcast.
 #[inline(always)]
 fn is_to_many<P: Packet>(p: &mut P, link: LinkType) -> bool {
     matches!(link, LinkType::Ethernet) && p.window::<6>(0).is_none_or(|mac| mac[0] & 1 != 0)
 }
 
-/// Makes a packet its answer, up to the MAC addresses. Says no where that can't be: what is left of it is of no use.
+/// Turns a packet into the reply to it, except for the MAC addresses. Returns false if it cannot; the packet
+/// may then be partly overwritten and must be dropped.
 #[inline(always)]
 pub fn build<P: Packet>(p: &mut P, h: &Headers, answer: Answer, mtu: u32) -> bool {
     let built = match answer {
@@ -122,11 +125,11 @@ pub fn build<P: Packet>(p: &mut P, h: &Headers, answer: Answer, mtu: u32) -> boo
     built.is_some()
 }
 
-/// An ICMP error quotes the beginning of the packet, which is moved to behind its headers.
+/// Builds an ICMP error. It quotes the start of the packet, which is moved behind the new headers.
 ///
-/// A checksum that the sender left to its device would be written into the quote: by devices that go by the place, not by those
-/// that look for a TCP or UDP header there. So the bytes that it covers from are taken out of the packet: the kernel then knows of
-/// none.
+/// If the transport checksum is left to the sender's device, some devices would write it into the quote: those
+/// that use the stored offset, not those that look for a TCP or UDP header. To prevent that, the bytes from
+/// which the checksum starts are removed from the packet, and the kernel then forgets the pending checksum.
 #[inline(always)]
 fn error<P: Packet>(p: &mut P, h: &Headers, [kind, code]: [u8; 2], mtu: u32) -> Option<()> {
     let l3 = usize::from(h.l3);
@@ -144,13 +147,14 @@ fn error<P: Packet>(p: &mut P, h: &Headers, [kind, code]: [u8; 2], mtu: u32) -> 
     let removed = if pending { covered + BEYOND } else { 0 };
     let quote = l3 + ip + ICMP_LEN;
     let end = quote + removed + quoted;
-    // The sum that a device has made of all bytes is forgotten by the kernel where their number changes.
+    // Resizing makes the kernel discard a sum that a device computed over the received bytes
+    // (`CHECKSUM_COMPLETE`). The length must change for that, so it changes twice.
     p.resize((end + BEYOND) as u32)?;
     p.resize(end as u32)?;
     let mut sum = move_words(p, l3, quote + removed, quoted)?;
     if pending {
         p.remove(l3, covered as u32)?;
-        // Before Linux 6.2, the kernel looks what is gone before it goes.
+        // Two removals, because kernels before 6.2 check for the pending checksum before they remove the bytes.
         p.remove(l3, BEYOND as u32)?;
     }
 
@@ -159,7 +163,7 @@ fn error<P: Packet>(p: &mut P, h: &Headers, [kind, code]: [u8; 2], mtu: u32) -> 
     if h.v6 {
         sum = sum.add(pseudo_header(h, protocol, len).0);
     }
-    // RFC 1191 §4, RFC 4443 §3.2.
+    // The MTU fills the low 16 bits in IPv4 (RFC 1191 §4), all 32 bits in IPv6 (RFC 4443 §3.2).
     let rest = mtu.to_be_bytes();
     sum = sum
         .add16(u16::from_ne_bytes([kind, code]))
@@ -171,8 +175,8 @@ fn error<P: Packet>(p: &mut P, h: &Headers, [kind, code]: [u8; 2], mtu: u32) -> 
     Some(())
 }
 
-/// Bytes of the transport header that an error quotes: eight (RFC 792); of TCP, all but the options; of SCTP, up to the initiate
-/// tag of an INIT, without which nobody believes it (RFC 9260 §10).
+/// Bytes of the transport header to quote. UDP: 8 (RFC 792). TCP: all but the options. SCTP: up to an INIT's
+/// initiate tag, without which the receiver ignores the error (RFC 9260 §10).
 #[inline(always)]
 const fn quoted_transport_len(h: &Headers) -> usize {
     match h.tuple.protocol {
@@ -181,14 +185,15 @@ const fn quoted_transport_len(h: &Headers) -> usize {
     }
 }
 
-/// Moves bytes, of which there are a multiple of four, towards the end, the last first since the two places may overlap, and
-/// sums them up.
+/// Moves `len` bytes (a multiple of four) towards the packet's end and sums them. Starts with the last word,
+/// since source and destination may overlap.
 #[inline(always)]
 fn move_words<P: Packet>(p: &mut P, from: usize, to: usize, len: usize) -> Option<Sum> {
     let (mut sum, mut left, mut moved) = (Sum::default(), len / 4, 0);
     while moved < MAX_QUOTED_WORDS && left > 0 {
         left -= 1;
-        // As a number: compilers would look at a window from its end, which the verifier refuses.
+        // `black_box`: LLVM would otherwise address the words backwards from the end of the window, which the
+        // verifier rejects.
         let at = hint::black_box(left * 4);
         let word = *p.window::<4>(from + at)?;
         *p.window::<4>(to + at)? = word;
@@ -198,7 +203,7 @@ fn move_words<P: Packet>(p: &mut P, from: usize, to: usize, len: usize) -> Optio
     Some(sum)
 }
 
-/// The pseudo-header's sum without the length's high half, which is always zero here.
+/// Sum of the pseudo-header. The high half of an IPv6 length is left out, since it is always zero here.
 #[inline(always)]
 pub(super) fn pseudo_header(h: &Headers, protocol: u8, len: u16) -> Sum {
     let (s, d) = (h.tuple.src.words(), h.tuple.dst.words());
@@ -218,7 +223,8 @@ pub(super) fn pseudo_header(h: &Headers, protocol: u8, len: u16) -> Sum {
         .add(d[2])
 }
 
-/// Writes an IP header without options for the way back. Of a packet that was cut or extended, the kernel keeps no sum.
+/// Writes an IP header without options for the reverse direction. The packet was resized before, so the kernel
+/// keeps no sum over it that would need an update.
 #[inline(always)]
 fn ip_header<P: Packet>(p: &mut P, h: &Headers, protocol: u8, payload: u16) -> Option<()> {
     let l3 = usize::from(h.l3);
@@ -242,8 +248,9 @@ fn ip_header<P: Packet>(p: &mut P, h: &Headers, protocol: u8, payload: u16) -> O
     Some(())
 }
 
-/// A segment with ACK is answered from where its sender expects the other side to go on; one without, such as a SYN, is
-/// acknowledged. Not built behind IP options or extension headers.
+/// Builds a RST (RFC 9293 §3.5.2). Its sequence number is the packet's acknowledgement number, if the packet
+/// has ACK. Otherwise (as for a SYN) it is zero, and the RST acknowledges the packet. Fails if the packet has
+/// IP options or extension headers.
 #[inline(always)]
 fn reset<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
     const LEN: usize = 20;
@@ -287,7 +294,7 @@ fn reset<P: Packet>(p: &mut P, h: &Headers) -> Option<()> {
         0,
     ];
     let pseudo = pseudo_header(h, protocol::TCP, LEN as u16);
-    // The sender's device sums up the segment itself where that is still pending.
+    // If the checksum is still pending, the device completes it over the RST.
     let field = if pending {
         pseudo.fold()
     } else {

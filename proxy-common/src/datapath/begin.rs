@@ -1,4 +1,4 @@
-//! The first packet of a flow: frontend, backend, claim.
+//! The first packet of a flow: look up the frontend, choose a backend, claim the reverse tuple.
 
 mod shape;
 
@@ -16,17 +16,19 @@ use crate::{
     tables::{FlowRef, FlowTable, Insert, PacketTables},
 };
 
-/// Backends that are tried when the client's tuple to one is held by another of its flows.
+/// Backends to try while another flow holds the client's tuple to the chosen one.
 const MAX_BACKENDS_TRIED: u32 = 3;
 
-/// A SYN is sent again after a second at the earliest (RFC 6298 §2.1), give or take the clocks' ticks.
+/// A SYN that comes `hz` / 2 jiffies or more after its flow's first SYN counts as retransmitted. Senders wait
+/// at least one second (RFC 6298 §2.1); half of that leaves room for coarse clocks.
 const RETRANSMITS_PER_SECOND: u32 = 2;
 
-/// Source ports that are tried for a connection straight to a backend: a few, since it may go on without.
+/// Source ports to try for a connection directly to a backend. Few, because the connection also works
+/// untranslated.
 const MAX_PORTS_BESIDE: u32 = 2;
 
-/// What the packet that may begin a flow, and belongs to none that is confirmed, is to become. A number, since a
-/// shell may make this a program of its own that returns one; see [`Step`] for what it means.
+/// Decides what to do with a packet that may begin a flow and belongs to no confirmed one. Returns a number, as
+/// `Step::from_u32` decodes it, because `proxy-ebpf` compiles this as a separate BPF function.
 #[inline(always)]
 pub fn begin<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32, scope: Scope) -> u32 {
     if lookup(t, w, scope) {
@@ -36,7 +38,7 @@ pub fn begin<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32, scope: Scop
     }
 }
 
-/// [`begin`] for a packet from outside that comes by again where XDP does not finish it: what has no frontend is left alone.
+/// [`begin`] for XDP. Passes a packet without a frontend, since tc sees it next and runs [`begin`].
 #[inline(always)]
 pub fn begin_early<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32) -> u32 {
     if lookup(t, w, Scope::External) {
@@ -46,7 +48,7 @@ pub fn begin_early<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32) -> u3
     }
 }
 
-/// Begins at the frontend in `Work::found`.
+/// [`begin`] for a packet whose frontend is in `Work::found`.
 #[inline(always)]
 fn begin_here<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32, scope: Scope) -> u32 {
     if !w.found.admits(t, &w.h.tuple.src) {
@@ -70,7 +72,7 @@ fn begin_here<T: PacketTables>(t: &mut T, w: &mut Work, ifindex: u32, scope: Sco
     Step::CREATE
 }
 
-/// Goes on where [`begin`] says so, and says what comes then.
+/// Runs [`create`] if [`begin`] asks for it, and decodes the result.
 #[inline(always)]
 pub(super) fn finish<T: PacketTables>(t: &mut T, w: &mut Work, step: u32) -> Step {
     Step::from_u32(if step == Step::CREATE {
@@ -80,8 +82,8 @@ pub(super) fn finish<T: PacketTables>(t: &mut T, w: &mut Work, step: u32) -> Ste
     })
 }
 
-/// Gives the flow that begins with the packet in `Work`, at the frontend found there, its backend and both of its
-/// halves. What comes of it is a number, for the same reason.
+/// Creates a flow for the packet in `Work`, at the frontend in `Work::found`: chooses a backend and writes both
+/// halves. Returns a number, like [`begin`].
 #[inline(always)]
 pub fn create<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
     match choose_and_claim(t, w) {
@@ -90,22 +92,22 @@ pub fn create<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
     }
 }
 
-/// Whether [`begin`] or [`create`] said that the packet is translated.
+/// Whether this result of [`begin`] or [`create`] means that the packet is translated.
 #[inline(always)]
 pub const fn translates(step: u32) -> bool {
     step == Step::TRANSLATE
 }
 
-/// What comes after [`begin`], and [`create`] where that follows.
+/// Result of [`begin`] and [`create`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Not ours.
+    /// Not for the proxy.
     Pass,
-    /// Translate it as `Work::value` says.
+    /// Translate the packet as `Work::value` says.
     Translate,
-    /// Refuse it.
+    /// Refuse the packet.
     Refuse,
-    /// Drop it, for this reason.
+    /// Drop the packet for this reason.
     Drop(Counter),
 }
 
@@ -113,10 +115,10 @@ impl Step {
     const PASS: u32 = u32::MAX;
     const TRANSLATE: u32 = u32::MAX - 1;
     const REFUSE: u32 = u32::MAX - 2;
-    /// It begins a flow: [`create`].
+    /// The packet begins a flow: call [`create`].
     const CREATE: u32 = u32::MAX - 3;
 
-    /// From what [`begin`] or [`create`] returned: one of the constants, or the number of a counter.
+    /// Decodes a result of [`begin`] or [`create`]: one of the constants, or else the number of a drop counter.
     #[inline(always)]
     pub(super) fn from_u32(n: u32) -> Self {
         match n {
@@ -128,16 +130,17 @@ impl Step {
     }
 }
 
-/// Where a new flow begins.
+/// Where the first packet of a new flow came in.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Place {
     ifindex: u32,
     outside: bool,
-    /// Its SYN went to the backend under the client's own port before, and nothing came back.
+    /// An earlier SYN went to a backend under the client's own port and had no reply.
     unanswered: bool,
 }
 
-/// Finds the frontend of a packet. One on an address of this node leaves the node's own listeners alone (semantics S7).
+/// Looks up the frontend of a packet. On an external IP that is an address of this node, a local listener takes
+/// precedence (semantics S7).
 #[inline(always)]
 fn lookup<T: PacketTables>(t: &mut T, w: &mut Work, scope: Scope) -> bool {
     let tuple = &w.h.tuple;
@@ -156,9 +159,9 @@ fn lookup<T: PacketTables>(t: &mut T, w: &mut Work, scope: Scope) -> bool {
         && t.listens(&w.h.tuple))
 }
 
-/// A connection that is not translated. Where a translated flow of the same client holds its tuple, and lives, the
-/// backend knows that tuple already: the new one is given another source port. A flow that is over, or that nobody has
-/// answered yet, gives way.
+/// Handles a connection without a frontend. If a live translated flow of the same client holds its tuple, the
+/// backend already has a connection with that tuple, so the new connection gets another source port (ADR 7). A
+/// flow that is closed or unconfirmed is removed instead.
 #[inline(always)]
 fn untranslated<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
     if !w.h.is_syn() {
@@ -184,7 +187,7 @@ fn untranslated<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
     Step::PASS
 }
 
-/// Whether neither side of the confirmed flow, whose reverse half is in `Work`, has closed it.
+/// Whether neither side has closed the confirmed flow whose reverse half is in `Work`.
 #[inline(always)]
 fn lives<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
     let closing = seen::FIN | seen::RST;
@@ -195,7 +198,8 @@ fn lives<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
             .is_some_and(|forward| forward.seen & closing == 0)
 }
 
-/// A connection straight to the backend of the flow in `Work`, on that flow's tuple: only its source port is translated.
+/// Translates the source port of a connection to the backend itself, because the flow in `Work` holds its
+/// tuple.
 #[inline(always)]
 fn beside<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
     let (backend, generation) = (w.value.backend, w.value.generation);
@@ -214,7 +218,7 @@ fn beside<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
         ..FlowValue::default()
     };
     let seed = w.h.tuple.keyed_hash(t.settings().hash_key) ^ now;
-    // Where there is no room or no port, it goes on as it is: it is not ours to drop.
+    // Without a free port or table space, the connection passes untranslated: it does not go through a Service.
     if matches!(claim::claim_port(t, w, seed, MAX_PORTS_BESIDE), Ok(true))
         && write_forward(t, w).is_ok()
     {
@@ -224,35 +228,36 @@ fn beside<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
     }
 }
 
-/// Removes both halves of a flow of which `Work` holds one.
+/// Removes both halves of the flow of which `Work` holds one half.
 #[inline(always)]
 fn forget<T: PacketTables>(t: &mut T, w: &mut Work, table: FlowTable) {
     t.remove_flow(table, &w.key);
     w.other.out = w.value.out.inverted();
     t.remove_flow(flow::other_table(&w.value, table), &w.other.out);
     if w.value.flags & flow_flags::COUNTED != 0 {
-        // It was found by its reverse half.
+        // Loads are keyed by the forward half, and `Work::value` is the reverse half.
         w.key = w.other.out;
         t.count_flow(w, load::ENDS);
     }
 }
 
-/// What [`repeated`] found.
+/// Result of [`repeated`].
 enum Repeated {
-    /// The flow, in `Work::value`.
+    /// The flow, loaded into `Work::value`.
     Yes,
-    /// A flow that went by the client's own port, and was not answered; it is forgotten.
+    /// A flow under the client's own port that had no reply. It was removed.
     Unanswered,
-    /// Nothing of use.
+    /// No usable flow.
     No,
 }
 
-/// Finds the forward half of an unconfirmed flow that this packet repeats, while its backend serves and its reverse
-/// half, which may have been evicted alone, is there or can be made again.
+/// Looks for the unconfirmed flow of a retransmitted packet. The flow is usable if its backend serves and its
+/// reverse half exists or can be created again (the LRU table may have evicted it alone).
 ///
-/// A SYN that is sent again after a retransmission's time has had no answer under the client's own port. The backend
-/// may know that tuple already, from a connection of this client straight to it, which we did not see. An INIT is answered
-/// on a tuple that is known, too (RFC 9260 §5.2.2): one that is sent again was lost.
+/// A SYN that is retransmitted under the client's own port has had no reply. The backend may already have a
+/// connection with that tuple: one that the client opened directly to the backend and that the proxy did not
+/// see. So the flow is removed, and the next one gets another source port. An SCTP endpoint answers an INIT
+/// even on a known tuple (RFC 9260 §5.2.2), so a retransmitted INIT was simply lost.
 #[inline(always)]
 fn repeated<T: PacketTables>(t: &mut T, w: &mut Work) -> Repeated {
     let Some(entry) = t.flow(FlowTable::New, &w.h.tuple) else {
@@ -280,7 +285,7 @@ fn repeated<T: PacketTables>(t: &mut T, w: &mut Work) -> Repeated {
     answer
 }
 
-/// Whether the reverse half of the flow in `Work` is there, made again if it was not.
+/// Whether the reverse half of the flow in `Work` exists. Creates it if it does not.
 #[inline(always)]
 fn has_reverse<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
     w.key = w.value.out.inverted();
@@ -297,11 +302,11 @@ fn has_reverse<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
     matches!(claim::result(t.claim_tuple(w)), Ok(true))
 }
 
-/// The forward half is in `Work::value` then.
+/// Chooses a backend and writes both halves. The forward half is in `Work::value` afterwards.
 #[inline(always)]
 fn choose_and_claim<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<(), Counter> {
     let seed = w.h.tuple.keyed_hash(t.settings().hash_key);
-    // Ports that were tried before are not tried first again.
+    // After an unanswered SYN the time changes the seed, so that other ports are tried.
     let ports = if w.place.unanswered {
         seed ^ t.now()
     } else {
@@ -329,7 +334,7 @@ fn choose_and_claim<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<(), Coun
     Err(Counter::DropNoSourcePort)
 }
 
-/// Writes the forward half of the flow in `Work::value`, whose reverse half is claimed.
+/// Writes the forward half in `Work::value`. Its reverse half must be claimed already.
 #[inline(always)]
 fn write_forward<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<(), Counter> {
     w.value.half = Half::Forward as u8;

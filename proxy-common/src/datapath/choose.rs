@@ -9,14 +9,15 @@ use crate::{
     tables::Tables,
 };
 
-/// For [`choose`]: there is none.
+/// Result of [`choose`]: no backend.
 pub(super) const NONE: u32 = 0;
-/// For [`choose`]: the client's own, and no other will do.
+/// Result of [`choose`]: the backend to which the client has affinity. No other may replace it.
 pub(super) const KEPT: u32 = 2;
+/// Result of [`choose`]: a backend chosen by the algorithm.
 pub(super) const CHOSEN: u32 = 1;
 
-/// Chooses a backend at the frontend in `Work::found` for the packet there, after so many others were tried; it is in
-/// `Work` afterwards. What came of it is a number, since a shell may make this a function of its own.
+/// Chooses a backend at the frontend in `Work::found` for the packet in `Work`, after `tried` failed attempts,
+/// and stores it in `Work`. Returns a number, because `proxy-ebpf` compiles this as a separate BPF function.
 #[inline(always)]
 pub fn choose<T: Tables>(t: &mut T, w: &mut Work, tried: u32) -> u32 {
     if tried == 0
@@ -33,8 +34,8 @@ pub fn choose<T: Tables>(t: &mut T, w: &mut Work, tried: u32) -> u32 {
     CHOSEN
 }
 
-/// What [`choose`] has chosen, not kept, of a target with slow start is in `Work`: afterwards, what is chosen in the end. The
-/// number says nothing, and is there for the same reason.
+/// Applies slow start to the backend that [`choose`] stored in `Work` with result `CHOSEN`: may replace it by
+/// another. Returns 0; BPF functions must return a number.
 #[inline(always)]
 pub fn reconsider<T: Tables>(t: &mut T, w: &mut Work, tried: u32) -> u32 {
     let draw = draw(t, w, tried);
@@ -55,7 +56,7 @@ fn draw<T: Tables>(t: &mut T, w: &Work, tried: u32) -> Draw {
     if tried == 0 { draw } else { draw.again(tried) }
 }
 
-/// Notes that the flow in `Work` exists.
+/// Records the affinity of the client of the new flow in `Work`.
 #[inline(always)]
 pub(super) fn keep<T: Tables>(t: &mut T, w: &Work) {
     affinity::keep(t, &w.found, &client(w), w.slot);

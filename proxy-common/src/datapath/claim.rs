@@ -1,4 +1,5 @@
-//! The reverse tuple of a new flow is claimed before the flow exists: no two flows may have the same one.
+//! Claiming reverse tuples. A new flow claims its reverse tuple before it exists, because no two flows may
+//! share one.
 
 use zerocopy::network_endian::U16;
 
@@ -13,15 +14,15 @@ use crate::{
     tables::{FlowRef, FlowTable, Insert, PacketTables},
 };
 
-/// Source ports that are tried for one flow.
+/// Source ports to try for one flow.
 const MAX_PORTS_TRIED: u32 = 16;
 
-/// Seconds after which a claim that no reply has confirmed may be taken over.
+/// Seconds after which another flow may take over an unconfirmed claim.
 const UNCONFIRMED_SECONDS: u32 = 3;
 
-/// Claims the reverse tuple of the flow in `Work::value`, and writes its reverse half. Says no if the client's own
-/// tuple is held by another flow and the caller should try another backend; with `last`, the source port is
-/// translated instead. A flow that has `PORT` already gets another port in any case.
+/// Claims the reverse tuple of the flow in `Work::value` and writes its reverse half. Returns false if another
+/// flow holds the client's own tuple and the caller should try another backend. With `last`, it translates the
+/// source port instead. A flow that already has `PORT` always gets another source port.
 #[inline(always)]
 pub(super) fn claim<T: PacketTables>(
     t: &mut T,
@@ -41,12 +42,12 @@ pub(super) fn claim<T: PacketTables>(
     claim_port(t, w, seed, MAX_PORTS_TRIED)
 }
 
-// What comes of a claim is a number, since a shell may make what claims a function of its own; see `result`.
+// Numbers that `claim_tuple` returns, because `proxy-ebpf` compiles it as a separate BPF function.
 const CLAIMED: u32 = 0;
 const HELD: u32 = 1;
 const FULL: u32 = 2;
 
-/// Whether a claim succeeded, or why it cannot.
+/// Decodes the result of [`claim_tuple`]: whether the tuple was claimed, or the reason for a drop.
 #[inline(always)]
 pub(super) const fn result(n: u32) -> Result<bool, Counter> {
     match n {
@@ -56,7 +57,8 @@ pub(super) const fn result(n: u32) -> Result<bool, Counter> {
     }
 }
 
-/// Claims the reverse tuple of the flow in `Work::value` under another source port, of which at `most` so many are tried.
+/// Claims a reverse tuple with a translated source port for the flow in `Work::value`. Tries at most `most`
+/// ports.
 #[inline(always)]
 pub(super) fn claim_port<T: PacketTables>(
     t: &mut T,
@@ -80,7 +82,7 @@ pub(super) fn claim_port<T: PacketTables>(
     Err(Counter::DropNoSourcePort)
 }
 
-/// Makes `Work::other` the reverse half of `Work::value`, and `Work::key` its key.
+/// Builds the reverse half of `Work::value` in `Work::other`, and its key in `Work::key`.
 #[inline(always)]
 fn write_reverse(w: &mut Work) {
     w.key = w.value.out.inverted();
@@ -91,7 +93,8 @@ fn write_reverse(w: &mut Work) {
     w.other.fingerprint = w.key.fingerprint();
 }
 
-/// Claims the reverse tuple of the flow in `Work::value`, if nobody holds it, and writes its reverse half.
+/// Claims the reverse tuple of the flow in `Work::value`, if no other flow holds it, and writes its reverse
+/// half. `result` decodes the returned number.
 #[inline(always)]
 pub fn claim_tuple<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
     let table = flow::other_table(&w.value, FlowTable::New);
@@ -105,7 +108,8 @@ pub fn claim_tuple<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
         Insert::Exists => return HELD,
         Insert::Full => return FULL,
     }
-    // Asked only now: a holder that is confirmed meanwhile writes FLOWS before it leaves NEW_FLOWS.
+    // `FLOWS` is checked after the insertion: a confirming packet writes `FLOWS` before it removes from
+    // `NEW_FLOWS`.
     if table == FlowTable::New && t.flow(FlowTable::Confirmed, &w.key).is_some() {
         t.remove_flow(FlowTable::New, &w.key);
         return HELD;
@@ -113,7 +117,8 @@ pub fn claim_tuple<T: PacketTables>(t: &mut T, w: &mut Work) -> u32 {
     CLAIMED
 }
 
-/// Whether a claim was never confirmed and is old. A successful removal elects the one who takes it over.
+/// Whether the claim at `Work::key` is old and unconfirmed. Several packets may find it so; the one that
+/// succeeds in removing it takes it over.
 #[inline(always)]
 fn abandoned<T: PacketTables>(t: &mut T, w: &Work, table: FlowTable) -> bool {
     let Some(state) = t.flow(table, &w.key).and_then(|entry| entry.state(&w.key)) else {
@@ -124,7 +129,7 @@ fn abandoned<T: PacketTables>(t: &mut T, w: &Work, table: FlowTable) -> bool {
         && since(now, state.last_seen) > UNCONFIRMED_SECONDS * hz
 }
 
-/// A port from the ranges that a flow may take its source port from; 0 if there are none.
+/// A port from the ranges for this flow's source port; 0 if the ranges are empty.
 #[inline(always)]
 fn port(settings: &Settings, flags: u8, random: u32) -> u16 {
     if flags & flow_flags::HAIRPIN != 0 {

@@ -1,5 +1,5 @@
-//! Packets of flows that exist: the forward half at ingress, the reverse half at egress (or at ingress, where the
-//! source was translated), and the step from unconfirmed to confirmed.
+//! Packets of existing flows: the forward half at ingress; the reverse half at egress, or at ingress if the
+//! source was translated; and the confirmation of a flow by its first reply.
 
 use super::{Work, seen_flags};
 use crate::{
@@ -21,21 +21,22 @@ pub(super) enum Step {
     Translate,
     /// Leave it alone.
     Pass,
-    /// The flow is over: this packet may begin another.
+    /// The flow is over, and the packet may begin another.
     Begin,
-    /// The flow is to be [retired](retire), and its client to be told.
+    /// [Remove](retire) the flow and send its client a RST (ADR 27).
     End,
 }
 
-/// A packet at ingress whose tuple is a half of a confirmed flow.
+/// Handles a packet at ingress whose tuple is the key of a half of a confirmed flow.
 #[inline(always)]
 pub(super) fn established<T: PacketTables>(t: &mut T, w: &mut Work, entry: T::Flow) -> Step {
     if !entry.load(&w.h.tuple, &mut w.value) {
         return Step::Begin;
     }
     if w.value.half != Half::Forward as u8 {
-        // A backend's reply on its way in: translated where the client is. A SYN of its own on this tuple says
-        // that the flow is over; an INIT belongs to it (RFC 9260 §5.2: both began, or the backend begins anew).
+        // A backend's reply on its way in. It is translated later, at egress towards the client. A SYN from the
+        // backend on this tuple means that the flow is over. An INIT belongs to the association: both sides may
+        // send one, or the backend restarts it (RFC 9260 §5.2).
         if w.h.is_syn() && w.h.tuple.protocol == protocol::TCP {
             retire(t, w);
             return Step::Begin;
@@ -58,13 +59,14 @@ pub(super) fn established<T: PacketTables>(t: &mut T, w: &mut Work, entry: T::Fl
     Step::Translate
 }
 
-/// Whether the packet closes the flow in `Work::value`, which counts as a connection until then.
+/// Whether the packet closes the flow in `Work::value`, which is then no longer counted in `LOADS`.
 #[inline(always)]
 fn closes(w: &Work) -> bool {
     w.value.flags & flow_flags::COUNTED != 0 && seen_flags(&w.h) & (seen::FIN | seen::RST) != 0
 }
 
-/// The same for a packet of its backend's, whose forward half is found by `Work::value`.
+/// [`closes`] for a packet from the backend: stops counting the flow, whose forward half is `Work::value.out`
+/// inverted.
 #[inline(always)]
 fn closed_by_backend<T: PacketTables>(t: &mut T, w: &mut Work) {
     if closes(w) {
@@ -73,7 +75,7 @@ fn closed_by_backend<T: PacketTables>(t: &mut T, w: &mut Work) {
     }
 }
 
-/// Whether a SYN, INIT or datagram that meets a confirmed flow finds it over: closed, or its backend gone (semantics L3).
+/// Whether the flow of a SYN, INIT or datagram is over: closed, or its backend does not serve (semantics L3).
 #[inline(always)]
 fn is_over<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
     if balance::serving(t, slot(&w.value)).is_none() {
@@ -92,8 +94,8 @@ fn is_over<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
         .is_none_or(|reverse| reverse.seen & closing != 0)
 }
 
-/// Whether the TCP flow in `Work::value` is not to outlive its backend (ADR 27), which was deleted. What was opened straight
-/// to the backend is not the proxy's to end, and a client that breaks off itself is not answered.
+/// Whether the TCP flow in `Work::value` must end because its backend was deleted (ADR 27). Excludes
+/// connections opened directly to the backend, which are not the proxy's, and RSTs, which must not be answered.
 #[inline(always)]
 fn must_end<T: PacketTables>(t: &mut T, w: &Work) -> bool {
     w.h.tuple.protocol == protocol::TCP
@@ -103,7 +105,7 @@ fn must_end<T: PacketTables>(t: &mut T, w: &Work) -> bool {
         && balance::is_deleted(t, slot(&w.value))
 }
 
-/// The backend of a flow, as slots name it.
+/// The backend of a flow, as a slot.
 #[inline(always)]
 pub(super) const fn slot(value: &FlowValue) -> Slot {
     Slot {
@@ -112,7 +114,7 @@ pub(super) const fn slot(value: &FlowValue) -> Slot {
     }
 }
 
-/// The table of the reverse half, given that of the forward half.
+/// The table of a flow's reverse half, given the table of its forward half.
 #[inline(always)]
 pub(super) fn other_table(value: &FlowValue, table: FlowTable) -> FlowTable {
     if value.flags & flow_flags::SNAT != 0 {
@@ -122,7 +124,8 @@ pub(super) fn other_table(value: &FlowValue, table: FlowTable) -> FlowTable {
     }
 }
 
-/// Removes both halves of the confirmed flow of which the packet's tuple is one.
+/// Removes both halves of a confirmed flow. The packet's tuple is the key of one of them, which is in
+/// `Work::value`.
 #[inline(always)]
 pub(super) fn retire<T: PacketTables>(t: &mut T, w: &mut Work) {
     w.key = w.value.out.inverted();
@@ -136,14 +139,14 @@ pub(super) fn retire<T: PacketTables>(t: &mut T, w: &mut Work) {
     }
 }
 
-/// Finds the reverse half of a reply that arrives with a translated destination, and loads it.
+/// Looks up the reverse half for a reply to a translated source, and loads it.
 #[inline(always)]
 pub(super) fn snat_reply<T: PacketTables>(t: &mut T, w: &mut Work) -> Option<T::Flow> {
     let entry = t.flow(FlowTable::Claims, &w.h.tuple)?;
     entry.load(&w.h.tuple, &mut w.value).then_some(entry)
 }
 
-/// Notes a reply that [`snat_reply`] found; the first confirms the flow.
+/// Records a reply that [`snat_reply`] found. The first reply confirms the flow.
 #[inline(always)]
 pub(super) fn accept_reply<T: PacketTables>(t: &mut T, w: &mut Work, entry: T::Flow) {
     let now = t.now();
@@ -160,7 +163,7 @@ pub(super) fn accept_reply<T: PacketTables>(t: &mut T, w: &mut Work, entry: T::F
     closed_by_backend(t, w);
 }
 
-/// Finds the reverse half of a packet that leaves, confirmed if it is the first reply.
+/// Looks up the reverse half for a packet at egress, and loads it. The first reply confirms the flow.
 #[inline(always)]
 pub(super) fn reply<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
     if let Some(entry) = t.flow(FlowTable::Confirmed, &w.h.tuple) {
@@ -172,7 +175,7 @@ pub(super) fn reply<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
         closed_by_backend(t, w);
         return true;
     }
-    // Of TCP, only the answer to a SYN can be the first; of SCTP, that to an INIT.
+    // The first reply of a TCP flow has SYN or RST; that of an SCTP flow is an INIT ACK or ABORT.
     if protocol::has_connections(w.h.tuple.protocol)
         && seen_flags(&w.h) & (seen::SYN | seen::RST) == 0
     {
@@ -188,8 +191,9 @@ pub(super) fn reply<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
     true
 }
 
-/// Moves a flow from `NEW_FLOWS` to `FLOWS` at its first reply. Where `FLOWS` has no room for both halves, both stay where
-/// they are: counted, and tried again at the next reply. A refusal ends the flow.
+/// Moves a flow from `NEW_FLOWS` to `FLOWS` at its first reply. If `FLOWS` has no room for both halves, they
+/// stay in `NEW_FLOWS`; this is counted, and the next reply tries again. If the first reply is a RST, the flow
+/// is removed.
 #[inline(always)]
 fn confirm<T: PacketTables>(t: &mut T, w: &mut Work) {
     if seen_flags(&w.h) & seen::RST == 0 {
@@ -218,8 +222,8 @@ fn confirm<T: PacketTables>(t: &mut T, w: &mut Work) {
     t.remove_flow(FlowTable::New, &w.h.tuple);
 }
 
-/// Writes the forward half into `FLOWS`: the reverse half, which the packet is of, says all about it. Leaves its key
-/// in `Work::key`.
+/// Writes the forward half into `FLOWS`, built from the reverse half in `Work::value`. Leaves its key in
+/// `Work::key`. Returns false if the table is full.
 #[inline(always)]
 fn confirm_forward<T: PacketTables>(t: &mut T, w: &mut Work, now: u32) -> bool {
     w.key = w.value.out.inverted();
@@ -242,7 +246,7 @@ fn confirm_forward<T: PacketTables>(t: &mut T, w: &mut Work, now: u32) -> bool {
     }
 }
 
-/// What the client's first packet carried.
+/// The `seen` bits of the client's first packet.
 #[inline(always)]
 pub(super) const fn first_seen(h: &Headers) -> u8 {
     if protocol::has_connections(h.tuple.protocol) {

@@ -1,4 +1,4 @@
-//! Where a translated packet goes from here.
+//! The next hop of a translated packet.
 
 use core::hint;
 
@@ -21,7 +21,7 @@ use crate::{
     tables::{PacketTables, Route, RouteQuery},
 };
 
-/// Towards the backend.
+/// Translates a packet towards the backend and sends it on.
 #[inline(always)]
 pub(super) fn onward<P: Packet, T: PacketTables>(
     p: &mut P,
@@ -36,14 +36,16 @@ pub(super) fn onward<P: Packet, T: PacketTables>(
         return drop(t, Counter::DropRewrite);
     }
     if w.value.flags & flow_flags::MASQUERADE != 0 {
-        // Also to the bridge that it came by: what is only bridged is not masqueraded, and the answer is this node's.
+        // Keeps the destination MAC, which is the bridge's: the packet must be routed to be masqueraded, and
+        // the reply must return to this node.
         return Verdict::Masquerade;
     }
     bridge(p, t, at, &w.value.out);
     Verdict::Continue
 }
 
-/// Either way of a flow whose source is translated: out of this node, or back to the pod that it came from.
+/// Sends on a packet of a flow with a translated source, in either direction: out of this node, or for a
+/// hairpin back to the pod.
 #[inline(always)]
 pub(super) fn back<P: Packet, T: PacketTables>(
     p: &mut P,
@@ -58,14 +60,14 @@ pub(super) fn back<P: Packet, T: PacketTables>(
     }
 }
 
-/// Out of this node, by whatever device leads there. Never handed to the kernel's receive path: its source is an
-/// address of this node, which the kernel drops as a martian.
+/// Routes the packet out of this node. It bypasses the kernel's receive path, which would drop it as a martian,
+/// because its source is an address of this node.
 #[inline(always)]
 fn route<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Work) -> Verdict {
     let way = way(p, t, at, &w.h, &w.value.out.dst);
     match way.obstacle {
         None => {}
-        // Its sender is told (semantics P2).
+        // The sender is told (semantics P2).
         Some(Obstacle::HopLimit) => return answer::give(p, t, at, w, Answer::TimeExceeded, 0),
         Some(Obstacle::TooBig) => return answer::give(p, t, at, w, Answer::TooBig, way.mtu),
         Some(obstacle @ Obstacle::NoRoute) => return drop(t, obstacle.drop()),
@@ -78,19 +80,19 @@ fn route<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Work
     }
 }
 
-/// Why a packet does not go on from this node.
+/// Why a packet cannot be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Obstacle {
     /// Its hop limit is used up.
     HopLimit,
-    /// Nothing leads there.
+    /// No route.
     NoRoute,
-    /// It is bigger than the device takes.
+    /// It exceeds the device's MTU.
     TooBig,
 }
 
 impl Obstacle {
-    /// What a packet is counted as that is dropped for it.
+    /// The drop counter for this obstacle.
     #[inline(always)]
     pub(super) const fn drop(self) -> Counter {
         match self {
@@ -101,18 +103,18 @@ impl Obstacle {
     }
 }
 
-/// How a packet leaves this node. No enum: the compiler would copy the part of it that is not there, which the verifier
-/// refuses.
+/// Route of a packet out of this node. A struct and not an enum: LLVM would copy the inactive variant's fields
+/// as well, and the verifier rejects reads of uninitialised stack.
 pub(super) struct Way {
-    /// By this device.
+    /// Device.
     pub ifindex: u32,
-    /// Bytes that it takes, from the IP header on.
+    /// MTU of the device: bytes, from the IP header on.
     pub mtu: u32,
-    /// Not at all, for this.
+    /// The reason why the packet cannot leave, if there is one.
     pub obstacle: Option<Obstacle>,
 }
 
-/// The way on to an address.
+/// Looks up the route to `dst` and checks hop limit and MTU.
 #[inline(always)]
 pub(super) fn way<P: Packet, T: PacketTables>(
     p: &mut P,
@@ -150,19 +152,20 @@ pub(super) fn way<P: Packet, T: PacketTables>(
     way
 }
 
-/// Bytes of the biggest piece that will leave, from the IP header on.
+/// Length of the largest packet on the wire, in bytes, from the IP header on.
 #[inline(always)]
 pub(super) fn wire_len<P: Packet>(p: &mut P, h: &Headers) -> u32 {
     match p.segment() {
-        // As a number: XDP's length is a difference of pointers, which the compiler would go on calculating with.
+        // `black_box`: XDP's length is a difference of packet pointers, and LLVM would continue with pointer
+        // arithmetic.
         Segment::None => hint::black_box(p.len()) - u32::from(h.l3),
-        // Cut already, by what the sender knows of the path.
+        // The sender segmented it already, for the path MTU that it knows.
         Segment::Cut => 0,
         Segment::Payload(bytes) => bytes + u32::from(h.l4 - h.l3) + transport_len(p, h),
     }
 }
 
-/// Length of the transport header of a packet that is cut into segments.
+/// Length of the transport header of a GSO packet.
 #[inline(always)]
 fn transport_len<P: Packet>(p: &mut P, h: &Headers) -> u32 {
     if h.tuple.protocol != protocol::TCP {
@@ -172,7 +175,8 @@ fn transport_len<P: Packet>(p: &mut P, h: &Headers) -> u32 {
         .map_or(20, |w| u32::from(w[12] >> 4) * 4)
 }
 
-/// Back to the pod that sent it (semantics L5): past routing, bridge and conntrack, which would not have it.
+/// Sends a hairpin packet back to the pod that sent it (semantics L5). It bypasses routing, bridging and
+/// conntrack, which would drop it.
 #[inline(always)]
 fn bounce<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Work) -> Verdict {
     if !rewrite(p, &w.h, &w.value.out, false) {
@@ -182,7 +186,7 @@ fn bounce<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Wor
     Verdict::Bounce
 }
 
-/// Exchanges the MAC addresses of a packet that goes back where it came from.
+/// Exchanges the MAC addresses of a packet that goes back out of its device.
 #[inline(always)]
 pub(super) fn swap_macs<P: Packet>(p: &mut P, link: LinkType) {
     if matches!(link, LinkType::Ethernet)
@@ -193,8 +197,8 @@ pub(super) fn swap_macs<P: Packet>(p: &mut P, link: LinkType) {
     }
 }
 
-/// A backend on the client's own bridge is addressed by its MAC: both directions are then bridged, and conntrack
-/// sees both or neither. An unknown neighbour is routed this once.
+/// If the backend is on the client's bridge, sets its MAC as destination. Both directions are then bridged, and
+/// conntrack sees both or neither. If the neighbour is not resolved yet, this one packet is routed instead.
 #[inline(always)]
 pub(super) fn bridge<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, out: &FlowKey) {
     let bridge = t.device(at.ifindex).map_or(0, |device| device.bridge);

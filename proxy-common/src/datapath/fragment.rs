@@ -1,5 +1,5 @@
-//! IP fragments (semantics P3): the first of a packet has the ports, and leaves them for those that follow, which then find
-//! its flow as it did. One that comes before the first is left alone.
+//! IP fragments (semantics P3). The first fragment carries the ports and stores them for the later fragments,
+//! which then match the same flow. A fragment that arrives before the first passes unchanged.
 
 use super::{Work, since};
 use crate::{
@@ -8,10 +8,10 @@ use crate::{
     tables::PacketTables,
 };
 
-/// How long a fragment waits for others: Linux's `ipfrag_time`.
+/// How long stored ports are valid: Linux's default `ipfrag_time`.
 const REASSEMBLY_SECONDS: u32 = 30;
 
-/// Gives a later fragment the ports that the first one left. Says no where none did.
+/// Sets a later fragment's ports from the stored ones. Returns false if there are none.
 #[inline(always)]
 pub(super) fn complete<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
     if w.h.has_transport() {
@@ -27,7 +27,7 @@ pub(super) fn complete<T: PacketTables>(t: &mut T, w: &mut Work) -> bool {
     since(t.now(), first.seen) <= t.settings().hz * REASSEMBLY_SECONDS
 }
 
-/// Leaves the ports of a first fragment, which is ours.
+/// Stores the ports of a first fragment that the proxy handles.
 #[inline(always)]
 pub(super) fn leave<T: PacketTables>(t: &mut T, w: &mut Work) {
     if !matches!(w.h.fragment, Fragment::First) {
@@ -47,7 +47,7 @@ pub(super) fn leave<T: PacketTables>(t: &mut T, w: &mut Work) {
     );
 }
 
-/// Field by field: the padding stays zero.
+/// Writes field by field, so that the padding stays zero.
 #[inline(always)]
 fn fill_key(w: &mut Work) {
     w.fragment.src = w.h.tuple.src;

@@ -1,6 +1,6 @@
-//! ICMP errors about translated packets (semantics P2): they go the way of the flow that they are about, and quote the packet
-//! as its sender knows it. Both addresses are translated as those of any packet that goes this way (as netfilter does): who
-//! is told of an error by an address that it does not know the way to may never be told.
+//! ICMP errors about translated packets (semantics P2). An error goes in the same direction as the flow's
+//! replies. The packet that it quotes is translated back to what its sender sent. The error's own addresses are
+//! translated like those of a reply, as netfilter does, because hosts drop errors from unroutable sources.
 
 use super::{Ingress, Verdict, Work, forward, rewrite::rewrite_error};
 use crate::{
@@ -14,19 +14,19 @@ use crate::{
     tables::{FlowRef, FlowTable, PacketTables},
 };
 
-// What comes of an error is a number, since a shell makes this a function of its own that returns one; see `verdict`. Others
-// are numbers of counters.
+// Numbers that `incoming` and `outgoing` return, because `proxy-ebpf` compiles them as separate BPF functions.
+// `verdict` decodes them; any other number is that of a drop counter.
 
-/// It is not ours. All that XDP would say, which leaves errors to tc.
+/// Not for the proxy. XDP always says this, since it leaves ICMP errors to tc.
 pub const PASS: u32 = u32::MAX;
 const CONTINUE: u32 = u32::MAX - 1;
 const FORWARD: u32 = u32::MAX - 2;
 const BOUNCE: u32 = u32::MAX - 3;
 
-/// Flags that say whose source is translated, and how: `SNAT` alone on its way through this node, both of a hairpin.
+/// Flags of a flow with a translated source: `SNAT` alone if it passes through this node, both for a hairpin.
 const SOURCE: u8 = flow_flags::SNAT | flow_flags::HAIRPIN;
 
-/// What [`incoming`] and [`outgoing`] said.
+/// Decodes a result of [`incoming`] or [`outgoing`].
 #[inline(always)]
 pub(super) const fn verdict(w: &Work, step: u32) -> Verdict {
     match step {
@@ -41,7 +41,8 @@ pub(super) const fn verdict(w: &Work, step: u32) -> Verdict {
     }
 }
 
-/// An error that comes in: about what a client was sent, or what left with a translated source. What becomes of it is a number.
+/// An ICMP error at ingress. It quotes a packet that was sent to a client, or one that left with a translated
+/// source.
 #[inline(always)]
 pub fn incoming<P: Packet, T: PacketTables>(
     p: &mut P,
@@ -60,7 +61,8 @@ pub fn incoming<P: Packet, T: PacketTables>(
         load(t, w, FlowTable::Claims)
     };
     let (translates, inside) = (w.value.flags & SOURCE, scope as u8 == Scope::Cluster as u8);
-    // As for any packet: what a pod is told of itself comes from the pod, and of another node's backend from elsewhere.
+    // As with replies: errors about hairpin flows come from the pod itself, and those about other flows with a
+    // translated source come from outside this node.
     if !found || translates != 0 && (translates == SOURCE) != inside {
         return PASS;
     }
@@ -70,7 +72,7 @@ pub fn incoming<P: Packet, T: PacketTables>(
         flow_flags::SNAT => {
             let way = forward::way(p, t, at, &w.h, &w.key.dst);
             if let Some(obstacle) = way.obstacle {
-                // Errors are not answered with errors (RFC 1122 §3.2.2).
+                // No ICMP error may be sent about an ICMP error (RFC 1122 §3.2.2).
                 return dropped(t, obstacle.drop());
             }
             w.ifindex = way.ifindex;
@@ -83,7 +85,8 @@ pub fn incoming<P: Packet, T: PacketTables>(
     }
     match step {
         BOUNCE => forward::swap_macs(p, at.link),
-        // Netfilter knows the client of a masqueraded flow by another address: such packets are routed.
+        // Not for a masqueraded flow: netfilter knows its client by another address, so the error must be
+        // routed.
         CONTINUE if w.value.flags & flow_flags::MASQUERADE == 0 => {
             forward::bridge(p, t, at, &w.key);
         }
@@ -93,7 +96,7 @@ pub fn incoming<P: Packet, T: PacketTables>(
     step
 }
 
-/// An error that leaves for a client: about what was translated where it came in. What becomes of it is a number.
+/// An ICMP error at egress, towards the client of a flow without a translated source.
 #[inline(always)]
 pub fn outgoing<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, w: &mut Work) -> u32 {
     if !parse_quoted(p, &w.h, &mut w.quoted) || !is_for_its_sender(w) {
@@ -118,21 +121,23 @@ fn dropped<T: PacketTables>(t: &mut T, reason: Counter) -> u32 {
     reason as u32
 }
 
-/// Whoever sends an error sends it to the sender of what it quotes: others are not about a packet that came by here.
+/// Whether the error is addressed to the source of the packet that it quotes. If not, that packet did not pass
+/// here.
 #[inline(always)]
 fn is_for_its_sender(w: &Work) -> bool {
     w.h.tuple.dst.same(&w.quoted.tuple.src)
 }
 
-/// Loads the half of a flow that `Work::key` names: that of the answers to the packet that is quoted, since they go the error's
-/// way.
+/// Loads the half of a flow with the key in `Work::key`. The key is the inverted tuple of the quoted packet,
+/// because the error goes in the direction of the replies.
 #[inline(always)]
 fn load<T: PacketTables>(t: &mut T, w: &mut Work, table: FlowTable) -> bool {
     t.flow(table, &w.key)
         .is_some_and(|entry| entry.load(&w.key, &mut w.value))
 }
 
-/// What the error itself becomes, its ports aside. A source that this way of the flow leaves alone stays that of the router.
+/// Addresses of the error after translation; its ports are unused. If this half does not translate the source,
+/// the error keeps the address of the router that sent it.
 #[inline(always)]
 fn outer(w: &Work) -> FlowKey {
     let mut outer = w.h.tuple;

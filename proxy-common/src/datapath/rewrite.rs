@@ -1,4 +1,4 @@
-//! One tuple → another: addresses, ports, checksums, hop limit.
+//! Rewriting a packet from one tuple to another: addresses, ports, checksums, hop limit.
 
 use super::Work;
 use crate::{
@@ -8,8 +8,8 @@ use crate::{
     parse::{Fragment, Headers, ICMP_CHECKSUM, SCTP_CHECKSUM},
 };
 
-/// Makes the packet carry the tuple `out`; with `hop`, its hop limit is one less. Says no, with nothing changed, if a
-/// part of the packet could not be reached. A call of its own: the sums take stack.
+/// Gives the packet the tuple `out`. With `hop`, also decrements its hop limit. Returns false, with the packet
+/// unchanged, if a part of it cannot be accessed. Not inlined, because the sums need much stack.
 #[inline(never)]
 pub(super) fn rewrite<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey, hop: bool) -> bool {
     try_rewrite(p, h, out, hop).is_some()
@@ -30,8 +30,9 @@ fn try_rewrite<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey, hop: bool) -> O
     }
 }
 
-/// Makes an ICMP error one about the flow in `Work::value`, between the addresses of `Work::key`: it quotes what the answers of
-/// this half answer. With `hop`, its hop limit is one less. Says no if a part could not be reached.
+/// Translates an ICMP error. It then has the addresses in `Work::key`, and quotes a packet of the flow in
+/// `Work::value` as that packet's sender sent it. With `hop`, also decrements the error's hop limit. Returns
+/// false if a part of the packet cannot be accessed.
 #[inline(always)]
 pub(super) fn rewrite_error<P: Packet>(p: &mut P, w: &Work, hop: bool) -> bool {
     try_rewrite_error(p, w, hop).is_some()
@@ -43,7 +44,7 @@ fn try_rewrite_error<P: Packet>(p: &mut P, w: &Work, hop: bool) -> Option<()> {
     let mut message = rewrite_quoted_transport(p, h, quoted, &inner)?;
     let l3 = usize::from(quoted.l3);
     if h.v6 {
-        // An IPv4 header's own checksum makes up for its addresses.
+        // In IPv4, the quoted header's checksum compensates for its addresses.
         message = message.add(addresses(Sum::default(), quoted, &inner).0);
         ipv6(p, l3, quoted, &inner, false)?;
         // The pseudo-header (RFC 4443 §2.3).
@@ -62,8 +63,9 @@ fn try_rewrite_error<P: Packet>(p: &mut P, w: &Work, hop: bool) -> Option<()> {
     }
 }
 
-/// The ports that an error quotes, and the checksum of TCP or UDP where it is quoted, too: tracing tools know their probes by
-/// it. SCTP's is not known without the whole packet. Gives the change of what was written.
+/// Rewrites the quoted ports, and the quoted TCP or UDP checksum if it is there: tracing tools recognise their
+/// probes by it. SCTP's checksum would need the whole packet. Returns the change in the sum of the quoted
+/// bytes.
 #[inline(always)]
 fn rewrite_quoted_transport<P: Packet>(
     p: &mut P,
@@ -87,7 +89,7 @@ fn rewrite_quoted_transport<P: Packet>(
     Some(written)
 }
 
-/// The ports of TCP and UDP, and the checksum.
+/// Rewrites the ports and checksum of TCP or UDP.
 #[inline(always)]
 fn ports<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey) -> Option<()> {
     let l4 = usize::from(h.l4);
@@ -97,12 +99,14 @@ fn ports<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey) -> Option<()> {
     Some(())
 }
 
-/// The ports of SCTP, and the checksum, which covers no addresses (RFC 9260 §6.8).
+/// Rewrites the ports of SCTP and its checksum, which covers no addresses (RFC 9260 §6.8).
 ///
-/// A field of zero stays: it is how Linux leaves it to the device (`CHECKSUM_PARTIAL` with `csum_not_inet`; netfilter's
-/// `sctp_manip_pkt` does not touch it, either), or none was asked for (RFC 9653). Of others, one in 2³² looks the same.
+/// A field of zero stays zero. The sender left the checksum to its device (`CHECKSUM_PARTIAL` with
+/// `csum_not_inet`; netfilter's `sctp_manip_pkt` leaves it alone, too), or sent none (RFC 9653). One in 2³²
+/// real checksums is zero as well.
 ///
-/// Any other depends on the packet's length, which a first fragment does not know: its port cannot change.
+/// The update of any other checksum needs the packet's length, which a first fragment does not have. So a first
+/// fragment is rejected if its ports change.
 #[inline(always)]
 fn sctp<P: Packet>(p: &mut P, h: &Headers, out: &FlowKey) -> Option<()> {
     const LEN: usize = SCTP_CHECKSUM + 4;
@@ -149,7 +153,7 @@ fn change(h: &Headers, out: &FlowKey) -> ChecksumChange {
     }
 }
 
-/// The change of the addresses, which the IPv4 header and the pseudo-headers both cover.
+/// The change of the addresses in a sum over the IPv4 header or a pseudo-header.
 #[inline(always)]
 fn addresses(sum: Sum, h: &Headers, out: &FlowKey) -> Sum {
     let (os, ns) = (h.tuple.src.words(), out.src.words());

@@ -1,7 +1,8 @@
-//! XDP on an uplink: finishes what it sends out itself, and leaves everything else to tc of the same device, unmodified.
+//! XDP on an uplink. It sends out the packets that it can finish, and leaves all others unmodified to tc on the
+//! same device.
 //!
-//! It sends out what tc would: packets of flows whose backend is elsewhere, and the replies to them. It decides before it
-//! writes. What it leaves to tc has its flow by then, so that tc comes to the same backend.
+//! It handles flows whose backend is on another node, in both directions, with the same result as tc. It
+//! decides before it writes. Packets left to tc already have their flow, so tc uses the same backend.
 
 use super::{
     Ingress, Verdict, Work, answer, begin, drop, flow, forward, may_be_snat_reply, rewrite::rewrite,
@@ -21,7 +22,7 @@ use crate::{
 
 const ETH_HLEN: u8 = 14;
 
-/// A packet that comes from elsewhere, by an uplink with Ethernet headers, before tc sees it.
+/// Ingress of an uplink with Ethernet headers, before tc.
 #[inline(always)]
 pub fn xdp_ingress<P: Packet, T: PacketTables>(
     p: &mut P,
@@ -29,7 +30,8 @@ pub fn xdp_ingress<P: Packet, T: PacketTables>(
     w: &mut Work,
     at: Ingress,
 ) -> Verdict {
-    // Fragments are tc's: there, the later ones find what the first has left. ICMP errors are, too: there are few.
+    // Fragments are left to tc, where later fragments find the ports that the first one stored. ICMP errors are
+    // left to tc because they are rare.
     if !matches!(parse(p, LinkType::Ethernet, &mut w.h), Kind::Transport)
         || !matches!(w.h.fragment, Fragment::Whole)
     {
@@ -49,7 +51,7 @@ pub fn xdp_ingress<P: Packet, T: PacketTables>(
                 begin::Step::Drop(
                     reason @ (Counter::DropSourceRange | Counter::DropNoLocalEndpoint),
                 ) => return drop(t, reason),
-                // tc comes to the same, and has the last word.
+                // tc comes to the same result and acts on it.
                 begin::Step::Pass | begin::Step::Refuse | begin::Step::Drop(_) => {
                     return Verdict::Pass;
                 }
@@ -79,15 +81,15 @@ pub fn xdp_ingress<P: Packet, T: PacketTables>(
     }
 }
 
-/// What the flow tables say of a packet.
+/// What the flow tables say about a packet.
 enum Known<F> {
-    /// Of a client, to be translated as `Work::value` says.
+    /// From a client, to be translated as `Work::value` says.
     Forward,
-    /// Of a backend that saw a translated source; not noted yet.
+    /// A reply to a translated source. Not recorded in the flow tables yet.
     Back(F),
-    /// To be left alone.
+    /// Leave it unchanged.
     Pass,
-    /// Nothing.
+    /// No flow matches.
     No,
 }
 
@@ -104,7 +106,7 @@ fn known<P: Packet, T: PacketTables>(
         }
         match flow::established(t, w, entry) {
             flow::Step::Translate => return Known::Forward,
-            // An answer is tc's to give.
+            // Only tc sends RSTs.
             flow::Step::Pass | flow::Step::End => return Known::Pass,
             flow::Step::Begin => {}
         }
@@ -121,7 +123,8 @@ fn known<P: Packet, T: PacketTables>(
     Known::No
 }
 
-/// Whether a frame is addressed to the device: XDP sees those for others, too (tc: `PACKET_OTHERHOST`).
+/// Whether the frame is addressed to this device. XDP also sees other frames, which tc calls
+/// `PACKET_OTHERHOST`.
 #[inline(always)]
 fn is_for_us<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress) -> bool {
     match (t.device(at.ifindex), p.window::<6>(0)) {
@@ -133,19 +136,19 @@ fn is_for_us<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress) -> b
 /// How a packet leaves.
 struct Way {
     ifindex: u32,
-    /// It is the device that the packet came in by, and takes back what it gave.
+    /// Whether to return `XDP_TX`: the packet leaves by the device that it came in on.
     returns: bool,
-    /// Destination and source.
+    /// Destination MAC, then source MAC.
     macs: [u8; 12],
 }
 
-/// The way that a packet of the flow in `Work` leaves by, if XDP can take it.
+/// The route of a packet of the flow in `Work`, if XDP can send it.
 #[inline(always)]
 fn way<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Work) -> Option<Way> {
     const OUT_OF_HERE: u8 = flow_flags::SNAT | flow_flags::HAIRPIN;
     if w.value.flags & OUT_OF_HERE != flow_flags::SNAT
         || w.h.ttl <= 1
-        // A tag, though it names no VLAN, is the kernel's to take off.
+        // The kernel must strip a VLAN tag, even a priority tag.
         || w.h.l3 != ETH_HLEN
         || may_be_pending(p, &w.h)
     {
@@ -161,7 +164,7 @@ fn way<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Work) 
         return None;
     };
     let device = t.device(ifindex)?;
-    // Back out of its own device a frame goes wherever XDP runs.
+    // A frame can always leave by the device that XDP runs on, with `XDP_TX` or a redirect.
     let same = ifindex == at.ifindex;
     let reached = same || device.flags & device_flags::XDP_OUT != 0;
     if !reached || forward::wire_len(p, &w.h) > device.mtu {
@@ -175,9 +178,10 @@ fn way<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, at: Ingress, w: &Work) 
     })
 }
 
-/// Whether the transport checksum looks like one that the sender left to its device (`CHECKSUM_PARTIAL`), of which XDP
-/// is not told: from a veth, in a virtual machine from its neighbours, in generic mode. A frame sent on must have it all.
-/// One in 65,536 others looks the same, and goes by tc. SCTP's is zero then ([`rewrite`]).
+/// Whether the transport checksum may be left to the sender's device (`CHECKSUM_PARTIAL`). XDP cannot know:
+/// this occurs on a veth, between virtual machines on one host, and in generic mode. A frame that XDP sends
+/// needs a complete checksum. So a field equal to the pseudo-header's sum counts as pending; one in 65,536
+/// complete checksums looks the same and also goes to tc. SCTP's field is zero while pending ([`rewrite`]).
 #[inline(always)]
 fn may_be_pending<P: Packet>(p: &mut P, h: &Headers) -> bool {
     if h.tuple.protocol == protocol::SCTP {

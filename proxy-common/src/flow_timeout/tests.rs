@@ -14,7 +14,7 @@ fn half(half: Half, flags: u8, seen: u8, idle_seconds: u32) -> FlowState {
     }
 }
 
-/// A confirmed TCP connection by what its two halves have carried, both idle for as long.
+/// A confirmed TCP connection with these `seen` bits on its two halves, both idle for the same time.
 fn tcp(client: u8, backend: u8, idle_seconds: u32) -> FlowHalves {
     let flags = flow_flags::CONFIRMED;
     FlowHalves {
@@ -36,7 +36,7 @@ fn unconfirmed(protocol: u8, flags: u8, idle_seconds: u32) -> FlowHalves {
 
 const OPEN: u8 = seen::SYN | seen::DATA;
 
-/// Checks that a flow is over after `seconds` of silence and not before.
+/// Checks that a flow expires after `seconds` of idleness, and not before.
 #[track_caller]
 fn ends_after(seconds: u32, crowded: bool, reason: Reason, flow: impl Fn(u32) -> FlowHalves) {
     assert_eq!(flow(seconds).expired(NOW, HZ, crowded), None);
@@ -189,7 +189,7 @@ fn any_flow() -> impl Strategy<Value = FlowHalves> {
         any::<bool>(),
     )
         .prop_map(|(protocol, one, mut other, paired, serving)| {
-            // Both halves are made with the same flags; only the last to be confirmed may lag behind.
+            // Both halves have the same flags, except that one of them may not be confirmed yet.
             other.flags = one.flags ^ (other.flags & flow_flags::CONFIRMED);
             FlowHalves {
                 protocol,

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-/// A map of type array: every index below the capacity is there, and zero until written.
+/// A BPF array map: all elements below the capacity exist, and are zero until written.
 #[derive(Clone, Debug)]
 pub struct Array<V> {
     elements: RefCell<Vec<V>>,
@@ -10,7 +10,7 @@ pub struct Array<V> {
 }
 
 impl<V: Copy + Default> Array<V> {
-    /// An array of zeroes.
+    /// An array whose elements are all zero.
     pub const fn new(capacity: u32) -> Self {
         Self {
             elements: RefCell::new(Vec::new()),
@@ -18,7 +18,7 @@ impl<V: Copy + Default> Array<V> {
         }
     }
 
-    /// The element at an index; none beyond the capacity.
+    /// The element at an index; `None` beyond the capacity.
     pub fn get(&self, index: u32) -> Option<V> {
         (index < self.capacity).then(|| {
             self.elements
@@ -29,7 +29,7 @@ impl<V: Copy + Default> Array<V> {
         })
     }
 
-    /// Writes the element at an index; false beyond the capacity.
+    /// Writes the element at an index. Returns false beyond the capacity.
     pub fn set(&self, index: u32, value: V) -> bool {
         if index >= self.capacity {
             return false;
@@ -42,7 +42,7 @@ impl<V: Copy + Default> Array<V> {
         true
     }
 
-    /// All elements up to the last that was ever written.
+    /// All elements up to the highest index ever written.
     pub fn written(&self) -> Vec<V> {
         self.elements.borrow().clone()
     }

@@ -1,4 +1,4 @@
-//! A packet in pieces.
+//! Fragmenting packets.
 
 use super::checksum_of;
 
@@ -6,15 +6,19 @@ const MORE: u16 = 0x2000;
 const FRAGMENT_HEADER: u8 = 44;
 const IPV6: usize = 40;
 
-/// Cuts a packet whose IP header is at `l3` into fragments with at most `payload` bytes each (a multiple of eight), as a
-/// sender does (RFC 791 §3.2, RFC 8200 §4.5). One of IPv6 has no extension headers; `id` is the identification, of which
-/// IPv4 has 16 bits.
+/// Splits a packet into fragments of at most `payload` bytes (a multiple of eight), as a sender does
+/// (RFC 791 §3.2, RFC 8200 §4.5). The IP header is at `l3`. An IPv6 packet must have no extension headers. `id`
+/// is the identification; IPv4 uses its low 16 bits.
 ///
 /// # Panics
 ///
-/// If the packet ends within its IP header, or `payload` is no multiple of eight.
+/// If the packet has no data after its IP header, or `payload` is not a multiple of eight.
 pub fn fragments(packet: &[u8], l3: usize, id: u32, payload: usize) -> Vec<Vec<u8>> {
-    assert_eq!(payload % 8, 0, "offsets are counted in eights");
+    assert_eq!(
+        payload % 8,
+        0,
+        "fragment offsets are in units of eight bytes"
+    );
     let v4 = packet[l3] >> 4 == 4;
     let header = if v4 {
         usize::from(packet[l3] & 0x0f) * 4

@@ -5,15 +5,15 @@ use crate::packet::{ChecksumChange, Packet, Segment};
 /// A checksum that the sender left to its device (`CHECKSUM_PARTIAL`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingChecksum {
-    /// Offset of the first byte that it covers; it covers all to the end.
+    /// Offset of the first covered byte. The checksum covers everything from there to the end.
     pub start: usize,
-    /// Offset of its field, which holds the pseudo-header's sum, not complemented; for a CRC, zero.
+    /// Offset of the field. It holds the sum of the pseudo-header, not complemented; for a CRC it holds zero.
     pub field: usize,
-    /// It is SCTP's `CRC32c` (`csum_not_inet`).
+    /// Whether it is SCTP's `CRC32c` (`csum_not_inet`).
     pub crc: bool,
 }
 
-/// A packet, with what the kernel knows of it beside its bytes.
+/// A packet with its skb metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     bytes: Vec<u8>,
@@ -23,7 +23,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A packet whose checksums are all there.
+    /// A packet whose checksums are complete.
     pub const fn new(bytes: Vec<u8>) -> Self {
         Self {
             bytes,
@@ -33,34 +33,34 @@ impl Frame {
         }
     }
 
-    /// The same packet, with a checksum that is left to the device.
+    /// The same packet with a transport checksum left to the device.
     #[must_use]
     pub const fn pending(mut self, pending: PendingChecksum) -> Self {
         self.pending = Some(pending);
         self
     }
 
-    /// The same packet, to be cut into segments of this many bytes of payload (`gso_size`).
+    /// The same packet as a GSO packet, to be segmented into this many bytes of payload (`gso_size`).
     #[must_use]
     pub const fn segmented(mut self, bytes: u32) -> Self {
         self.segment = bytes;
         self
     }
 
-    /// The same packet, of which nothing can be taken out: one that the kernel does not know for IP (`skb->protocol`).
+    /// The same packet, but [`remove`](Packet::remove) fails, as in the kernel if `skb->protocol` is not IP.
     #[must_use]
     pub const fn rigid(mut self, rigid: bool) -> Self {
         self.rigid = rigid;
         self
     }
 
-    /// Its bytes.
+    /// The packet's bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// What a device does with a pending checksum: sums up all that it covers, its field included, and writes the
-    /// complement (Linux: `skb_checksum_help`, `skb_crc32c_csum_help`).
+    /// Completes a pending checksum as a device does: sums all covered bytes, including the field, and writes
+    /// the complement (Linux: `skb_checksum_help`, `skb_crc32c_csum_help`).
     #[must_use]
     pub fn completed(mut self) -> Self {
         let Some(PendingChecksum { start, field, crc }) = self.pending.take() else {
@@ -80,7 +80,7 @@ impl Frame {
     }
 }
 
-/// `CRC32c` bit by bit, as a number whose bytes SCTP's field holds in little-endian order (RFC 9260, appendix A).
+/// `CRC32c`, computed bit by bit. SCTP's field holds it in little-endian order (RFC 9260, appendix A).
 pub fn crc32c_of(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for byte in bytes {
@@ -92,7 +92,8 @@ pub fn crc32c_of(bytes: &[u8]) -> u32 {
     !crc
 }
 
-/// The checksum of parts one after the other, each of an even length but the last (RFC 1071), as a number.
+/// Internet checksum of concatenated parts (RFC 1071), in host byte order. All parts but the last must have an
+/// even length.
 pub fn checksum_of(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u64;
     for pair in parts.iter().flat_map(|part| part.chunks(2)) {
@@ -126,7 +127,8 @@ impl Packet for Frame {
         let field = self.window::<2>(off)?;
         let before = u16::from_ne_bytes(*field);
         let after = match (pending, before) {
-            // The pseudo-header's sum alone, and never zero: no change makes a sum of something nothing.
+            // Only the pseudo-header counts. The sum cannot become zero: a one's complement sum with a nonzero
+            // term is never zero.
             (true, 1..) => change.pseudo.add16(before).fold(),
             (true, 0) if change.zero_means_none => 0,
             (true, 0) => change.pseudo.fold(),

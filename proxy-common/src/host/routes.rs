@@ -1,15 +1,15 @@
-//! A routing table, and the sockets that listen.
+//! A routing table, and listening sockets.
 
 use crate::{addr::Addr, tables::Route};
 
-/// Prefixes and where they lead; the longest that matches wins, as in the kernel's table.
+/// Routes by prefix. The longest matching prefix wins, as in the kernel's table.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
     routes: Vec<(Addr, u8, Route)>,
 }
 
 impl RouteTable {
-    /// A table with one more route: to an address and the length of its prefix (an IPv4 prefix of n bits is given as n).
+    /// Adds a route. `bits` is the prefix length in the address's own family (0–32 for IPv4).
     #[must_use]
     pub fn with(mut self, addr: Addr, bits: u8, route: Route) -> Self {
         let bits = if addr.is_v4() { 96 + bits } else { bits };
@@ -17,7 +17,7 @@ impl RouteTable {
         self
     }
 
-    /// Where a destination leads; `Route::None` if no prefix matches.
+    /// The route to a destination; `Route::None` if no prefix matches.
     pub fn find(&self, dst: &Addr) -> Route {
         self.routes
             .iter()
@@ -29,7 +29,7 @@ impl RouteTable {
     }
 }
 
-/// Leading bits that two addresses share.
+/// Number of leading bits that two addresses share.
 fn common_bits(a: &Addr, b: &Addr) -> u32 {
     let (a, b) = (
         u128::from_be_bytes(a.octets()),
@@ -38,12 +38,12 @@ fn common_bits(a: &Addr, b: &Addr) -> u32 {
     (a ^ b).leading_zeros()
 }
 
-/// A socket that takes what is sent to it.
+/// A listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Listener {
     /// IANA protocol number.
     pub protocol: u8,
-    /// Address that it is bound to; unspecified: every address of that family.
+    /// Address that the socket is bound to. Unspecified: every address of that family.
     pub addr: Addr,
     /// Port, host order.
     pub port: u16,

@@ -1,4 +1,4 @@
-//! Packets to be: TCP segments, UDP datagrams, SCTP packets of one chunk, ICMP errors.
+//! Builders for test packets: TCP segments, UDP datagrams, SCTP packets with one chunk, ICMP errors.
 
 mod bytes;
 mod icmp;
@@ -20,7 +20,7 @@ pub struct MacPair {
 }
 
 impl MacPair {
-    /// The way back.
+    /// The same MAC addresses in the reply direction.
     #[must_use]
     pub const fn swapped(self) -> Self {
         Self {
@@ -30,7 +30,7 @@ impl MacPair {
     }
 }
 
-/// What is above IP.
+/// Transport header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// TCP.
@@ -46,28 +46,28 @@ pub enum Transport {
     },
     /// UDP.
     Udp {
-        /// Whether it carries a checksum.
+        /// Whether the checksum is computed; otherwise the field is zero.
         checksum: bool,
     },
     /// SCTP.
     Sctp {
         /// Verification tag.
         tag: u32,
-        /// [`sctp_chunk`] of its only chunk, whose value is the payload, not padded.
+        /// Type of its only chunk ([`sctp_chunk`]). The chunk's value is the payload, without padding.
         chunk: u8,
-        /// Whether it carries a checksum.
+        /// Whether the checksum is computed; otherwise the field is zero.
         checksum: bool,
     },
-    /// An ICMP error, of the packet's family; there are no ports.
+    /// ICMP error of the packet's family. The ports of the addresses are unused.
     IcmpError {
         /// Type and code.
         kind: [u8; 2],
-        /// What is behind the checksum.
+        /// The four bytes after the checksum.
         rest: u32,
     },
 }
 
-/// A packet to be: what is not said has a plain default.
+/// A packet under construction. Unset fields have defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     src: SocketAddr,
@@ -91,7 +91,7 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_HEADER: u8 = 44;
 
 impl Segment {
-    /// A packet in an Ethernet frame. Addresses must be of one family.
+    /// A packet in an Ethernet frame. Both addresses must be of the same family.
     pub fn new(src: SocketAddr, dst: SocketAddr, transport: Transport) -> Self {
         assert_eq!(
             src.is_ipv4(),
@@ -113,7 +113,7 @@ impl Segment {
         }
     }
 
-    /// A TCP segment with ACK, between two `address:port`.
+    /// A TCP segment with ACK. Addresses are `address:port`.
     pub fn tcp(src: &str, dst: &str) -> Self {
         let transport = Transport::Tcp {
             flags: tcp_flags::ACK,
@@ -124,13 +124,13 @@ impl Segment {
         Self::new(endpoint(src), endpoint(dst), transport)
     }
 
-    /// A UDP datagram between two `address:port`.
+    /// A UDP datagram. Addresses are `address:port`.
     pub fn udp(src: &str, dst: &str) -> Self {
         let transport = Transport::Udp { checksum: true };
         Self::new(endpoint(src), endpoint(dst), transport)
     }
 
-    /// An SCTP packet with a DATA chunk, between two `address:port`.
+    /// An SCTP packet with a DATA chunk. Addresses are `address:port`.
     pub fn sctp(src: &str, dst: &str) -> Self {
         let transport = Transport::Sctp {
             tag: 0x1234_5678,
@@ -140,7 +140,7 @@ impl Segment {
         Self::new(endpoint(src), endpoint(dst), transport)
     }
 
-    /// A packet of a protocol (TCP, UDP, SCTP) in the midst of a flow between two `address:port`.
+    /// A packet in the middle of a flow: TCP ACK, SCTP DATA or a UDP datagram. Addresses are `address:port`.
     pub fn later(protocol: u8, src: &str, dst: &str) -> Self {
         match protocol {
             protocol::TCP => Self::tcp(src, dst),
@@ -149,17 +149,17 @@ impl Segment {
         }
     }
 
-    /// A packet of a protocol between two `address:port`; of TCP, a SYN, of SCTP, an INIT.
+    /// A client's first packet: TCP SYN, SCTP INIT or a UDP datagram. Addresses are `address:port`.
     pub fn first(protocol: u8, src: &str, dst: &str) -> Self {
         Self::later(protocol, src, dst).syn()
     }
 
-    /// A packet of a protocol between two `address:port`; of TCP, a SYN with ACK, of SCTP, an INIT ACK.
+    /// A server's first reply: TCP SYN ACK, SCTP INIT ACK or a UDP datagram. Addresses are `address:port`.
     pub fn answer(protocol: u8, src: &str, dst: &str) -> Self {
         Self::later(protocol, src, dst).syn_ack()
     }
 
-    /// With these TCP flags; a datagram has none.
+    /// With these TCP flags. No effect on other protocols.
     #[must_use]
     pub fn flags(mut self, new: u8) -> Self {
         if let Transport::Tcp { flags, .. } = &mut self.transport {
@@ -168,7 +168,7 @@ impl Segment {
         self
     }
 
-    /// With this SCTP chunk.
+    /// With this SCTP chunk type. No effect on other protocols.
     #[must_use]
     pub fn chunk(mut self, new: u8) -> Self {
         if let Transport::Sctp { chunk, .. } = &mut self.transport {
@@ -177,27 +177,27 @@ impl Segment {
         self
     }
 
-    /// A SYN; an INIT.
+    /// As a SYN or INIT.
     #[must_use]
     pub fn syn(self) -> Self {
         self.flags(tcp_flags::SYN).chunk(sctp_chunk::INIT)
     }
 
-    /// A SYN with ACK; an INIT ACK.
+    /// As a SYN ACK or INIT ACK.
     #[must_use]
     pub fn syn_ack(self) -> Self {
         self.flags(tcp_flags::SYN | tcp_flags::ACK)
             .chunk(sctp_chunk::INIT_ACK)
     }
 
-    /// A FIN with ACK; a SHUTDOWN.
+    /// As a FIN ACK or SHUTDOWN.
     #[must_use]
     pub fn fin(self) -> Self {
         self.flags(tcp_flags::FIN | tcp_flags::ACK)
             .chunk(sctp_chunk::SHUTDOWN)
     }
 
-    /// A RST with ACK; an ABORT.
+    /// As a RST ACK or ABORT.
     #[must_use]
     pub fn rst(self) -> Self {
         self.flags(tcp_flags::RST | tcp_flags::ACK)
@@ -222,7 +222,7 @@ impl Segment {
         self
     }
 
-    /// A datagram or SCTP packet without a checksum (RFC 768, RFC 9653: a field of zero).
+    /// Without a checksum in UDP or SCTP: the field is zero (RFC 768, RFC 9653).
     #[must_use]
     pub fn without_checksum(mut self) -> Self {
         if let Transport::Udp { checksum } | Transport::Sctp { checksum, .. } = &mut self.transport
@@ -232,14 +232,14 @@ impl Segment {
         self
     }
 
-    /// From another `address:port`.
+    /// With another source `address:port`.
     #[must_use]
     pub fn from(mut self, src: &str) -> Self {
         self.src = endpoint(src);
         self
     }
 
-    /// To another `address:port`.
+    /// With another destination `address:port`.
     #[must_use]
     pub fn to(mut self, dst: &str) -> Self {
         self.dst = endpoint(dst);
@@ -288,14 +288,15 @@ impl Segment {
         self
     }
 
-    /// With a VLAN tag in its bytes: an Ethertype (0x8100, 0x88a8), and priority and id.
+    /// With a VLAN tag in the frame's bytes: `ethertype` is 0x8100 or 0x88a8; `control` is priority and VLAN
+    /// id.
     #[must_use]
     pub const fn tagged(mut self, ethertype: u16, control: u16) -> Self {
         self.tag = Some([ethertype, control]);
         self
     }
 
-    /// With IPv4 options, which are padded to a multiple of four bytes.
+    /// With IPv4 options, padded to a multiple of four bytes.
     #[must_use]
     pub fn ip_options(mut self, options: &[u8]) -> Self {
         options.clone_into(&mut self.options);
@@ -303,7 +304,7 @@ impl Segment {
         self
     }
 
-    /// With one more IPv6 extension header of this number; its data after the first two bytes are padded.
+    /// Adds an IPv6 extension header of this type. `data` follows its first two bytes and is padded.
     #[must_use]
     pub fn extension(mut self, number: u8, data: &[u8]) -> Self {
         let mut data = data.to_vec();
@@ -312,8 +313,8 @@ impl Segment {
         self
     }
 
-    /// A fragment: its offset in units of eight bytes, and whether more follow. IPv6 fragments get a header for it,
-    /// after the extensions so far.
+    /// As a fragment: its offset in units of eight bytes, and whether more follow. In IPv6, adds a fragment
+    /// header after the extension headers added so far.
     #[must_use]
     pub fn fragment(mut self, offset: u16, more: bool) -> Self {
         if self.src.is_ipv4() {
@@ -326,12 +327,12 @@ impl Segment {
         self
     }
 
-    /// Whether it is of IPv4.
+    /// Whether the packet is IPv4.
     pub const fn is_v4(&self) -> bool {
         self.src.is_ipv4()
     }
 
-    /// Its IANA protocol number.
+    /// IANA protocol number of the packet.
     pub const fn protocol(&self) -> u8 {
         match self.transport {
             Transport::Tcp { .. } => protocol::TCP,
@@ -342,7 +343,7 @@ impl Segment {
         }
     }
 
-    /// Whether it carries a transport checksum, which may be left to the device.
+    /// Whether the packet has a transport checksum, which can be left to the device.
     pub const fn has_checksum(&self) -> bool {
         matches!(
             self.transport,
@@ -353,18 +354,18 @@ impl Segment {
     }
 }
 
-/// Parses what a caller wrote down: anything else than `address:port` is a mistake in the program.
+/// Parses `address:port`. Panics on anything else, which is a bug in the caller.
 pub(super) fn endpoint(text: &str) -> SocketAddr {
     match text.parse() {
         Ok(endpoint) => endpoint,
-        Err(error) => panic!("{text:?} is no address and port: {error}"),
+        Err(error) => panic!("{text:?} is not an address and port: {error}"),
     }
 }
 
-/// The same for an address.
+/// Parses an address. Panics on anything else, which is a bug in the caller.
 fn address(text: &str) -> IpAddr {
     match text.parse() {
         Ok(address) => address,
-        Err(error) => panic!("{text:?} is no address: {error}"),
+        Err(error) => panic!("{text:?} is not an address: {error}"),
     }
 }

@@ -1,4 +1,4 @@
-//! Services written into a world by hand, without the agent's planning.
+//! Writes Services into a world's maps, without the agent's planning.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,8 @@ use crate::{
     addr::{Addr, Family},
 };
 
-/// One port of a Service: its frontends and its backends. Both lists of B4 are the same here.
+/// One port of a Service, with its frontends and backends. The cluster and the local list (semantics B4) are
+/// the same.
 #[derive(Clone, Debug)]
 pub struct Service {
     protocol: u8,
@@ -29,7 +30,7 @@ pub struct Service {
     slow_start: u16,
 }
 
-/// Where a Service was written.
+/// Where `add_service` wrote a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
     /// Index in `TARGETS`.
@@ -52,7 +53,7 @@ impl Service {
         }
     }
 
-    /// With a frontend on `address:port`: a cluster IP for the cluster's scope alone, others for both.
+    /// With a frontend at `address:port`. A ClusterIP has cluster scope only; other kinds have both scopes.
     #[must_use]
     pub fn frontend(self, kind: FrontendKind, at: &str) -> Self {
         let at = endpoint(at);
@@ -64,7 +65,7 @@ impl Service {
         }
     }
 
-    /// With a frontend for one scope.
+    /// With a frontend of one scope.
     #[must_use]
     pub fn scoped(mut self, kind: FrontendKind, at: SocketAddr, scope: Scope) -> Self {
         let key = FrontendKey {
@@ -77,7 +78,7 @@ impl Service {
         self
     }
 
-    /// With a node port of a family.
+    /// With a node port, in both scopes.
     #[must_use]
     pub fn node_port(self, family: Family, port: u16) -> Self {
         let at = SocketAddr::new(Addr::unspecified(family).to_ip(), port);
@@ -85,7 +86,7 @@ impl Service {
             .scoped(FrontendKind::NodePort, at, Scope::External)
     }
 
-    /// With a backend on another node, or on none.
+    /// With a backend that is not on this node.
     #[must_use]
     pub fn backend(mut self, at: &str) -> Self {
         self.backends.push((endpoint(at), false));
@@ -99,28 +100,28 @@ impl Service {
         self
     }
 
-    /// Choosing by another algorithm than random; for Maglev, each backend has one slot all the same.
+    /// With another algorithm than random. For Maglev, each backend still has a single slot.
     #[must_use]
     pub const fn algorithm(mut self, algorithm: Algorithm) -> Self {
         self.algorithm = algorithm;
         self
     }
 
-    /// With `sessionAffinity`.
+    /// With `sessionAffinity` and this timeout.
     #[must_use]
     pub const fn affinity(mut self, seconds: u32) -> Self {
         self.affinity_seconds = seconds;
         self
     }
 
-    /// With slow start; its backends are old until [`World::begin`] says otherwise.
+    /// With slow start of this duration. Backends are not new until [`World::begin`] makes them so.
     #[must_use]
     pub const fn slow_start(mut self, seconds: u16) -> Self {
         self.slow_start = seconds;
         self
     }
 
-    /// In another state than serving.
+    /// With this state instead of `Serve`.
     #[must_use]
     pub const fn state(mut self, state: TargetState) -> Self {
         self.state = state;
@@ -129,7 +130,7 @@ impl Service {
 }
 
 impl World {
-    /// Writes a Service behind all that is there: its frontends, a target, a slot for each backend.
+    /// Appends a Service to the maps: its frontends, a target, and one slot per backend.
     pub fn add_service(&self, service: &Service) -> Placed {
         let id = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         let target = id(self.targets.written().len()).max(1);
@@ -168,7 +169,7 @@ impl World {
         Placed { target, backends }
     }
 
-    /// Writes a backend behind all that are there, serving, and gives its id.
+    /// Appends a serving backend to the maps, and returns its id.
     pub fn add_backend(&self, at: SocketAddr, protocol: u8, local: bool) -> u32 {
         let id = u32::try_from(self.backends.written().len())
             .unwrap_or(u32::MAX)
@@ -188,7 +189,7 @@ impl World {
         id
     }
 
-    /// Changes the state of a backend, as the agent does.
+    /// Changes a backend's state, as the agent does.
     pub fn set_backend_state(&self, id: u32, state: BackendState) {
         let mut backend = self.backends.get(id).unwrap_or_default();
         let lists = backend.word.lists();
@@ -196,7 +197,7 @@ impl World {
         self.backends.set(id, backend);
     }
 
-    /// Lets a backend have begun to serve so many seconds ago.
+    /// Makes a backend new: it became ready this many seconds ago.
     pub fn begin(&self, id: u32, seconds_ago: u32) {
         let mut backend = self.backends.get(id).unwrap_or_default();
         let ago = u64::from(seconds_ago) * 1_000_000_000;
@@ -204,7 +205,7 @@ impl World {
         self.backends.set(id, backend);
     }
 
-    /// Points a target at other backends, in a range of slots of their own, as the agent does.
+    /// Replaces a target's backends and state, with a new range of slots, as the agent does.
     pub fn point(&self, target: u32, backends: &[u32], state: TargetState) {
         let offset = u32::try_from(self.slots.written().len()).unwrap_or(u32::MAX);
         let mut value = self.targets.get(target).unwrap_or_default();

@@ -1,10 +1,11 @@
-//! A hash map.
+//! A BPF hash map.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
 use crate::tables::Insert;
 
-/// A map of type hash, or LRU hash: full, the first refuses, the second forgets what was least recently used.
+/// A hash or LRU hash map. When full, a hash rejects insertions, and an LRU hash evicts the least recently used
+/// element.
 #[derive(Clone, Debug)]
 pub struct Table<K, V> {
     elements: RefCell<Elements<K, V>>,
@@ -25,12 +26,12 @@ struct Element<V> {
 }
 
 impl<K: Copy + Ord, V: Copy> Table<K, V> {
-    /// An empty table that refuses when full.
+    /// An empty hash map.
     pub const fn hash(capacity: usize) -> Self {
         Self::new(capacity, false)
     }
 
-    /// An empty table that forgets when full.
+    /// An empty LRU hash map.
     pub const fn lru(capacity: usize) -> Self {
         Self::new(capacity, true)
     }
@@ -55,13 +56,13 @@ impl<K: Copy + Ord, V: Copy> Table<K, V> {
         Some(element.value)
     }
 
-    /// Creates or replaces; false if the table is full.
+    /// Inserts or replaces. Returns false if the table is full.
     pub fn put(&self, key: K, value: V) -> bool {
         self.remove(&key);
         self.insert(key, value) == Insert::Done
     }
 
-    /// Creates, and never replaces.
+    /// Inserts, and never replaces.
     pub fn insert(&self, key: K, value: V) -> Insert {
         let elements = &mut *self.elements.borrow_mut();
         if elements.by_key.contains_key(&key) {
@@ -76,7 +77,7 @@ impl<K: Copy + Ord, V: Copy> Table<K, V> {
         Insert::Done
     }
 
-    /// Changes a value in place; false if the key is not there.
+    /// Changes a value in place. Returns false if the key does not exist.
     pub fn modify(&self, key: &K, change: impl FnOnce(&mut V)) -> bool {
         let found = &mut self.elements.borrow_mut().by_key;
         found
@@ -85,27 +86,27 @@ impl<K: Copy + Ord, V: Copy> Table<K, V> {
             .is_some()
     }
 
-    /// Removes; false if the key was not there.
+    /// Removes a key. Returns false if it does not exist.
     pub fn remove(&self, key: &K) -> bool {
         self.elements.borrow_mut().by_key.remove(key).is_some()
     }
 
-    /// Removes everything.
+    /// Removes all elements.
     pub fn clear(&self) {
         self.elements.borrow_mut().by_key.clear();
     }
 
-    /// How many elements there are.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.elements.borrow().by_key.len()
     }
 
-    /// Whether there are none.
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All elements, by key. Reading them all counts as no use.
+    /// All elements, sorted by key. Does not count as use.
     pub fn entries(&self) -> Vec<(K, V)> {
         let elements = self.elements.borrow();
         let all = elements.by_key.iter();
@@ -114,7 +115,7 @@ impl<K: Copy + Ord, V: Copy> Table<K, V> {
 }
 
 impl<K: Copy + Ord, V> Elements<K, V> {
-    /// Removes the element that was used least recently; false if there is none.
+    /// Evicts the least recently used element. Returns false if there is none.
     fn forget(&mut self) -> bool {
         let oldest = self
             .by_key

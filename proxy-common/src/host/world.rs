@@ -1,4 +1,4 @@
-//! All that the datapath asks for, in memory.
+//! The datapath's environment in memory: maps, clock, random numbers, routes.
 
 use std::{
     cell::{Cell, RefCell},
@@ -30,10 +30,11 @@ use crate::{
     },
 };
 
-/// What answers questions to the routing table.
+/// The route lookup function.
 type Routes = Rc<dyn Fn(&RouteQuery<'_>) -> Route>;
 
-/// The maps, and what the kernel would answer. Like maps, all of it is written through shared references.
+/// All maps, and the answers of the kernel's helpers. Everything can be changed through a shared reference, as
+/// in BPF.
 #[derive(Clone)]
 pub struct World {
     /// `FRONTENDS`.
@@ -74,7 +75,7 @@ pub struct World {
     pub socket_loads: Table<u64, Slot>,
     /// `FLOW_LOADS`.
     pub flow_loads: Table<FlowKey, Slot>,
-    /// Sockets that listen on this node.
+    /// Listening sockets on this node.
     pub listeners: Table<Listener, ()>,
     /// Jiffies, low 32 bits.
     pub clock: Cell<u32>,
@@ -86,7 +87,7 @@ pub struct World {
 }
 
 impl Default for World {
-    /// A world without Services, with the capacities of the object's maps and settings as the agent's defaults make them.
+    /// A world without Services, with the capacities of the real maps and the agent's default settings.
     fn default() -> Self {
         Self {
             frontends: Table::hash(capacity::FRONTENDS as usize),
@@ -118,7 +119,7 @@ impl Default for World {
     }
 }
 
-/// Source ports as `--snat-ports` has them by default; the last range is that of hairpin flows.
+/// The defaults of `--snat-ports`. The last range is for hairpin flows.
 fn default_settings() -> Settings {
     let mut settings = Settings {
         hz: 250,
@@ -138,12 +139,12 @@ fn default_settings() -> Settings {
 }
 
 impl World {
-    /// Answers questions to the routing table from now on.
+    /// Sets the function that answers route lookups.
     pub fn set_routes(&self, routes: impl Fn(&RouteQuery<'_>) -> Route + 'static) {
         *self.routes.borrow_mut() = Rc::new(routes);
     }
 
-    /// Answers questions to the routing table by destination from now on.
+    /// Answers route lookups from a table, by destination.
     pub fn set_route_table(&self, table: RouteTable) {
         self.set_routes(move |query| table.find(query.dst));
     }
@@ -155,7 +156,7 @@ impl World {
         self.settings.set(settings);
     }
 
-    /// Lets time pass.
+    /// Advances both clocks.
     pub fn pass_seconds(&self, seconds: u32) {
         let ticks = seconds * self.settings.get().hz;
         self.clock.set(self.clock.get().wrapping_add(ticks));
@@ -164,7 +165,7 @@ impl World {
             .set(self.monotonic.get().wrapping_add(nanoseconds));
     }
 
-    /// How often an event was counted.
+    /// The value of a counter.
     pub fn counted(&self, counter: Counter) -> u64 {
         self.counters.borrow()[counter as usize]
     }
@@ -276,7 +277,7 @@ impl Tables for &World {
     }
 }
 
-/// Whether an element of a longest-prefix trie covers a key: the set, then the address, bit by bit.
+/// Whether an element of an LPM trie covers a key: compares the set, then the address, bit by bit.
 fn covers(range: &RangeKey, key: &RangeKey) -> bool {
     let bits = |k: &RangeKey| {
         let mut bytes = k.set.to_ne_bytes().to_vec();
@@ -287,7 +288,7 @@ fn covers(range: &RangeKey, key: &RangeKey) -> bool {
     (0..range.prefix_len as usize).all(|i| (a[i / 8] ^ b[i / 8]) & (0x80 >> (i % 8)) == 0)
 }
 
-/// An element of one of a world's flow tables.
+/// Reference to an element of a world's flow table.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowElement<'a> {
     table: &'a Table<FlowKey, FlowValue>,

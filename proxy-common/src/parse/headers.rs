@@ -1,4 +1,4 @@
-//! What the headers of a packet say, and numbers in them.
+//! The parsed headers of a packet, and protocol constants.
 
 use crate::abi::{flow::FlowKey, protocol};
 
@@ -36,21 +36,21 @@ pub mod tcp_flags {
     pub const ACK: u8 = 0x10;
 }
 
-/// Which part of an IP packet it is.
+/// Whether a packet is a fragment, and which one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Fragment {
-    /// All of it.
+    /// Not a fragment.
     #[default]
     Whole,
-    /// The first, which has the transport header.
+    /// The first fragment, which has the transport header.
     First,
-    /// Another, which has none.
+    /// Any later fragment, which has no transport header.
     Later,
 }
 
 impl Fragment {
-    /// From the offset, and whether more follow.
+    /// From the fragment offset and the "more fragments" flag.
     #[inline(always)]
     pub(super) const fn of(offset: u16, more: bool) -> Self {
         if offset != 0 {
@@ -63,45 +63,44 @@ impl Fragment {
     }
 }
 
-/// Where the headers of a packet are and what they say.
+/// Offsets and fields of a packet's headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
-    /// Addresses, ports, protocol. A later fragment has no ports of its own, and in IPv6 no protocol.
+    /// Addresses, ports, protocol. A later fragment has no ports, and in IPv6 no protocol.
     pub tuple: FlowKey,
-    /// Offset of the IP header. A byte: wherever it is loaded from, the verifier knows how big it can be.
+    /// Offset of the IP header. A `u8`, so that the verifier knows its range wherever it is loaded from.
     pub l3: u8,
-    /// Offset of the transport header, or of what is instead of it in a later fragment.
+    /// Offset of the transport header; in a later fragment, of its data.
     pub l4: u8,
-    /// IPv6, not IPv4.
+    /// Whether the packet is IPv6; else it is IPv4.
     pub v6: bool,
-    /// TCP flags; of SCTP, those that say of a connection what the packet's first chunk says of the association; zero for
-    /// other protocols.
+    /// TCP flags. For SCTP, the flags that correspond to the packet's first chunk. Zero for other protocols.
     pub tcp_flags: u8,
     /// Hop limit.
     pub ttl: u8,
-    /// Whether it is a fragment.
+    /// Fragment position.
     pub fragment: Fragment,
-    /// Of a fragment: the identification of the packet that it is of.
+    /// IP identification. In IPv6, only fragments have one.
     pub id: u32,
-    /// Of SCTP, and of an ICMP error: bytes from the transport header to the end of the IP packet, which the frame may go
-    /// beyond.
+    /// SCTP and ICMP errors only: bytes from the transport header to the end of the IP packet. The frame may be
+    /// longer, because of padding.
     pub l4_len: u16,
 }
 
 impl Headers {
-    /// Whether it has a transport header.
+    /// Whether the packet has a transport header.
     #[inline(always)]
     pub const fn has_transport(&self) -> bool {
         !matches!(self.fragment, Fragment::Later)
     }
 
-    /// A SYN without ACK, an INIT, or any datagram: what may begin a flow.
+    /// Whether the packet can be the first of a flow: a SYN without ACK, an INIT, or any datagram.
     #[inline(always)]
     pub const fn may_begin(&self) -> bool {
         !protocol::has_connections(self.tuple.protocol) || self.is_syn()
     }
 
-    /// A TCP segment with SYN and without ACK, or an INIT of SCTP.
+    /// Whether the packet is a TCP segment with SYN and without ACK, or an SCTP INIT.
     #[inline(always)]
     pub const fn is_syn(&self) -> bool {
         self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
@@ -122,8 +121,8 @@ impl Headers {
 /// Offset of the checksum in SCTP's common header (RFC 9260 §3.1).
 pub const SCTP_CHECKSUM: usize = 8;
 
-/// Length of an ICMP error's own header.
+/// Length of an ICMP error's header.
 pub const ICMP_LEN: usize = 8;
 
-/// Offset of the checksum in it.
+/// Offset of the checksum in the ICMP header.
 pub const ICMP_CHECKSUM: usize = 2;

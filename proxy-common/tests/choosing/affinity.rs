@@ -8,7 +8,7 @@ fn with_affinity(protocol: u8) -> (World, Placed) {
     (world, placed)
 }
 
-/// What ten more connections of a client get, each by another frontend.
+/// The backends of further connections of a client, alternately to two frontends.
 fn comes_back(world: &World, client: &str, ports: std::ops::Range<u16>) -> Vec<usize> {
     let (node_port, frontends) = (node_port(), [CLUSTER_IP, LOAD_BALANCER]);
     ports
@@ -74,7 +74,7 @@ fn l2_the_timer_restarts_with_each_new_connection() {
         world.pass_seconds(TIMEOUT - 1);
         assert_eq!(connect(&world, &to(cookie, 7, TCP)), one);
     }
-    // Of twenty clients that come back too late, nine of ten find another.
+    // Of clients that return too late, nine in ten should get another backend.
     let late = (100..120).filter(|&netns| {
         let before = connect(&world, &to(netns, netns, TCP));
         world.pass_seconds(TIMEOUT + 1);
@@ -112,7 +112,7 @@ fn l2_l4_a_backend_that_serves_but_is_in_no_list_is_replaced() {
 fn l2_another_list_of_backends_keeps_who_is_still_in_it() {
     let (world, placed) = with_affinity(TCP);
     let one = connect(&world, &to(1, 7, TCP));
-    // Endpoints come, and all of them change places.
+    // An endpoint is added, and all others change slots.
     let new = world.add_backend("10.1.0.200:8080".parse().unwrap(), TCP, true);
     let mut turned = placed.backends.clone();
     turned.rotate_left(3);
@@ -126,7 +126,7 @@ fn b4_l2_affinity_does_not_lead_out_of_the_local_list() {
     let (world, placed) = with_affinity(UDP);
     let client = "198.51.100.9";
     let one = first(&world, UDP, &format!("{client}:40000"), LOAD_BALANCER);
-    // The backend is in the cluster's list alone, and the target becomes that of the local list.
+    // The backend becomes a member of the cluster list only, and the target that of the local list.
     let local = backend_lists::bit(List::Local);
     for (n, id) in placed.backends.iter().enumerate() {
         let mut backend = world.backends.get(*id).unwrap();
@@ -186,7 +186,7 @@ fn l2_affinity_is_switched_on_and_off_in_place() {
 #[test]
 fn l2_a_client_keeps_its_backend_though_its_tuple_there_is_held() {
     let (world, _) = with_affinity(UDP);
-    // One client port to two frontends of one Service: the backend sees two ports.
+    // The client uses one port for two frontends of one Service, so the backend sees two source ports.
     for port in 40_000..40_010 {
         let from = format!("198.51.100.9:{port}");
         let one = first(&world, UDP, &from, LOAD_BALANCER);

@@ -1,4 +1,4 @@
-//! Slow start (semantics L1): the distributions of all algorithms while a backend is new, with their statistical bounds.
+//! Slow start (semantics L1): distribution of each algorithm while a backend is new, with statistical bounds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,12 +12,12 @@ use super::{
     world,
 };
 
-/// Seconds for which a backend is new here.
+/// Duration of slow start in seconds. Equals 100, so that an age in seconds is a percentage.
 const WINDOW: u16 = 100;
-/// So many sockets, and packets, each.
+/// Number of connections by sockets, and the same number by packets.
 const TIMES: u16 = 4_000;
 
-/// A Service with slow start, whose backends began so many seconds ago; none: they are not new.
+/// A Service with slow start whose backends became ready this many seconds ago. `None`: not new.
 fn placed<const N: usize>(algorithm: Algorithm, ages: [Option<u32>; N]) -> (World, Placed) {
     let world = world();
     let placed = world.add_service(&service(TCP, N).algorithm(algorithm).slow_start(WINDOW));
@@ -29,7 +29,7 @@ fn placed<const N: usize>(algorithm: Algorithm, ages: [Option<u32>; N]) -> (Worl
     (world, placed)
 }
 
-/// In how many of a hundred choices a backend of an age takes part.
+/// The percentage of choices in which a backend of this age takes part.
 fn percent(age: u32) -> u32 {
     age.clamp(10, 100)
 }
@@ -49,7 +49,7 @@ fn l1_the_share_of_a_new_backend_grows_with_its_age() {
             let (world, _) = placed(algorithm, [None, Some(age), None]);
             let part = percent(age);
             let shares = match algorithm {
-                // Where it does not take part, its turn is the next one's, who has his own as well.
+                // If the backend takes no part, the next turn decides, so the other two keep equal shares.
                 Algorithm::RoundRobin => [100, part, 100],
                 _ => [300 - part, 2 * part, 300 - part],
             };
@@ -63,7 +63,7 @@ fn l1_a_new_backend_has_its_part_of_its_weight() {
     for algorithm in [Algorithm::Random, Algorithm::RoundRobin] {
         let (world, placed) = placed(algorithm, [None, None, Some(50)]);
         weigh(&world, &placed, &[1, 2, 2]);
-        // A half of its two fifths; what is left is for the others, as they weigh.
+        // Half of its 2/5, that is 3/15. The others share the remaining 12/15 by weight.
         assert_spread_in(&world, &format!("{algorithm:?}"), &[4, 8, 3]);
     }
 }
@@ -81,7 +81,8 @@ fn l1_backends_that_are_all_new_share_evenly() {
 #[test]
 fn l1_two_that_are_new_have_shares_by_their_age() {
     let (world, _) = placed(Algorithm::Random, [None, Some(20), Some(60)]);
-    // 0.2 · (0.6 / 3 + 0.4 / 2), and 0.6 · (0.2 / 3 + 0.8 / 2).
+    // It takes part, and then competes with one or two others: 0.2 · (0.6 / 3 + 0.4 / 2), and 0.6 · (0.2 / 3 +
+    // 0.8 / 2).
     assert_spread_in(&world, "20 % and 60 %", &[64, 8, 28]);
 }
 
@@ -101,7 +102,7 @@ fn l1_nobody_is_refused_for_slow_start() {
         let (world, _) = placed(algorithm, [Some(0)]);
         let [sockets, packets] = spread_in(&world, 1, 500);
         assert_eq!((sockets[0], packets[0]), (500, 500), "{algorithm:?}");
-        // The others went away in this moment.
+        // The other backends stopped serving just now.
         let (world, others) = placed(algorithm, [None, Some(0), None]);
         world.set_backend_state(others.backends[0], BackendState::Gone);
         world.set_backend_state(others.backends[2], BackendState::NotServing);
@@ -126,11 +127,12 @@ fn l1_a_new_backend_that_has_no_connections_is_not_given_all_of_them() {
         hits[connect(&world, &socket)] += 1;
         close(&world, &socket);
     }
-    // Two of three draws have it, and it takes part in a tenth of these; it would be given all.
+    // Two of three pairs contain the idle backend. It would win them all, but takes part in only a tenth: 2
+    // of 30.
     assert_spread("the idle one", &hits, &[14, 2, 14]);
 }
 
-/// Where clients are sent when a new backend has some age, on a node of its own.
+/// The backend of each client when backend 1 has this age, on a node with this secret.
 fn clients_at(age: u32, secret: u32) -> BTreeMap<u16, usize> {
     let (world, _) = placed(Algorithm::Maglev, [None, Some(age), None, Some(age / 2)]);
     world.configure(|settings| {
@@ -161,11 +163,15 @@ fn l1_maglev_moves_a_client_to_a_new_backend_once_on_every_node() {
     let mut moved = 0;
     for (client, seen) in &seen {
         let places: BTreeSet<_> = seen.iter().collect();
-        assert_eq!(places.len(), seen.len(), "{client} comes back: {seen:?}");
+        assert_eq!(
+            places.len(),
+            seen.len(),
+            "{client} returned to an earlier backend: {seen:?}"
+        );
         assert!(seen[1..].iter().all(|n| n % 2 == 1), "{client}: {seen:?}");
         moved += usize::from(seen.len() > 1);
     }
-    // Of those that end at the two new ones, a half of 500, nine of ten came later.
+    // Half of the 500 clients end at one of the two new backends. About nine in ten of them moved there later.
     assert!((150..300).contains(&moved), "{moved}");
 }
 

@@ -1,4 +1,4 @@
-//! What is too big for the way on, or has used up its hops, is answered (semantics P2).
+//! Replies of the node itself to packets that exceed the MTU or have used up their hop limit (semantics P2).
 
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind, protocol},
@@ -14,7 +14,7 @@ use crate::{
 
 const MTU: u32 = 1400;
 
-/// A Service whose backend is elsewhere, by a device that takes 1,400 bytes.
+/// A Service whose backend is on another node, behind a device with this MTU.
 fn world(cast: &Cast) -> World {
     let names = cast.names;
     let world = node(names);
@@ -29,7 +29,7 @@ fn world(cast: &Cast) -> World {
     world
 }
 
-/// The first packet of a client, and the first answer; of each, who sent it and to whom.
+/// A client's first packet and the first reply, each with its sender and its destination address.
 fn packets(cast: &Cast) -> [(Segment, &str, &str); 2] {
     let names = cast.names;
     let (client, backend) = (at(names.client, 40_000), at(names.far_pod, 8080));
@@ -44,7 +44,7 @@ fn packets(cast: &Cast) -> [(Segment, &str, &str); 2] {
     ]
 }
 
-/// Sends a client's packet before, if it is the answer that matters.
+/// For the reply (`index` 1), creates its flow by sending the client's packet first.
 fn prepare(cast: &Cast, world: &World, index: usize) {
     if index == 1 {
         let [(first, ..), _] = packets(cast);
@@ -52,7 +52,7 @@ fn prepare(cast: &Cast, world: &World, index: usize) {
     }
 }
 
-/// What is quoted of a packet's transport header.
+/// The bytes of a packet that an ICMP error about it quotes.
 fn quoted(packet: &Segment) -> Vec<u8> {
     packet.quoted(if packet.protocol() == protocol::UDP {
         8
@@ -92,8 +92,8 @@ fn p2_what_is_too_big_for_the_way_on_is_told_what_is_not() {
     });
 }
 
-/// A checksum that is still pending, as of all that a card has put together (GRO), is finished in the quote: the message
-/// sums up before and afterwards, for whoever looks.
+/// If the packet's checksum is pending, as after GRO, it must not end up in the quote. The message's checksum
+/// must be right before and after a device completes checksums.
 #[test]
 fn p2_an_answer_sums_up_where_the_packets_checksum_was_pending() {
     for_each_cast(|cast| {
@@ -110,7 +110,7 @@ fn p2_an_answer_sums_up_where_the_packets_checksum_was_pending() {
                 let done = frame.completed();
                 sums_up(&done, big.is_v4());
                 let expected = too_big(&big, receiver, sender).bytes();
-                // All but the two checksums is as if none had been pending.
+                // All bytes but the two checksums are the same as without a pending checksum.
                 let icmp = 14 + if big.is_v4() { 20 } else { 40 };
                 let transport = icmp + 8 + icmp - 14;
                 let field = transport
@@ -129,7 +129,7 @@ fn p2_an_answer_sums_up_where_the_packets_checksum_was_pending() {
     });
 }
 
-/// A segment is as big as its payload and its headers, of which there may be options.
+/// The length of a segment on the wire is its payload plus its headers, including TCP options.
 #[test]
 fn p2_a_packet_that_will_be_cut_is_as_big_as_its_pieces() {
     for names in &BOTH {
@@ -156,7 +156,7 @@ fn p2_where_the_hops_are_used_up_tracing_learns_of_this_node() {
     for_each_cast(|cast| {
         for (index, (segment, sender, receiver)) in packets(&cast).into_iter().enumerate() {
             for hops in [0, 1] {
-                // As long as what is quoted of an INIT.
+                // Makes an INIT 20 bytes long, as much as an error quotes of it.
                 let probe = segment.clone().payload(&[0x5a; 4]).hop_limit(hops);
                 let kind = if probe.is_v4() { [11, 0] } else { [3, 0] };
                 let told = Segment::icmp_error(receiver, sender, kind, &quoted(&probe))
@@ -170,7 +170,7 @@ fn p2_where_the_hops_are_used_up_tracing_learns_of_this_node() {
                 let mut frame = probe.frame();
                 assert_eq!(run(&fresh(), Hook::In(UPLINK), &mut frame), Verdict::Bounce);
                 assert_eq!(Dump(frame.bytes()), Dump(&told.bytes()));
-                // Nothing to answer to.
+                // A later fragment cannot be answered.
                 let later = probe.fragment(3, false);
                 tell(fresh, || {
                     vec![
@@ -183,7 +183,7 @@ fn p2_where_the_hops_are_used_up_tracing_learns_of_this_node() {
     });
 }
 
-/// Who is nobody, or many, is not answered (RFC 1122 §3.2.2).
+/// Packets from or to an address that is not a single host are not answered (RFC 1122 §3.2.2).
 #[test]
 fn p2_only_one_host_is_answered() {
     for_each_cast(|cast| {
@@ -209,6 +209,6 @@ fn p2_only_one_host_is_answered() {
             });
         let mut frame = probe.hop_limit(1).frame();
         let verdict = run(&world(&cast), Hook::In(UPLINK), &mut frame);
-        assert_eq!(verdict, Verdict::Drop(Counter::DropTtl), "to everybody");
+        assert_eq!(verdict, Verdict::Drop(Counter::DropTtl), "broadcast frame");
     });
 }

@@ -28,14 +28,14 @@ pub fn vips(names: &Names) -> [String; 2] {
     [at(names.cluster_ip, 80), at(names.other_cluster_ip, 80)]
 }
 
-/// One request from a pod; what it became.
+/// Sends a request from a pod and returns its translated bytes.
 fn ask(world: &World, request: &Segment) -> Vec<u8> {
     let mut frame = request.frame();
     assert_eq!(run(world, Hook::Pod(POD_A), &mut frame), Verdict::Continue);
     frame.bytes().to_vec()
 }
 
-/// An answer is translated to come from a frontend.
+/// Checks that a reply is translated to come from this frontend.
 #[track_caller]
 fn answered(world: &World, answer: &Segment, from: &str, to: &str) {
     let mut frame = answer.frame();
@@ -58,7 +58,7 @@ fn one_client_port_to_two_vips_takes_another_backend() {
                 let chosen = backends
                     .iter()
                     .find(|backend| first.clone().to(backend).bytes() == became);
-                // The choice is tried three times; then the port is translated.
+                // After three unsuccessful choices of a backend, the source port is translated.
                 let Some(backend) = chosen else {
                     let moved = at(names.pod_a, SNAT_PORT);
                     assert!(backends.iter().any(|backend| {
@@ -66,7 +66,7 @@ fn one_client_port_to_two_vips_takes_another_backend() {
                     }));
                     continue;
                 };
-                assert!(!taken.contains(backend), "two flows of one tuple");
+                assert!(!taken.contains(backend), "two flows share a tuple");
                 taken.push(backend.clone());
                 answered(&world, &cast.answer(backend, &client), vip, &client);
             }
@@ -91,7 +91,8 @@ fn one_client_port_to_two_vips_with_one_backend_translates_the_port() {
             let after = answer.clone().from(vip).to(&client);
             packet("answers", Hook::Out(POD_A), &answer, Fate::GoesOn(after))
         };
-        // Unconfirmed or confirmed: the second flow's port is translated, and both are answered by their own name.
+        // Whether unconfirmed or confirmed, the second flow gets another source port, and each reply comes from
+        // its own frontend.
         tell(
             || twins(&cast, &[&backend]),
             || {
@@ -135,7 +136,7 @@ fn a_syn_of_somebody_else_retires_nothing() {
         let [vip, _] = vips(names);
         let through = cast.first(&client, &vip);
         let answer = cast.answer(&backend, &client);
-        // From the VIP's own address: the inverse of the flow's forward half, which no client of it would send.
+        // Its source is the VIP: the inverted key of the flow's forward half. No client of the VIP sends this.
         let forged = cast.first(&vip, &client);
         tell(
             || twins(&cast, &[&backend]),
@@ -155,7 +156,7 @@ fn a_syn_of_somebody_else_retires_nothing() {
                     ),
                     packet("forged", Hook::In(UPLINK), &forged, Fate::Passes),
                     packet(
-                        "the flow goes on",
+                        "the flow still exists",
                         Hook::Pod(POD_A),
                         &cast.later(&client, &vip),
                         Fate::GoesOn(cast.later(&client, &backend)),
@@ -335,7 +336,7 @@ fn many_clients_of_one_masqueraded_frontend_get_ports_of_their_own() {
             let verdict = run(&world, Hook::In(UPLINK), &mut frame);
             assert_eq!(verdict, Verdict::Forward { ifindex: UPLINK });
             let source = frame.bytes()[transport..transport + 2].to_vec();
-            assert!(sources.insert(source), "a port twice");
+            assert!(sources.insert(source), "a source port was used twice");
         }
         assert_eq!(world.snat_claims.len(), 500);
     });

@@ -1,4 +1,4 @@
-//! Packets of this node's pods.
+//! Packets from pods of this node.
 
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind},
@@ -17,7 +17,8 @@ fn world(cast: &Cast, service: &Service) -> World {
     world
 }
 
-/// Request and answer of a pod through a frontend to a backend: source kept, translated back where the pod is.
+/// Request and reply of a pod through a frontend. The source stays; the reply is translated back at egress to
+/// the pod.
 fn there_and_back<'a>(cast: &Cast, frontend: &str, backend: &str) -> Vec<Step<'a>> {
     let client = at(cast.names.pod_a, 40_000);
     let first = cast.first(&client, frontend);
@@ -25,46 +26,46 @@ fn there_and_back<'a>(cast: &Cast, frontend: &str, backend: &str) -> Vec<Step<'a
     let later = cast.later(&client, frontend);
     vec![
         packet(
-            "the first packet goes to the backend",
+            "the first packet",
             Hook::Pod(POD_A),
             &first,
             Fate::GoesOn(first.clone().to(backend)),
         ),
         Step::Counted(Counter::FlowCreated, 1),
         packet(
-            "again, before any answer",
+            "retransmitted before any reply",
             Hook::Pod(POD_A),
             &first,
             Fate::GoesOn(first.clone().to(backend)),
         ),
         Step::Counted(Counter::FlowCreated, 1),
         packet(
-            "what leaves towards the backend is left alone",
+            "at egress towards the backend",
             Hook::Out(UPLINK),
             &first.clone().to(backend),
             Fate::Passes,
         ),
         packet(
-            "the answer is not translated where it comes in",
+            "the reply at ingress",
             Hook::In(UPLINK),
             &answer,
             Fate::Passes,
         ),
         packet(
-            "but where the client is",
+            "the reply at egress to the client",
             Hook::Out(POD_A),
             &answer,
             Fate::GoesOn(answer.clone().from(frontend)),
         ),
         Step::Counted(Counter::FlowConfirmed, 1),
         packet(
-            "what follows",
+            "a later packet",
             Hook::Pod(POD_A),
             &later,
             Fate::GoesOn(later.clone().to(backend)),
         ),
         packet(
-            "and its answer",
+            "a later reply",
             Hook::Out(POD_A),
             &cast.later(backend, &client),
             Fate::GoesOn(cast.later(frontend, &client)),
@@ -135,7 +136,7 @@ fn s4_a_pod_reaches_a_node_port_on_the_addresses_that_answer() {
                     ),
                     packet("another port", pod, &to(names.node, 30_002), Fate::Passes),
                     packet(
-                        "a port as a pod has it",
+                        "the same port on a pod",
                         pod,
                         &to(names.pod_b, 30_001),
                         Fate::Passes,
@@ -173,13 +174,13 @@ fn a_backend_on_the_clients_own_bridge_is_addressed_by_its_mac() {
                         Fate::GoesOn(first.clone().to(&backend).macs(bridged)),
                     ),
                     packet(
-                        "the answer at the backend's port",
+                        "the reply at the backend's bridge port",
                         Hook::Pod(POD_D),
                         &answer,
                         Fate::Passes,
                     ),
                     packet(
-                        "and at the client's",
+                        "the reply at the client's bridge port",
                         Hook::Out(POD_C),
                         &answer,
                         Fate::GoesOn(answer.clone().from(&frontend)),
@@ -195,7 +196,7 @@ fn a_backend_elsewhere_is_routed_from_a_bridge() {
     for_each_cast(|cast| {
         let names = cast.names;
         let frontend = at(names.cluster_ip, 80);
-        // Pod A has a device of its own; pod C's own bridge does not know the way to itself by a neighbour.
+        // Pod A has a device of its own. Pod D's bridge resolves neither of them as a neighbour.
         for backend in [at(names.pod_a, 8080), at(names.far_pod, 8080)] {
             let service = Service::new(cast.protocol)
                 .frontend(FrontendKind::ClusterIp, &frontend)

@@ -1,4 +1,4 @@
-//! Packets from outside.
+//! Packets from clients outside this node.
 
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind, settings::PortRange},
@@ -12,7 +12,7 @@ use crate::{
 
 const HOPS: u8 = 64;
 
-/// Frontends that answer to the outside.
+/// A Service for each kind of frontend that is served to clients outside, and its `address:port`.
 fn frontends(cast: &Cast) -> Vec<(Service, String)> {
     let names = cast.names;
     let service = Service::new(cast.protocol);
@@ -52,25 +52,25 @@ fn a2_a_local_backend_sees_the_client() {
                     || {
                         vec![
                             packet(
-                                "in",
+                                "the first packet",
                                 Hook::In(UPLINK),
                                 &first,
                                 Fate::GoesOn(first.clone().to(&backend)),
                             ),
                             packet(
-                                "the answer, where it comes in from the pod",
+                                "the reply at ingress from the pod",
                                 Hook::Pod(POD_B),
                                 &answer,
                                 Fate::Passes,
                             ),
                             packet(
-                                "and where it leaves, by whatever device",
+                                "the reply at egress of any device",
                                 Hook::Out(UPLINK),
                                 &answer,
                                 Fate::GoesOn(answer.clone().from(&frontend)),
                             ),
                             packet(
-                                "on",
+                                "a later packet",
                                 Hook::In(UPLINK),
                                 &later,
                                 Fate::GoesOn(later.clone().to(&backend)),
@@ -124,30 +124,30 @@ fn a2_a_remote_backend_sees_this_node_and_the_answer_finds_the_client() {
                     || world(&cast, &service),
                     || {
                         vec![
-                            packet("in, and out again", Hook::In(UPLINK), &first, out(&first)),
+                            packet("the first packet", Hook::In(UPLINK), &first, out(&first)),
                             packet(
-                                "at the egress of the device it leaves by",
+                                "the translated packet at egress",
                                 Hook::Out(UPLINK),
                                 &first.clone().from(&source).to(&backend),
                                 Fate::Passes,
                             ),
                             packet(
-                                "once more, before any answer",
+                                "retransmitted before any reply",
                                 Hook::In(UPLINK),
                                 &first,
                                 out(&first),
                             ),
                             Step::Counted(Counter::FlowCreated, 1),
-                            packet("the answer", Hook::In(UPLINK), &answer, back(&answer)),
+                            packet("the reply", Hook::In(UPLINK), &answer, back(&answer)),
                             Step::Counted(Counter::FlowConfirmed, 1),
                             packet(
-                                "at the egress towards the client",
+                                "the translated reply at egress",
                                 Hook::Out(UPLINK),
                                 &answer.clone().from(&frontend).to(&client),
                                 Fate::Passes,
                             ),
-                            packet("on", Hook::In(UPLINK), &later, out(&later)),
-                            packet("and back", Hook::In(UPLINK), &more, back(&more)),
+                            packet("a later packet", Hook::In(UPLINK), &later, out(&later)),
+                            packet("a later reply", Hook::In(UPLINK), &more, back(&more)),
                             Step::Counted(Counter::FlowCreated, 1),
                             Step::Counted(Counter::FlowConfirmed, 1),
                         ]
@@ -214,13 +214,13 @@ fn a_client_behind_the_overlay_is_answered_there() {
             || {
                 vec![
                     packet(
-                        "in",
+                        "the first packet",
                         Hook::In(OVERLAY),
                         &first,
                         Fate::GoesOn(first.clone().to(&backend)),
                     ),
                     packet(
-                        "out",
+                        "the reply",
                         Hook::Out(OVERLAY),
                         &answer,
                         Fate::GoesOn(answer.clone().from(&frontend)),
@@ -244,7 +244,7 @@ fn a_backend_behind_a_pods_device_is_not_masqueraded_whatever_its_slice_says() {
                 || world(&cast, &service),
                 || {
                     vec![packet(
-                        "in",
+                        "the first packet",
                         Hook::In(UPLINK),
                         &first,
                         Fate::GoesOn(first.clone().to(&backend)),
@@ -270,7 +270,7 @@ fn a2_a_client_that_is_the_remote_backend_itself_is_masqueraded_like_any_other()
                 || {
                     vec![
                         packet(
-                            "not from the frontend's address, which may not lead back here",
+                            "masqueraded: the frontend's address may not route back to this node",
                             Hook::In(UPLINK),
                             &first,
                             Fate::Leaves(
@@ -279,7 +279,7 @@ fn a2_a_client_that_is_the_remote_backend_itself_is_masqueraded_like_any_other()
                             ),
                         ),
                         packet(
-                            "and back",
+                            "the reply",
                             Hook::In(UPLINK),
                             &answer,
                             Fate::Leaves(
@@ -309,7 +309,7 @@ fn s6_a_cluster_ip_is_not_for_the_outside() {
         let first = cast.first(&at(names.client, 50_000), &frontend);
         tell(
             || world(&cast, &service),
-            || vec![packet("in", Hook::In(UPLINK), &first, Fate::Passes)],
+            || vec![packet("first", Hook::In(UPLINK), &first, Fate::Passes)],
         );
     });
 }
@@ -331,7 +331,12 @@ fn p6_what_cannot_be_sent_on_is_dropped_and_counted() {
                 },
                 || {
                     vec![
-                        packet("in", Hook::In(UPLINK), &first, Fate::Dropped(reason)),
+                        packet(
+                            "the first packet",
+                            Hook::In(UPLINK),
+                            &first,
+                            Fate::Dropped(reason),
+                        ),
                         Step::Counted(reason, 1),
                     ]
                 },
@@ -380,16 +385,16 @@ fn p6_an_answer_that_cannot_be_sent_back_is_dropped_and_counted() {
             || {
                 vec![
                     packet(
-                        "in",
+                        "the first packet",
                         Hook::In(UPLINK),
                         &first,
                         Fate::Leaves(UPLINK, out.clone()),
                     ),
-                    then("the route to the client goes", |world| {
+                    then("no route to the client", |world| {
                         world.set_routes(|_| proxy_common::tables::Route::None);
                     }),
                     packet(
-                        "nowhere to go",
+                        "the reply without a route",
                         Hook::In(UPLINK),
                         &answer,
                         Fate::Dropped(Counter::DropNoRoute),

@@ -1,4 +1,4 @@
-//! The end of flows, and their beginning again.
+//! The end of flows, and reuse of their tuples.
 
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind, protocol},
@@ -11,10 +11,10 @@ use crate::{
     node::{BOTH, Names, POD_A, SNAT_PORT, UPLINK, at, node},
 };
 
-/// How a connection ends.
+/// The packets that end a connection.
 type End = fn(&Connection) -> Vec<Step<'static>>;
 
-/// Of TCP, or an association of SCTP.
+/// A TCP connection or an SCTP association.
 struct Connection {
     cast: Cast,
     client: String,
@@ -32,7 +32,7 @@ impl Connection {
         }
     }
 
-    /// Of both families and protocols.
+    /// TCP and SCTP, IPv4 and IPv6.
     fn all() -> impl Iterator<Item = Self> {
         let of = |names| [protocol::TCP, protocol::SCTP].map(|protocol| Self::of(names, protocol));
         BOTH.iter().flat_map(of)
@@ -189,7 +189,7 @@ fn a_masqueraded_connection_that_was_closed_begins_again() {
                     asks("FIN", &to.clone().fin()),
                     answers("ACK", &from),
                     created(1),
-                    asks("SYN of the next", &to.clone().syn()),
+                    asks("SYN of the next connection", &to.clone().syn()),
                     created(2),
                     answers("SYN and ACK", &from.clone().syn_ack()),
                     asks("ACK", &to),
@@ -217,7 +217,7 @@ fn a_connection_that_the_backend_begins_on_the_flows_tuple_ends_the_flow() {
                 let mut story = tcp.opened();
                 story.extend([
                     packet(
-                        "a SYN of the backend",
+                        "a SYN from the backend",
                         Hook::In(UPLINK),
                         &begins,
                         Fate::Passes,
@@ -226,17 +226,12 @@ fn a_connection_that_the_backend_begins_on_the_flows_tuple_ends_the_flow() {
                         assert!(world.flows.is_empty(), "{world:?}");
                     }),
                     packet(
-                        "to the client as it is",
+                        "the SYN at egress to the client",
                         Hook::Out(POD_A),
                         &begins,
                         Fate::Passes,
                     ),
-                    packet(
-                        "answered as it is",
-                        Hook::Pod(POD_A),
-                        &answers,
-                        Fate::Passes,
-                    ),
+                    packet("the reply to it", Hook::Pod(POD_A), &answers, Fate::Passes),
                 ]);
                 story
             },
@@ -244,7 +239,7 @@ fn a_connection_that_the_backend_begins_on_the_flows_tuple_ends_the_flow() {
     }
 }
 
-/// RFC 9260 §9.2.
+/// The shutdown sequence of RFC 9260 §9.2.
 #[test]
 fn an_association_that_was_shut_down_leaves_its_port_to_another() {
     for names in &BOTH {
@@ -269,7 +264,7 @@ fn an_association_that_was_shut_down_leaves_its_port_to_another() {
     }
 }
 
-/// RFC 9260 §5.2: where both begin, or the backend has lost what it knew, it is one association.
+/// RFC 9260 §5.2: if both sides send INIT, or the backend restarts, it is still one association.
 #[test]
 fn an_init_of_the_backend_on_the_flows_tuple_belongs_to_it() {
     for names in &BOTH {
@@ -281,12 +276,12 @@ fn an_init_of_the_backend_on_the_flows_tuple_belongs_to_it() {
                 let mut story = sctp.opened();
                 story.extend([
                     packet(
-                        "an INIT of the backend",
+                        "an INIT from the backend",
                         Hook::In(UPLINK),
                         &begins,
                         Fate::Passes,
                     ),
-                    sctp.answers("to the client", Segment::syn),
+                    sctp.answers("INIT to the client", Segment::syn),
                     sctp.asks("INIT ACK", Segment::syn_ack),
                     sctp.answers("data", |segment| segment),
                     created(1),

@@ -1,5 +1,5 @@
-//! TCP to a backend that was deleted, where such connections are to be ended (ADR 27): the client's next packet is answered
-//! with a reset that its stack accepts, and the flow is gone.
+//! TCP connections to a deleted backend, with `--end-tcp-of-deleted-backends` (ADR 27). The client's next
+//! packet is answered with a RST that the client's stack accepts, and the flow is removed.
 
 use proxy_common::{
     abi::{
@@ -20,12 +20,12 @@ use crate::{
 
 const BACKEND: u32 = 1;
 
-/// A connection of a pod, or of a client outside whose source is translated.
+/// A connection from a pod, or from a client outside with a translated source.
 struct Connection {
     hook: Hook,
     client: String,
     frontend: String,
-    /// The client as the backend sees it.
+    /// The client's `address:port` as the backend sees it.
     source: String,
     backend: String,
     out: Option<u32>,
@@ -107,7 +107,7 @@ impl Connection {
         ]
     }
 
-    /// The refusal of a segment with ACK (RFC 9293 §3.5.2): from the number that it acknowledges.
+    /// The RST for a segment with ACK: its sequence number is the acknowledged one (RFC 9293 §3.5.2).
     fn reset(&self) -> Segment {
         Segment::tcp(&self.frontend, &self.client)
             .flags(tcp_flags::RST)
@@ -118,7 +118,7 @@ impl Connection {
     }
 }
 
-/// Tells it of both families, and of each connection.
+/// Runs a story for both families and both kinds of connection.
 fn tell_of_all<'a>(ends: bool, story: impl Fn(&Connection) -> Vec<Step<'a>>) {
     for names in &BOTH {
         for connection in Connection::all(names) {
@@ -162,7 +162,12 @@ fn l3_the_next_packet_of_a_client_is_refused_when_its_backend_was_deleted() {
                     );
                     assert_eq!(left, (0, 0, 0), "{world:?}");
                 }),
-                packet("nobody's", connection.hook, &segment, Fate::Passes),
+                packet(
+                    "belongs to no flow",
+                    connection.hook,
+                    &segment,
+                    Fate::Passes,
+                ),
                 Step::Counted(Counter::TcpEnded, 1),
             ]
         });
@@ -173,8 +178,8 @@ fn l3_the_next_packet_of_a_client_is_refused_when_its_backend_was_deleted() {
 fn l3_a_backend_in_a_deleted_ones_place_is_another() {
     tell_of_all(true, |connection| {
         vec![
-            then("the id is used again", |world| {
-                let mut backend = world.backends.get(BACKEND).expect("is there");
+            then("the id is reused", |world| {
+                let mut backend = world.backends.get(BACKEND).expect("the backend");
                 let generation = backend.word.generation() + 1;
                 backend.word = BackendWord::new(generation, BackendState::Serving);
                 world.backends.set(BACKEND, backend);
@@ -227,7 +232,7 @@ fn l3_a_client_that_breaks_off_itself_is_not_answered() {
 fn l3_a_connection_that_goes_straight_to_the_backend_is_not_ended() {
     for names in &BOTH {
         let [connection, _] = Connection::all(names);
-        // Its own port is held by the connection to the frontend.
+        // The connection to the frontend holds the client's own port to this backend.
         let moved = at(names.pod_a, SNAT_PORT);
         let asks = |what, segment: Segment| {
             let segment = segment.to(&connection.backend);
@@ -242,7 +247,7 @@ fn l3_a_connection_that_goes_straight_to_the_backend_is_not_ended() {
             || {
                 let mut story = connection.opened();
                 story.extend([
-                    asks("a SYN straight to the backend", syn.clone()),
+                    asks("a SYN to the backend itself", syn.clone()),
                     packet(
                         "is answered",
                         Hook::Out(POD_A),

@@ -1,4 +1,4 @@
-//! Fixtures: a packet, where it meets the datapath, and what becomes of it.
+//! Test steps: a packet, the hook that it passes, and the expected result.
 
 use proxy_common::{
     abi::{counter::Counter, device::LinkType, protocol},
@@ -11,45 +11,45 @@ use crate::{
     xdp,
 };
 
-/// Where a packet meets the datapath.
+/// The hook that a packet passes.
 #[derive(Clone, Copy, Debug)]
 pub enum Hook {
-    /// Sent by the pod behind a device.
+    /// Ingress from the pod behind this device.
     Pod(u32),
-    /// In by an uplink or overlay.
+    /// Ingress from this uplink or overlay.
     In(u32),
-    /// Out by a device.
+    /// Egress of this device.
     Out(u32),
 }
 
-/// What becomes of a packet.
+/// Expected result for a packet.
 #[derive(Clone, Debug)]
 pub enum Fate {
-    /// Not ours, unchanged.
+    /// Passed unchanged.
     Passes,
-    /// On to the kernel, as this.
+    /// Translated to this segment, and passed to the kernel's stack.
     GoesOn(Segment),
-    /// The same, to be masqueraded there.
+    /// Like `GoesOn`, and marked for masquerading.
     IsMasqueraded(Segment),
-    /// Out of a device by way of its neighbours, as this.
+    /// Translated to this segment, and sent out of this device to a neighbour.
     Leaves(u32, Segment),
-    /// Back out of its device, as this.
+    /// Sent back out of its device as this segment.
     Bounces(Segment),
-    /// Dropped and counted.
+    /// Dropped, and counted under this reason.
     Dropped(Counter),
 }
 
-/// A line of a story.
+/// A step of a story.
 pub enum Step<'a> {
-    /// A packet.
+    /// A packet passes a hook.
     Packet(Box<Fixture>),
-    /// A change of the world.
+    /// A change of the world, or a check of its state.
     Then(Box<dyn Fn(&World) + 'a>),
-    /// An event must have been counted so often so far.
+    /// The counter must have this value.
     Counted(Counter, u64),
 }
 
-/// A packet, where it meets the datapath, and what becomes of it.
+/// A packet, the hook that it passes, and the expected result.
 pub struct Fixture {
     what: &'static str,
     hook: Hook,
@@ -57,7 +57,7 @@ pub struct Fixture {
     fate: Fate,
 }
 
-/// What a story is told of: names, and a protocol with which its packets begin and are answered.
+/// The parameters of a story: addresses, and the protocol of its packets.
 #[derive(Clone, Copy, Debug)]
 pub struct Cast {
     pub names: &'static Names,
@@ -73,13 +73,13 @@ impl Cast {
         Segment::answer(self.protocol, src, dst)
     }
 
-    /// A later packet, with data.
+    /// A packet in the middle of a flow, with data.
     pub fn later(&self, src: &str, dst: &str) -> Segment {
         Segment::later(self.protocol, src, dst).payload(b"odd")
     }
 }
 
-/// Runs something for both families and all protocols.
+/// Runs a test for both families and all protocols.
 pub fn for_each_cast(tell: impl Fn(Cast)) {
     for names in &BOTH {
         for protocol in [protocol::TCP, protocol::UDP, protocol::SCTP] {
@@ -97,13 +97,14 @@ pub fn packet<'a>(what: &'static str, hook: Hook, segment: &Segment, fate: Fate)
     }))
 }
 
-/// A change; what happens is said for the reader.
+/// A change or check. `_what` describes it for readers only.
 pub fn then<'a>(_what: &'static str, change: impl Fn(&World) + 'a) -> Step<'a> {
     Step::Then(Box::new(change))
 }
 
-/// Tells a story twice, each time in a fresh world: with all checksums there, and with transport checksums left to the
-/// device. The bytes must be those of the packets expected, whose checksums are summed up in full.
+/// Runs a story twice, each time in a fresh world: with complete checksums, and with pending transport
+/// checksums. The resulting bytes must equal those of the expected packets, whose checksums are computed in
+/// full.
 pub fn tell<'a>(fresh: impl Fn() -> World, story: impl Fn() -> Vec<Step<'a>>) {
     for pending in [false, true] {
         let world = fresh();
@@ -117,11 +118,7 @@ fn play(world: &World, step: Step<'_>, pending: bool) {
     match step {
         Step::Then(change) => change(world),
         Step::Counted(counter, times) => {
-            assert_eq!(
-                world.counted(counter),
-                times,
-                "{counter:?} was counted otherwise"
-            );
+            assert_eq!(world.counted(counter), times, "value of {counter:?}");
         }
         Step::Packet(fixture) => {
             let Fixture {
@@ -146,7 +143,7 @@ fn play(world: &World, step: Step<'_>, pending: bool) {
             };
             assert_eq!(verdict, expected, "{what} (checksum pending: {pending})");
             if verdict == Verdict::Pass {
-                assert_eq!(after, before, "{what}: passed, and yet changed");
+                assert_eq!(after, before, "{what}: passed, but changed");
             }
             let after = after.completed();
             assert_eq!(
@@ -159,7 +156,7 @@ fn play(world: &World, step: Step<'_>, pending: bool) {
 }
 
 fn frame(segment: &Segment, pending: bool) -> Frame {
-    // Who sends no checksum leaves none to the device.
+    // A sender without a checksum leaves none pending.
     if pending && segment.has_checksum() {
         segment.pending_frame()
     } else {
@@ -167,7 +164,8 @@ fn frame(segment: &Segment, pending: bool) -> Frame {
     }
 }
 
-/// Puts a packet through a hook; on an uplink, by tc alone and by XDP first, which must come to the same.
+/// Passes a packet through a hook. On an uplink, runs both tc alone and XDP followed by tc, which must give the
+/// same result.
 pub fn run(world: &World, hook: Hook, frame: &mut Frame) -> Verdict {
     let (mut tables, mut work) = (world, Work::default());
     let at = |ifindex| Ingress {
@@ -187,7 +185,7 @@ pub fn run(world: &World, hook: Hook, frame: &mut Frame) -> Verdict {
     }
 }
 
-/// Checks the sums of an ICMP message behind a plain IP header.
+/// Checks the checksums of an ICMP message behind an IP header without options.
 pub fn sums_up(frame: &Frame, v4: bool) {
     let bytes = frame.bytes();
     if v4 {
@@ -200,7 +198,7 @@ pub fn sums_up(frame: &Frame, v4: bool) {
     }
 }
 
-/// Bytes, printed so that one can read them.
+/// Bytes, formatted as hex lines.
 #[derive(PartialEq, Eq)]
 pub struct Dump<'a>(pub &'a [u8]);
 

@@ -1,4 +1,4 @@
-//! IP fragments (semantics P3): all that belong to a packet go where its first goes.
+//! IP fragments (semantics P3): all fragments of a packet are translated like the first one.
 
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind, protocol, target::TargetState},
@@ -12,7 +12,7 @@ use crate::{
 };
 
 const ETHERNET: usize = 14;
-/// Bytes of a piece.
+/// Payload bytes per fragment.
 const PIECE: usize = 40;
 
 fn payload() -> Vec<u8> {
@@ -30,7 +30,7 @@ fn put(world: &World, hook: Hook, bytes: &[u8]) -> (Verdict, Frame) {
     (verdict, frame)
 }
 
-/// Sends a packet in pieces, which must become those of another one.
+/// Sends a packet in fragments. Each result must equal the corresponding fragment of `expected`.
 fn goes(world: &World, hook: Hook, packet: &Segment, verdict: Verdict, expected: &Segment) {
     let id = 0x0001_0203;
     let sent = pieces(packet, id);
@@ -49,8 +49,8 @@ fn passes(world: &World, hook: Hook, bytes: &[u8], what: &str) {
     assert_eq!(Dump(frame.bytes()), Dump(bytes), "{what}");
 }
 
-/// A Service with one backend on another node. Of SCTP its port is the frontend's: another one changes a checksum that a
-/// fragment does not know all of.
+/// A Service with one backend on another node. The backend's port is the frontend's, because SCTP's checksum
+/// cannot be updated in a fragment when ports change.
 fn service(cast: &Cast) -> (Service, String) {
     let backend = at(cast.names.far_pod, 80);
     let service = Service::new(cast.protocol)
@@ -63,7 +63,8 @@ fn service(cast: &Cast) -> (Service, String) {
     (service, backend)
 }
 
-/// What may come in pieces: of UDP, the first datagram already.
+/// A packet of the flow to send in fragments: the first datagram for UDP; else a later packet, after an
+/// unfragmented first.
 fn begun(world: &World, cast: &Cast, hook: Hook, client: &str, frontend: &str) -> Segment {
     if cast.protocol == protocol::UDP {
         return cast.first(client, frontend);
@@ -88,7 +89,7 @@ fn p3_fragments_go_where_the_first_goes_and_come_back() {
         }
         let inside = asked.clone().to(&backend);
         goes(&world, there, &asked, Verdict::Continue, &inside);
-        // At the egress towards the backend they are nobody's.
+        // At egress towards the backend they match no flow.
         passes(&world, Hook::Out(UPLINK), &pieces(&inside, 9)[0], "inside");
         passes(&world, Hook::Out(UPLINK), &pieces(&inside, 9)[1], "inside");
         let seen = answer.clone().from(&frontend);
@@ -103,7 +104,7 @@ fn p3_fragments_go_where_the_first_goes_and_come_back() {
 fn p3_fragments_of_a_translated_source_go_and_come_back() {
     for_each_cast(|cast| {
         let names = cast.names;
-        // The port changes: not with SCTP.
+        // The source port is translated, which SCTP fragments do not support.
         if cast.protocol == protocol::SCTP {
             return;
         }
@@ -171,18 +172,23 @@ fn p3_who_comes_before_the_first_or_long_after_it_is_left_alone() {
         passes(&world, hook, &mine[1], "before the first");
         put(&world, hook, &mine[0]);
         assert_eq!(put(&world, hook, &mine[2]).0, Verdict::Continue);
-        passes(&world, hook, &pieces(&packet, 2)[1], "of another packet");
+        passes(
+            &world,
+            hook,
+            &pieces(&packet, 2)[1],
+            "another identification",
+        );
         let from_another = pieces(&cast.first(&at(names.pod_b, 40_000), &frontend), 1);
-        passes(&world, hook, &from_another[1], "from another client");
+        passes(&world, hook, &from_another[1], "another client");
         if packet.is_v4() {
             let by_tcp = Segment::later(protocol::TCP, &client, &frontend);
-            passes(&world, hook, &pieces(&by_tcp, 1)[1], "by another protocol");
+            passes(&world, hook, &pieces(&by_tcp, 1)[1], "another protocol");
         }
         world.pass_seconds(30);
         assert_eq!(put(&world, hook, &mine[1]).0, Verdict::Continue);
         world.pass_seconds(1);
         passes(&world, hook, &mine[1], "too late");
-        // The identification is used again.
+        // The sender reuses the identification.
         put(&world, hook, &mine[0]);
         assert_eq!(put(&world, hook, &mine[1]).0, Verdict::Continue);
     }

@@ -1,4 +1,4 @@
-//! A pod that reaches itself through its own Service.
+//! Hairpin: a pod that reaches itself through its own Service.
 
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind, settings::PortRange},
@@ -14,7 +14,7 @@ use crate::{
 fn l5_both_directions_are_turned_round_at_the_pods_device() {
     for_each_cast(|cast| {
         let names = cast.names;
-        // By a device of its own, and by a bridge's port.
+        // For a pod with a device of its own, and for a pod on a bridge port.
         for (pod, device) in [(names.pod_a, POD_A), (names.pod_c, POD_C)] {
             let (client, server) = (at(pod, 40_000), at(pod, 8080));
             let frontend = at(names.cluster_ip, 80);
@@ -39,23 +39,23 @@ fn l5_both_directions_are_turned_round_at_the_pods_device() {
                 },
                 || {
                     vec![
-                        packet("to itself", hook, &first, there(&first)),
+                        packet("the first packet", hook, &first, there(&first)),
                         packet(
                             "at the egress of its device",
                             Hook::Out(device),
                             &first.clone().from(&source).to(&server),
                             Fate::Passes,
                         ),
-                        packet("again", hook, &first, there(&first)),
-                        packet("from itself", hook, &answer, back(&answer)),
+                        packet("retransmitted", hook, &first, there(&first)),
+                        packet("the reply", hook, &answer, back(&answer)),
                         packet(
                             "at the egress of its device",
                             Hook::Out(device),
                             &answer.clone().from(&frontend).to(&client),
                             Fate::Passes,
                         ),
-                        packet("on", hook, &later, there(&later)),
-                        packet("and back", hook, &more, back(&more)),
+                        packet("a later packet", hook, &later, there(&later)),
+                        packet("a later reply", hook, &more, back(&more)),
                         Step::Counted(Counter::FlowCreated, 1),
                         Step::Counted(Counter::FlowConfirmed, 1),
                     ]
@@ -83,7 +83,7 @@ fn p6_without_ports_for_it_a_hairpin_is_dropped_and_counted() {
             },
             || {
                 vec![packet(
-                    "to itself",
+                    "the first packet",
                     Hook::Pod(POD_A),
                     &first,
                     Fate::Dropped(Counter::DropNoSourcePort),

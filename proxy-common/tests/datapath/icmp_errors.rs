@@ -1,4 +1,5 @@
-//! ICMP errors about translated packets reach who sent them, and quote what they sent (semantics P2).
+//! ICMP errors about translated packets reach the senders of those packets, and quote what they sent
+//! (semantics P2).
 
 mod case;
 
@@ -96,7 +97,7 @@ fn p2_errors_about_a_translated_source_go_both_ways_through_this_node() {
                     }
                     .steps()
                 });
-                // Of answers that were sent on, after there was one.
+                // Errors about replies need a reply first.
                 if answered.is_none() {
                     continue;
                 }
@@ -132,7 +133,7 @@ fn p2_a_pod_is_told_by_the_frontend_and_tells_the_backend() {
         };
         let [told, about] = flow.questions(&cast);
         for hook in [Hook::In(UPLINK), Hook::Pod(POD_A)] {
-            // Where the backend's answers come in, they are left alone; so are errors.
+            // Like the backend's replies, errors are not translated at ingress.
             let error = error(names.far_pod, names.pod_a, [3, 3], &about.quoted(8));
             tell(fresh, || {
                 vec![packet("coming in", hook, &error, Fate::Passes)]
@@ -192,7 +193,7 @@ fn p2_l5_a_pod_that_reaches_itself_tells_itself() {
     });
 }
 
-/// As its packets are: both directions are bridged (ADR 1).
+/// Like packets between the two pods, so that both directions are bridged (ADR 1).
 #[test]
 fn p2_an_error_to_a_backend_on_the_clients_bridge_is_bridged() {
     for_each_cast(|cast| {
@@ -283,7 +284,7 @@ fn p6_an_error_that_cannot_be_sent_on_is_dropped_and_not_answered() {
     });
 }
 
-/// Errors that are about nothing of ours, or that nobody could have sent.
+/// ICMP messages that do not concern a translated packet, or that no router would send.
 #[test]
 fn p4_other_icmp_passes() {
     for_each_cast(|cast| {
@@ -298,7 +299,7 @@ fn p4_other_icmp_passes() {
         let redirect = if v4 { [5, 1] } else { [137, 0] };
         let mut not_whole = of(names.pod_a, &told, unreachable, &quoted).bytes();
         if v4 {
-            // More fragments follow.
+            // Sets the "more fragments" flag.
             not_whole[14 + 6] |= 0x20;
         }
         let later = cast.later(&flow.client, &flow.backend).fragment(3, true);
@@ -313,7 +314,7 @@ fn p4_other_icmp_passes() {
                 of(names.pod_a, &told, redirect, &quoted).bytes(),
             ),
             (
-                "to somebody who has not sent what it quotes",
+                "to a host other than the quoted source",
                 of(names.pod_a, names.elsewhere, unreachable, &quoted).bytes(),
             ),
             (
@@ -325,11 +326,11 @@ fn p4_other_icmp_passes() {
                 of(names.pod_a, &told, unreachable, &later.quoted(20)).bytes(),
             ),
             (
-                "that quotes no ports",
+                "quotes no ports",
                 of(names.pod_a, &told, unreachable, &about.quoted(7)).bytes(),
             ),
             (
-                "that quotes nothing",
+                "quotes nothing",
                 of(names.pod_a, &told, unreachable, &[]).bytes(),
             ),
             (
@@ -343,7 +344,7 @@ fn p4_other_icmp_passes() {
                 .bytes(),
             ),
         ];
-        let fragment = v4.then_some(("in pieces", not_whole));
+        let fragment = v4.then_some(("fragmented", not_whole));
         for (what, bytes) in cases.into_iter().chain(fragment) {
             let world = world(&cast, &flow.backend, true);
             let answered = Some(Hook::Out(UPLINK));
@@ -360,7 +361,7 @@ fn p4_other_icmp_passes() {
     });
 }
 
-/// Where a packet of the flow would not be translated, an error is not, either.
+/// An error is translated only at hooks where a packet of its flow would be translated.
 #[test]
 fn p2_errors_are_believed_where_their_flow_is() {
     for_each_cast(|cast| {
@@ -395,7 +396,7 @@ fn p2_errors_are_believed_where_their_flow_is() {
     });
 }
 
-/// A frame may go on behind its packet: what is there is neither ports nor a checksum.
+/// A frame may have padding behind the IP packet. The padding must not be taken for quoted ports or a checksum.
 #[test]
 fn p2_what_is_behind_an_error_is_no_part_of_it() {
     for_each_cast(|cast| {

@@ -1,4 +1,4 @@
-//! Full tables refuse, and say so.
+//! Full flow tables: a flow is refused or stays unconfirmed, and a counter is incremented.
 
 use proxy_common::{
     abi::{
@@ -26,7 +26,7 @@ fn world(cast: &Cast) -> World {
     world
 }
 
-/// Somebody else's element.
+/// An element that belongs to another flow.
 fn stranger() -> FlowKey {
     FlowKey {
         protocol: 255,
@@ -34,7 +34,7 @@ fn stranger() -> FlowKey {
     }
 }
 
-/// `FLOWS` with room for one element less than a flow needs.
+/// A world in which `FLOWS` has room for only `room` more elements; a flow needs two.
 fn crowded(cast: &Cast, room: usize) -> World {
     let mut world = world(cast);
     world.flows = Table::hash(room + 1);
@@ -68,7 +68,7 @@ fn a_flow_that_finds_flows_full_stays_unconfirmed_until_there_is_room() {
                 Fate::GoesOn(answer.clone().from(&frontend)),
             )
         };
-        // No room at all, and room for one half of two.
+        // Without any room, and with room for one of the two halves.
         for room in [0, 1] {
             tell(
                 || crowded(&cast, room),
@@ -78,7 +78,7 @@ fn a_flow_that_finds_flows_full_stays_unconfirmed_until_there_is_room() {
                         answers(),
                         Step::Counted(Counter::DropFlowTableFull, 1),
                         Step::Counted(Counter::FlowConfirmed, 0),
-                        then("no half of it is in FLOWS", |world| {
+                        then("no half is in FLOWS", |world| {
                             assert_eq!(world.flows.len(), 1, "{world:?}");
                             assert_eq!(world.new_flows.len(), 2, "{world:?}");
                         }),
@@ -103,7 +103,7 @@ fn a_flow_that_finds_flows_full_stays_unconfirmed_until_there_is_room() {
                         assert_eq!(world.new_flows.len(), 0, "{world:?}");
                     }),
                     packet(
-                        "goes on",
+                        "a later packet",
                         Hook::Pod(POD_A),
                         &cast.later(&client, &frontend),
                         Fate::GoesOn(cast.later(&client, &backend)),
@@ -128,7 +128,7 @@ fn p6_a_full_table_of_claims_refuses_and_counts() {
             || {
                 vec![
                     packet(
-                        "in",
+                        "the first packet",
                         Hook::In(UPLINK),
                         &first,
                         Fate::Dropped(Counter::DropFlowTableFull),

@@ -1,4 +1,4 @@
-//! Which frontend a packet is for.
+//! Lookup of a packet's frontend.
 
 use proxy_common::{
     abi::{
@@ -15,7 +15,7 @@ use crate::{
     node::{POD_A, UPLINK, addr, at, node},
 };
 
-/// Both ways to meet a node's address: from a pod and from outside.
+/// The two directions from which a packet can reach an address of this node: from a pod and from outside.
 fn hooks(cast: &Cast) -> [(Hook, String); 2] {
     [
         (Hook::Pod(POD_A), at(cast.names.pod_a, 40_000)),
@@ -41,7 +41,7 @@ fn s7_an_external_ip_on_a_nodes_address_leaves_its_listeners_alone() {
                 };
                 tell(fresh, || {
                     vec![packet(
-                        "nobody listens there",
+                        "no local listener",
                         hook,
                         &first,
                         Fate::GoesOn(first.clone().to(&backend)),
@@ -58,7 +58,7 @@ fn s7_an_external_ip_on_a_nodes_address_leaves_its_listeners_alone() {
                     world
                 };
                 tell(listening, || {
-                    vec![packet("somebody listens there", hook, &first, Fate::Passes)]
+                    vec![packet("a local listener", hook, &first, Fate::Passes)]
                 });
             }
         }
@@ -92,7 +92,7 @@ fn s7_a_listener_takes_no_traffic_of_other_kinds_or_addresses() {
                     },
                     || {
                         vec![packet(
-                            "the Service's",
+                            "goes to the Service",
                             hook,
                             &first,
                             Fate::GoesOn(first.clone().to(&backend)),
@@ -161,7 +161,7 @@ fn a_frontend_element_reused_for_another_key_is_not_believed() {
         for (hook, client) in hooks(&cast) {
             let first = cast.first(&client, &frontend);
             tell(fresh, || {
-                vec![packet("another's", hook, &first, Fate::Passes)]
+                vec![packet("a stale element", hook, &first, Fate::Passes)]
             });
         }
     });
@@ -193,7 +193,7 @@ fn b5_endpoints_that_no_policy_allows_here_drop() {
                     },
                     || {
                         vec![
-                            packet("in", hook, &first, fate.clone()),
+                            packet("the first packet", hook, &first, fate.clone()),
                             Step::Counted(Counter::DropNoLocalEndpoint, counted),
                         ]
                     },
@@ -227,7 +227,7 @@ fn a3_a_load_balancer_lets_in_who_is_in_its_ranges() {
                     .source_ranges
                     .put(RangeKey::of_client(5, addr(client)), 1);
             }
-            // Somebody else's set lets everybody in.
+            // A range of another set covers all addresses.
             let all = RangeKey {
                 prefix_len: RangeKey::SET_BITS,
                 set: 6,
@@ -251,7 +251,7 @@ fn a3_a_load_balancer_lets_in_who_is_in_its_ranges() {
                 || {
                     vec![
                         packet(
-                            "in none",
+                            "in no range",
                             hook,
                             &asks(&ranged),
                             Fate::Dropped(Counter::DropSourceRange),
@@ -272,7 +272,7 @@ fn a3_a_load_balancer_lets_in_who_is_in_its_ranges() {
                 },
                 || {
                     vec![packet(
-                        "another kind of frontend, by option",
+                        "another kind of frontend, with the option",
                         hook,
                         &asks(&external),
                         Fate::Dropped(Counter::DropSourceRange),
@@ -283,7 +283,7 @@ fn a3_a_load_balancer_lets_in_who_is_in_its_ranges() {
                 || fresh(&[]),
                 || {
                     vec![packet(
-                        "no range lets nobody in",
+                        "an empty set of ranges",
                         hook,
                         &asks(&ranged),
                         Fate::Dropped(Counter::DropSourceRange),

@@ -1,4 +1,4 @@
-//! The packet path, fixture by fixture: what comes in, what the tables say, what becomes of it.
+//! Tests of the packet path. Each step is a packet, the hook that it passes, and the expected result.
 
 mod answers;
 mod claims;

@@ -1,4 +1,4 @@
-//! `--masquerade-local` (semantics A2): which flows netfilter is told to give an address of this node.
+//! `--masquerade-local` (semantics A2): which flows are marked for masquerading by netfilter.
 
 use proxy_common::{
     abi::{
@@ -20,7 +20,8 @@ use crate::{
 
 const MARK: u32 = 0x4;
 
-/// Frontends that answer to the outside, one of them a ClusterIP by `--external-cluster-ip`.
+/// A Service for each kind of frontend that is served to clients outside, and its `address:port`. The ClusterIP
+/// needs `--external-cluster-ip`.
 fn frontends(cast: &Cast) -> Vec<(Service, String)> {
     let names = cast.names;
     let service = || Service::new(cast.protocol);
@@ -50,7 +51,7 @@ fn frontends(cast: &Cast) -> Vec<(Service, String)> {
     ]
 }
 
-/// A node with the option.
+/// A node with `--masquerade-local`.
 fn world(cast: &Cast, service: &Service) -> World {
     let world = node(cast.names);
     world.configure(|settings| settings.masquerade_mark = MARK);
@@ -58,7 +59,7 @@ fn world(cast: &Cast, service: &Service) -> World {
     world
 }
 
-/// The same, where the frontends' list is the local one.
+/// A node with `--masquerade-local`, where the Service's frontends use the local list.
 fn with_local_list(cast: &Cast, service: &Service) -> World {
     let world = world(cast, service);
     let id = world.targets.written().len() as u32 - 1;
@@ -68,7 +69,8 @@ fn with_local_list(cast: &Cast, service: &Service) -> World {
     world
 }
 
-/// All packets that a client sends, until the last one after the answer.
+/// A conversation: the client's first packet, its reply, and a later packet. `fate` is expected for the
+/// client's packets.
 fn conversation(
     cast: &Cast,
     hook: Hook,
@@ -76,7 +78,7 @@ fn conversation(
     fate: fn(Segment) -> Fate,
 ) -> Vec<Step<'static>> {
     let Hook::In(device) = hook else {
-        panic!("an uplink or overlay");
+        panic!("the hook must be the ingress of an uplink or overlay");
     };
     let raw = |segment: Segment| {
         if device == OVERLAY {
@@ -90,22 +92,37 @@ fn conversation(
     let answer = cast.answer(backend, client);
     let leaving = raw(answer.clone());
     vec![
-        packet("in", hook, &first, fate(first.clone().to(backend))),
-        packet("once more", hook, &first, fate(first.clone().to(backend))),
+        packet(
+            "the first packet",
+            hook,
+            &first,
+            fate(first.clone().to(backend)),
+        ),
+        packet(
+            "retransmitted",
+            hook,
+            &first,
+            fate(first.clone().to(backend)),
+        ),
         Step::Counted(Counter::FlowCreated, 1),
         packet(
-            "the answer, to the client's address again by conntrack, is nobody's where it comes in",
+            "the reply at ingress; conntrack has restored the client's address",
             Hook::Pod(POD_B),
             &answer,
             Fate::Passes,
         ),
         packet(
-            "and comes from the frontend where it leaves",
+            "the reply at egress",
             Hook::Out(device),
             &leaving,
             Fate::GoesOn(leaving.clone().from(frontend)),
         ),
-        packet("on", hook, &later, fate(later.clone().to(backend))),
+        packet(
+            "a later packet",
+            hook,
+            &later,
+            fate(later.clone().to(backend)),
+        ),
         Step::Counted(Counter::FlowCreated, 1),
         Step::Counted(Counter::FlowConfirmed, 1),
     ]
@@ -124,7 +141,7 @@ fn a2_masquerade_local_is_for_what_comes_from_outside_to_a_pod_here() {
                 let backend = at(names.pod_b, 8080);
                 for service in [
                     service.clone().local_backend(&backend),
-                    // A slice without a node, and a route that leads to the pod's device.
+                    // The EndpointSlice has no node name, but the route leads to the pod's device.
                     service.backend(&backend),
                 ] {
                     tell(
@@ -199,12 +216,12 @@ fn a2_masquerade_local_changes_nothing_for_a_remote_backend() {
                 || {
                     vec![
                         packet(
-                            "in, and out again",
+                            "the first packet",
                             Hook::In(UPLINK),
                             &first,
                             Fate::Leaves(UPLINK, out.clone().hop_limit(63)),
                         ),
-                        then("it is no flow of netfilter's", |world| {
+                        then("the flow is not marked for masquerading", |world| {
                             let flows = world.flow_table(FlowTable::New).entries();
                             let (_, flow) = flows.into_iter().next().expect("the flow");
                             assert_eq!(flow.flags, flow_flags::SNAT);
@@ -216,7 +233,7 @@ fn a2_masquerade_local_changes_nothing_for_a_remote_backend() {
     });
 }
 
-/// The backend knows the client by one address, or the other, for as long as they speak.
+/// A flow keeps the source address that its backend saw first, whatever the option becomes.
 #[test]
 fn a2_masquerade_local_holds_for_flows_that_begin() {
     for_each_cast(|cast| {
@@ -240,7 +257,7 @@ fn a2_masquerade_local_holds_for_flows_that_begin() {
                     let set = move |world: &World| {
                         world.configure(|settings| settings.masquerade_mark = to);
                     };
-                    steps.insert(1, then("an agent with another option comes", set));
+                    steps.insert(1, then("the agent is restarted with the other option", set));
                     steps
                 },
             );
@@ -248,7 +265,7 @@ fn a2_masquerade_local_holds_for_flows_that_begin() {
     });
 }
 
-/// Where the uplink is a port of the pods' own bridge, what is bridged would not pass the rule.
+/// The uplink is a port of the pods' bridge. A bridged packet would bypass netfilter's masquerade rule.
 #[test]
 fn a2_masquerade_local_is_routed_where_it_could_be_bridged() {
     for_each_cast(|cast| {
@@ -278,14 +295,14 @@ fn a2_masquerade_local_is_routed_where_it_could_be_bridged() {
                 let told = error(&host(&frontend), &about(&frontend, &client));
                 vec![
                     packet(
-                        "its MAC addresses stay",
+                        "routed: its MAC addresses stay",
                         Hook::In(UPLINK),
                         &first,
                         Fate::IsMasqueraded(first.clone().to(&backend)),
                     ),
-                    // P2: netfilter knows an error's flow by the address that it gave the client.
+                    // Semantics P2: netfilter matches the error to its flow by the masqueraded address.
                     packet(
-                        "those of an error, too",
+                        "an error is routed, too",
                         Hook::In(UPLINK),
                         &told,
                         Fate::GoesOn(error(names.pod_d, &about(&backend, &client))),
@@ -300,7 +317,7 @@ fn a2_masquerade_local_is_routed_where_it_could_be_bridged() {
 fn p3_masquerade_local_is_for_all_fragments() {
     for_each_cast(|cast| {
         let names = cast.names;
-        // Of SCTP, fragments go where their ports stay.
+        // Ports stay the same, since SCTP fragments are dropped if ports change.
         let (client, backend) = (at(names.client, 50_000), at(names.pod_b, 80));
         let (service, frontend) = frontends(&cast).remove(1);
         let world = world(&cast, &service.local_backend(&backend));

@@ -1,11 +1,11 @@
-//! What translation means, told plainly: who may become what, and who owns which tuple. Knows nothing of the code under
-//! test but what packets become.
+//! A simple model of translation: what a packet may become, and which conversation owns a tuple. It knows the
+//! code under test only by the packets that come out.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use crate::node::{Names, OVERLAY, POD_A, POD_C, UPLINK, at};
 
-/// Two ends of a conversation, as one packet of it has them.
+/// Protocol, source and destination of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tuple {
     pub protocol: u8,
@@ -32,7 +32,7 @@ impl Tuple {
     }
 }
 
-/// A client: the device that it is behind, and whether that is a pod's.
+/// A client, the device that leads to it, and whether that is a pod's device.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
     pub address: &'static str,
@@ -55,7 +55,8 @@ pub fn clients(names: &Names) -> [Client; 5] {
     ]
 }
 
-/// A backend: whether it is on this node, and otherwise the device that leads there and this node's address on it.
+/// A backend. `remote_by`: if it is on another node, the device that leads there, and this node's address on
+/// that device.
 #[derive(Clone, Copy, Debug)]
 pub struct Backend {
     pub address: &'static str,
@@ -85,12 +86,12 @@ pub fn backends(names: &Names) -> [Backend; 6] {
         backend(names.pod_d, 8080, None),
         backend(names.node, 9090, None),
         backend(names.far_pod, 8080, Some((UPLINK, names.node))),
-        // Also the address of a client.
+        // One of the clients has the same address.
         backend(names.overlay_pod, 8080, Some((OVERLAY, names.overlay_node))),
     ]
 }
 
-/// A frontend: whether the outside may use it, and its backends by index.
+/// A frontend, whether it is served to clients outside, and its backends by index.
 #[derive(Clone, Debug)]
 pub struct Frontend {
     pub at: String,
@@ -113,18 +114,19 @@ pub fn frontends(names: &Names) -> [Frontend; 5] {
     ]
 }
 
-/// Where a packet of a client must have gone.
+/// Where a client's packet goes after translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// On to the kernel.
+    /// Into the kernel's stack.
     On,
-    /// Out of a device.
+    /// Out of this device.
     Out(u32),
     /// Back to the pod that sent it.
     Round,
 }
 
-/// What a client's packet to a backend must carry as its source, as far as that is fixed, and where it must go (A1, A2, L5).
+/// The expected source of a client's packet to a backend (the port is not significant), and where it must go
+/// (semantics A1, A2, L5).
 pub fn shape(client: &Client, frontend: SocketAddr, backend: &Backend) -> (SocketAddr, Way) {
     let address = |text: &str| SocketAddr::new(text.parse().expect("an address"), 0);
     match backend.remote_by {
@@ -136,79 +138,81 @@ pub fn shape(client: &Client, frontend: SocketAddr, backend: &Backend) -> (Socke
     }
 }
 
-/// The backend among a frontend's that a packet went to.
+/// Index of the backend with address `dst`, if it is one of the frontend's.
 pub fn backend_of(names: &Names, frontend: &Frontend, dst: SocketAddr) -> Option<usize> {
     let all = backends(names);
     let mut listed = frontend.backends.iter().copied();
     listed.find(|&index| all[index].end() == dst)
 }
 
-/// A conversation of a client with a frontend.
+/// A conversation of a client with a frontend, or with a backend directly.
 #[derive(Clone, Copy, Debug)]
 pub struct Conversation {
-    /// What the client's packets become.
+    /// The tuple of the client's packets after translation.
     pub inner: Tuple,
     pub backend: usize,
     pub client: usize,
-    /// The backend has answered.
+    /// Whether the backend has replied.
     pub confirmed: bool,
-    /// One of the two has closed it.
+    /// Whether either side has closed it.
     pub closed: bool,
 }
 
-/// All conversations, by what the client sends.
+/// All conversations, keyed by the tuple that the client sends.
 #[derive(Debug, Default)]
 pub struct Model {
     pub conversations: BTreeMap<Tuple, Conversation>,
-    /// Who used an inner tuple last.
+    /// For each translated tuple, the conversation that used it last.
     owners: BTreeMap<Tuple, Tuple>,
-    /// Backends that do not serve.
+    /// For each backend, whether it has stopped serving.
     pub down: [bool; 6],
 }
 
 impl Model {
-    /// Established, and nothing has happened that could end it: it must go on as it is.
+    /// Whether a conversation is confirmed, and nothing can have ended it. Its translation must not change.
     pub fn is_live(&self, outer: &Tuple) -> bool {
         self.conversations.get(outer).is_some_and(|conversation| {
             conversation.confirmed && !conversation.closed && !self.down[conversation.backend]
         })
     }
 
-    /// Whether a conversation is live, and its packets become this.
+    /// Whether a conversation is live and translated to `inner`.
     fn lives_as(&self, outer: &Tuple, inner: &Tuple) -> bool {
         self.is_live(outer) && self.conversations[outer].inner == *inner
     }
 
-    /// Whether answers on the conversation's inner tuple are its own.
+    /// Whether replies to the conversation's translated tuple belong to it.
     pub fn owns(&self, outer: &Tuple) -> bool {
         self.conversations
             .get(outer)
             .is_some_and(|conversation| self.owners.get(&conversation.inner) == Some(outer))
     }
 
-    /// A client's packet became something. No two live conversations may become the same.
+    /// Records the translation of a client's packet. Panics if another live conversation has the same
+    /// translated tuple.
     pub fn became(&mut self, outer: Tuple, conversation: Conversation) {
         let inner = conversation.inner;
         if let Some(owner) = self.owners.insert(inner, outer) {
             assert!(
                 owner == outer || !self.lives_as(&owner, &inner),
-                "{outer:?} became {inner:?}, which is {owner:?}"
+                "{outer:?} became {inner:?}, which belongs to {owner:?}"
             );
         }
         self.conversations.insert(outer, conversation);
     }
 
-    /// A client speaks straight to a backend, untranslated: whoever was translated to this is over.
+    /// Records an untranslated packet from a client to a backend. Panics if a live conversation is translated
+    /// to its tuple.
     pub fn straight(&mut self, outer: Tuple) {
         if let Some(owner) = self.owners.remove(&outer) {
             assert!(
                 !self.lives_as(&owner, &outer),
-                "{outer:?} goes straight, and is what {owner:?} became"
+                "{outer:?} was not translated, but belongs to {owner:?}"
             );
         }
     }
 
-    /// Live conversations, in order.
+    /// All live conversations, sorted.
     pub fn live(&self) -> Vec<Tuple> {
         let all = self.conversations.keys().copied();
         all.filter(|outer| self.is_live(outer)).collect()

@@ -1,4 +1,4 @@
-//! Backends that come and go under their flows.
+//! Backends that change during the life of their flows.
 
 use proxy_common::{
     abi::{
@@ -15,7 +15,7 @@ use crate::{
     node::{BOTH, Names, POD_A, at, node},
 };
 
-/// Target and backend ids of the only Service of a world.
+/// Ids of the target and the first backend of a world's only Service.
 const TARGET: u32 = 1;
 const OLD: u32 = 1;
 
@@ -48,7 +48,7 @@ impl Pair {
         world
     }
 
-    /// What the agent does when a backend takes another's place.
+    /// Replaces the backend by a new one, as the agent does.
     fn replace(&self, old_state: BackendState) -> Step<'_> {
         then("the backend is replaced", move |world| {
             let at = self.new.parse().expect("an address and port");
@@ -70,7 +70,7 @@ impl Pair {
                 &self.cast.first(&self.client, &self.frontend),
                 backend,
             ),
-            self.answers("answer", &self.cast.answer(backend, &self.client)),
+            self.answers("reply", &self.cast.answer(backend, &self.client)),
         ]
     }
 }
@@ -88,7 +88,7 @@ fn asks<'a>(what: &'static str, segment: &Segment, backend: &str) -> Step<'a> {
 #[test]
 fn l3_l4_an_established_connection_keeps_its_backend_whatever_the_lists_become() {
     for pair in connections() {
-        // Terminating, and even gone: what is established goes on until it ends.
+        // Terminating (still serving), and no longer serving: connections go on until they end.
         for state in [BackendState::Serving, BackendState::NotServing] {
             tell(
                 || pair.world(),
@@ -97,11 +97,8 @@ fn l3_l4_an_established_connection_keeps_its_backend_whatever_the_lists_become()
                     let mut story = pair.opened(&pair.old);
                     story.extend([
                         pair.replace(state),
-                        asks("goes on", &later, &pair.old),
-                        pair.answers(
-                            "in both directions",
-                            &pair.cast.later(&pair.old, &pair.client),
-                        ),
+                        asks("a later packet", &later, &pair.old),
+                        pair.answers("reply", &pair.cast.later(&pair.old, &pair.client)),
                         Step::Counted(Counter::FlowCreated, 1),
                     ]);
                     story
@@ -147,7 +144,7 @@ fn l3_a_udp_flow_moves_as_soon_as_its_backend_no_longer_serves() {
             || pair.world(),
             || {
                 let mut story = pair.opened(&pair.old);
-                // Terminating, but serving: it keeps what it has (L4).
+                // Terminating but still serving: the backend keeps its flows (semantics L4).
                 story.push(pair.replace(BackendState::Serving));
                 story.extend(pair.opened(&pair.old));
                 story.push(Step::Counted(Counter::FlowCreated, 1));
@@ -169,8 +166,8 @@ fn l3_an_unanswered_flow_moves_too() {
                     vec![
                         asks("first", &first, &pair.old),
                         pair.replace(BackendState::NotServing),
-                        asks("again", &first, &pair.new),
-                        pair.answers("answer", &pair.cast.answer(&pair.new, &pair.client)),
+                        asks("retransmitted", &first, &pair.new),
+                        pair.answers("reply", &pair.cast.answer(&pair.new, &pair.client)),
                     ]
                 },
             );
@@ -193,13 +190,13 @@ fn l3_the_first_endpoint_of_a_service_that_had_none_takes_its_flows() {
             || {
                 vec![
                     packet(
-                        "nobody yet",
+                        "no endpoint yet",
                         Hook::Pod(POD_A),
                         &first,
                         Fate::Dropped(Counter::DropNoLocalEndpoint),
                     ),
                     pair.replace(BackendState::Gone),
-                    asks("somebody now", &first, &pair.new),
+                    asks("the first endpoint", &first, &pair.new),
                 ]
             },
         );
@@ -213,13 +210,13 @@ fn l3_the_first_endpoint_of_a_service_that_had_none_takes_its_flows() {
                         world.set_backend_state(OLD, BackendState::NotServing);
                     }),
                     packet(
-                        "a flow to nobody",
+                        "an established flow without an endpoint",
                         Hook::Pod(POD_A),
                         &first,
                         Fate::Dropped(Counter::DropNoLocalEndpoint),
                     ),
                     pair.replace(BackendState::NotServing),
-                    asks("and to the next", &first, &pair.new),
+                    asks("to the new endpoint", &first, &pair.new),
                 ]);
                 story
             },
@@ -237,7 +234,7 @@ fn an_id_used_again_for_a_stranger_gets_no_flow_of_its_predecessor() {
                 || {
                     let mut story = pair.opened(&pair.old);
                     story.push(pair.replace(BackendState::Gone));
-                    story.push(then("the id is used again", |world| {
+                    story.push(then("the id is reused", |world| {
                         let mut stranger = world.backends.get(OLD).expect("the id");
                         stranger.port = 9.into();
                         stranger.word = BackendWord::new(2, BackendState::Serving);

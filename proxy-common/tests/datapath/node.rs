@@ -1,4 +1,4 @@
-//! A node on paper: its addresses, devices, routes and Services.
+//! The simulated node: addresses, devices and routes.
 
 use std::net::IpAddr;
 
@@ -12,33 +12,33 @@ use proxy_common::{
     tables::Route,
 };
 
-/// The outside.
+/// Leads to clients outside and to other nodes.
 pub const UPLINK: u32 = 2;
-/// A tunnel without Ethernet headers, to other nodes' pods.
+/// A tunnel to other nodes' pods, without Ethernet headers.
 pub const OVERLAY: u32 = 3;
-/// Pod A, by a device of its own.
+/// Device of pod A.
 pub const POD_A: u32 = 11;
-/// Pod B, likewise.
+/// Device of pod B.
 pub const POD_B: u32 = 12;
 /// A bridge, and its ports to pods C and D.
 pub const BRIDGE: u32 = 20;
 pub const POD_C: u32 = 23;
 pub const POD_D: u32 = 24;
 
-/// The MAC address of the uplink: that to which packets are sent here, if nothing else is said.
+/// MAC address of the uplink, and default destination of test packets.
 pub const MAC_UPLINK: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// The MAC address of the router on the uplink, which leads to clients and to pods of other nodes; other nodes themselves are
-/// neighbours that are not known.
+/// MAC address of the router on the uplink, through which clients and other nodes' pods are reached. Other
+/// nodes themselves are unresolved neighbours on the uplink.
 pub const MAC_ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 /// The MAC address of pod D.
 pub const MAC_D: [u8; 6] = [2, 0xd, 0, 0, 0, 4];
 
-/// The one port that sources are translated to, so that fixtures can name it.
+/// The only port for translated sources, so that tests can predict it.
 pub const SNAT_PORT: u16 = 20_000;
-/// The same, of hairpin flows.
+/// The only port for hairpin flows.
 pub const HAIRPIN_PORT: u16 = 61_000;
 
-/// Who is who, in one family.
+/// The addresses of one family.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
     pub family: Family,
@@ -46,25 +46,25 @@ pub struct Names {
     pub pod_b: &'static str,
     pub pod_c: &'static str,
     pub pod_d: &'static str,
-    /// A pod of another node, by the uplink.
+    /// A pod of another node, reached by the uplink.
     pub far_pod: &'static str,
-    /// Another, by the overlay.
+    /// A pod of another node, reached by the overlay.
     pub overlay_pod: &'static str,
-    /// This node.
+    /// This node's address on the uplink.
     pub node: &'static str,
-    /// This node on the overlay.
+    /// This node's address on the overlay.
     pub overlay_node: &'static str,
-    /// This node, where node ports do not answer.
+    /// An address of this node that does not serve node ports.
     pub quiet_node: &'static str,
-    /// Another node.
+    /// Another node's address.
     pub far_node: &'static str,
-    /// A client outside.
+    /// A client outside the cluster.
     pub client: &'static str,
     pub cluster_ip: &'static str,
     pub other_cluster_ip: &'static str,
     pub load_balancer: &'static str,
     pub external_ip: &'static str,
-    /// Somewhere else, to which nothing of ours leads.
+    /// An address that is none of the above.
     pub elsewhere: &'static str,
 }
 
@@ -115,7 +115,7 @@ pub fn at(address: &str, port: u16) -> String {
     std::net::SocketAddr::new(ip, port).to_string()
 }
 
-/// The address of an `address:port`.
+/// The address part of `address:port`.
 pub fn host(at: &str) -> String {
     let at: std::net::SocketAddr = at.parse().expect("an address and port");
     at.ip().to_string()
@@ -134,7 +134,7 @@ pub fn link(ifindex: u32) -> LinkType {
     }
 }
 
-/// The node without Services.
+/// A node with these addresses and without Services.
 pub fn node(names: &Names) -> World {
     let world = World::default();
     let range = |port| PortRange {

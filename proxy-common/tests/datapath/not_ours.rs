@@ -1,4 +1,4 @@
-//! P4: what is not ours passes untouched, whatever its form.
+//! Semantics P4: traffic that is not for the proxy passes unchanged, whatever its form.
 
 use proxy_common::{
     abi::{frontend::FrontendKind, protocol},
@@ -14,7 +14,7 @@ use crate::{
 
 const PROTOCOLS: [u8; 3] = [protocol::TCP, protocol::UDP, protocol::SCTP];
 
-/// A node with Services that answer to everybody, over all protocols, and confirmed flows.
+/// A node with a Service per protocol, which is served to everybody, and a confirmed flow to each.
 fn busy(names: &Names) -> World {
     let world = node(names);
     let vip = at(names.load_balancer, 80);
@@ -37,7 +37,7 @@ fn busy(names: &Names) -> World {
     world
 }
 
-/// Puts bytes through every hook of the link type: nothing changes, neither bytes nor tables nor counters.
+/// Passes bytes through each hook. Neither the bytes nor the tables and counters may change.
 fn passes(names: &Names, what: &str, bytes: &[u8], hooks: &[Hook]) {
     let world = busy(names);
     let before = format!("{world:?}");
@@ -53,7 +53,8 @@ fn passes(names: &Names, what: &str, bytes: &[u8], hooks: &[Hook]) {
 const ETHERNET: [Hook; 3] = [Hook::Pod(POD_A), Hook::In(UPLINK), Hook::Out(POD_A)];
 const RAW: [Hook; 2] = [Hook::In(OVERLAY), Hook::Out(OVERLAY)];
 
-/// What would be ours in every respect: a SYN, an INIT and a datagram to a frontend, and the answers of a flow that is known.
+/// Packets that the proxy would translate if they were well-formed: the first packet of a flow, and packets of
+/// both directions of a confirmed flow.
 fn ours(names: &Names) -> Vec<Segment> {
     let (client, vip) = (at(names.pod_a, 1), at(names.load_balancer, 80));
     let backend = at(names.far_pod, 8080);
@@ -117,7 +118,7 @@ fn p4_a_packet_cut_short_whose_length_was_made_to_fit_passes_until_its_headers_a
                     } else {
                         short[4..6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
                     }
-                    // What a device pads a short frame with is not of the packet.
+                    // The padding of a short frame is not part of the packet.
                     short.extend_from_slice(&bytes[len..]);
                     short.extend(std::iter::repeat_n(0, trailing));
                     passes(names, "headers beyond the packet's end", &short, &RAW);
@@ -214,7 +215,7 @@ fn p4_extension_headers_that_lie_or_never_end_pass() {
         let many = (0..5).fold(segment.clone(), |segment, _| segment.extension(60, &[]));
         passes(
             names,
-            "more extensions than are looked at",
+            "more extensions than are parsed",
             &many.bytes(),
             &ETHERNET,
         );
@@ -228,7 +229,7 @@ fn p4_extension_headers_that_lie_or_never_end_pass() {
         inside[14 + 40 + 1] = 1;
         passes(
             names,
-            "an extension that swallows the transport header",
+            "an extension that covers the transport header",
             &inside,
             &ETHERNET,
         );
@@ -261,7 +262,7 @@ fn p4_what_no_frontend_takes_passes() {
                 (names.quiet_node, 30_001),
             ] {
                 let segment = Segment::first(protocol, &client, &at(address, port));
-                passes(names, "to nobody", &segment.bytes(), &ETHERNET);
+                passes(names, "no frontend", &segment.bytes(), &ETHERNET);
             }
         }
     }
@@ -282,7 +283,7 @@ fn p5_a_mid_flow_packet_without_state_passes() {
         ] {
             passes(names, "no state", &segment.bytes(), &ETHERNET);
         }
-        // All chunks but INIT, of associations that nobody knows.
+        // All chunks but INIT, in associations without state.
         for chunk in (0..=u8::MAX).filter(|chunk| *chunk != sctp_chunk::INIT) {
             let segment = Segment::sctp(&client, &vip).chunk(chunk);
             passes(names, "no state", &segment.bytes(), &ETHERNET);

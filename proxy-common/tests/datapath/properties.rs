@@ -1,43 +1,45 @@
-//! Random sequences of packets, both ways, against the model: answers are translated to what was asked, no two live
-//! conversations share a tuple, a conversation keeps its backend, and every event is counted once.
+//! Random sequences of packets in both directions, checked against the model. Replies are translated back to
+//! what the client sent, no two live conversations share a tuple, a conversation keeps its backend, and each
+//! event is counted once.
 
 use proptest::prelude::*;
 use proxy_common::abi::protocol::{SCTP, TCP, UDP};
 
 use crate::{node::BOTH, scene::Scene};
 
-/// Source ports of clients: few, so that they meet.
+/// Number of source ports per client. Small, so that tuples collide.
 const PORTS: u8 = 3;
 
-/// One thing that happens.
+/// One action in a sequence.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// A client asks a frontend, is answered, and both go on.
+    /// A client sends a first packet and gets a reply; then both sides send another packet.
     Open(Asking),
-    /// A client asks a frontend. Nobody answers, yet.
+    /// A client sends a first packet and gets no reply yet.
     Knock(Asking),
-    /// A packet in the middle of a connection, of which perhaps nothing is known.
+    /// A packet from the middle of a connection, whether or not that connection exists.
     Stray(Asking),
-    /// A conversation is answered.
+    /// The backend of a conversation replies.
     Answer(prop::sample::Index),
-    /// A live conversation goes on, both ways.
+    /// Both sides of a live conversation send a packet.
     Speak(prop::sample::Index),
-    /// A connection ends, by a FIN (SHUTDOWN) or RST (ABORT) of the client or of the backend.
+    /// One side of a live connection sends FIN (SHUTDOWN) or RST (ABORT). Fields: the connection, whether the
+    /// client sends, whether it is a RST.
     Finish(prop::sample::Index, bool, bool),
-    /// A client asks a backend by its own address, over TCP or SCTP.
+    /// A client sends a SYN or INIT to a backend's own address.
     Straight {
         protocol: u8,
         client: usize,
         port: u8,
         backend: usize,
     },
-    /// Time passes.
+    /// Time passes, in tenths of a second.
     Wait(u32),
     /// A backend stops serving, or serves again.
     Toggle(usize),
 }
 
-/// A client, one of its ports, a frontend, a protocol.
+/// A client, one of its ports, and the frontend and protocol of its packet.
 #[derive(Clone, Debug)]
 pub struct Asking {
     pub client: usize,

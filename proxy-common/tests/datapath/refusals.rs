@@ -1,4 +1,4 @@
-//! B5: a frontend without endpoints answers by itself.
+//! Semantics B5: a frontend without endpoints refuses connections.
 
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind, protocol, target::TargetState},
@@ -24,7 +24,7 @@ fn world(cast: &Cast) -> World {
     world
 }
 
-/// The refusal of a SYN (RFC 9293 §3.5.2): from sequence number zero, acknowledging the SYN.
+/// The RST that refuses a SYN: sequence number zero, and acknowledges the SYN (RFC 9293 §3.5.2).
 fn reset(cast: &Cast, client: &str, frontend: &str, seq: u32) -> Segment {
     assert_eq!(cast.protocol, protocol::TCP);
     Segment::tcp(frontend, client)
@@ -35,8 +35,8 @@ fn reset(cast: &Cast, client: &str, frontend: &str, seq: u32) -> Segment {
         .macs_swapped()
 }
 
-/// The refusal of a datagram (RFC 792, RFC 4443): the IP header and eight bytes of what was sent, in an ICMP message; of SCTP
-/// as many as hold an INIT's tag (RFC 9260 §10).
+/// The ICMP error that refuses a datagram: quotes the IP header and eight bytes (RFC 792, RFC 4443). For SCTP
+/// it quotes twenty bytes, which include an INIT's initiate tag (RFC 9260 §10).
 fn unreachable(sent: &Segment, client: &str, frontend: &str) -> Segment {
     let transport = if sent.protocol() == protocol::SCTP {
         20
@@ -103,7 +103,7 @@ fn b5_a_datagram_or_init_is_answered_with_port_unreachable_that_quotes_it() {
         ] {
             let frontend = at(names.load_balancer, 80);
             for payload in [&b""[..], b"odd", b"even", &[0x5a; 1400]] {
-                // An INIT that has no tag to quote is nobody's.
+                // An INIT without an initiate tag is malformed.
                 if cast.protocol == protocol::SCTP && payload.len() < 4 {
                     continue;
                 }
@@ -119,7 +119,8 @@ fn b5_a_datagram_or_init_is_answered_with_port_unreachable_that_quotes_it() {
     });
 }
 
-/// The sender's device finishes the checksum of the datagram that it thinks this still is: now that in the quote.
+/// The datagram has a pending checksum. The ICMP message must be right as it is, and a device that still
+/// completes the checksum may only change the quoted one.
 #[test]
 fn b5_port_unreachable_sums_up_right_where_the_datagrams_checksum_was_pending() {
     for_each_cast(|cast| {
@@ -151,7 +152,7 @@ fn b5_port_unreachable_sums_up_right_where_the_datagrams_checksum_was_pending() 
     });
 }
 
-/// Its device is the one that it goes back to, and need not write it: the quote is whole.
+/// The reply returns to the device to which the INIT's checksum was left, so the quoted checksum may stay zero.
 #[test]
 fn b5_port_unreachable_quotes_an_init_whose_checksum_was_pending() {
     for names in &BOTH {
@@ -230,7 +231,7 @@ fn p6_a_refusal_that_cannot_be_built_is_a_drop_that_is_counted() {
         } else {
             first.extension(60, &[1; 30]).extension(0, &[])
         };
-        // No RST is built behind options; an ICMP error quotes them.
+        // A packet with IP options or extension headers gets no RST, but an ICMP error can quote them.
         let world = world(&cast);
         let mut frame = odd.frame();
         let verdict = run(&world, Hook::Pod(POD_A), &mut frame);
@@ -247,14 +248,15 @@ fn p6_a_refusal_that_cannot_be_built_is_a_drop_that_is_counted() {
     });
 }
 
-/// As many headers as can be kept are all quoted, and summed up.
+/// The longest headers that the parser accepts are quoted in full, with a correct checksum.
 #[test]
 fn b5_a_refusal_behind_the_longest_headers_sums_up() {
     let names = &BOTH[1];
     for protocol in [protocol::UDP, protocol::SCTP] {
         let cast = Cast { names, protocol };
         let (client, frontend) = (at(names.pod_a, 40_000), at(names.load_balancer, 80));
-        // 40 bytes of IPv6 and 200 of options: the transport header begins at 254, and offsets are kept in a byte.
+        // 40 bytes of IPv6 and 200 of options: the transport header is at offset 254, and offsets must fit in a
+        // `u8`.
         let sent = cast
             .first(&client, &frontend)
             .extension(60, &[0x5a; 198])

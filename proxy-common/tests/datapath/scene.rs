@@ -1,4 +1,4 @@
-//! A node, its model, and what happens to both.
+//! A simulated node together with its model, and the actions that change both.
 
 mod checks;
 
@@ -26,7 +26,7 @@ use crate::{
     properties::{Action, Asking},
 };
 
-/// What a packet is in its conversation.
+/// Role of a packet in its conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     First,
@@ -58,7 +58,7 @@ impl Part {
     }
 }
 
-/// Events as the model expects them to be counted.
+/// Expected values of counters.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     drops: Vec<(Counter, u64)>,
@@ -73,7 +73,7 @@ pub struct Scene {
     clients: [Client; 5],
     frontends: [Frontend; 5],
     backends: [Backend; 6],
-    /// Ids of each backend's elements in `BACKENDS`.
+    /// For each backend, its ids in `BACKENDS`: one per Service that has it.
     ids: [Vec<u32>; 6],
     packets: u16,
 }
@@ -189,7 +189,7 @@ impl Scene {
         Tuple::new(asking.protocol, &src, &self.frontends[asking.frontend].at)
     }
 
-    /// A packet of a client to a frontend; says whether it was translated.
+    /// Sends a client's packet to a frontend and checks the result. Returns whether it was translated.
     fn ask(&mut self, outer: Tuple, asking: &Asking, part: Part) -> bool {
         let client = self.clients[asking.client];
         let hook = if client.is_pod {
@@ -210,11 +210,12 @@ impl Scene {
             Verdict::Forward { ifindex } => Way::Out(ifindex),
             Verdict::Bounce => Way::Round,
             Verdict::Send { .. } => {
-                panic!("only XDP sends, and `with_and_without` says so otherwise")
+                panic!("only XDP returns Send, and `with_and_without` converts it")
             }
-            Verdict::Masquerade => panic!("nobody asked for it"),
+            Verdict::Masquerade => panic!("masquerading is off"),
             Verdict::Pass => {
-                // Not for the outside (S6), or in the middle of something that nobody knows (P5).
+                // The frontend is not served to clients outside (semantics S6), or the packet belongs to no
+                // flow (semantics P5).
                 let not_for_it = !client.is_pod && !frontend.for_outside;
                 assert!(not_for_it || !begins, "{outer:?} was passed");
                 assert!(!live, "{outer:?} is live and was passed");
@@ -227,7 +228,7 @@ impl Scene {
                     reason == Counter::DropStaleBackend && none_serves,
                     "{outer:?} was dropped: {reason:?}"
                 );
-                // What it was before is over.
+                // A previous flow with this tuple has ended.
                 self.model.conversations.remove(&outer);
                 return false;
             }
@@ -238,7 +239,7 @@ impl Scene {
         );
 
         let backend = backend_of(self.names, &frontend, inner.dst)
-            .unwrap_or_else(|| panic!("{outer:?} went to {inner:?}, which is no backend of it"));
+            .unwrap_or_else(|| panic!("{outer:?} went to {inner:?}, not one of its backends"));
         let (source, expected) = shape(&client, outer.dst, &self.backends[backend]);
         assert_eq!(
             (inner.src.ip(), way),
@@ -247,9 +248,9 @@ impl Scene {
         );
         self.check_port(&outer, &inner, way);
         if live || known.is_some_and(|known| known.confirmed && !begins) {
-            let known = known.expect("a live one is known");
+            let known = known.expect("a live conversation is known");
             assert_eq!(inner, known.inner, "{outer:?} did not keep its tuple");
-            assert_eq!(created, 0, "{outer:?} was made again");
+            assert_eq!(created, 0, "{outer:?} was created again");
         }
         if created == 1 {
             assert!(
@@ -259,7 +260,7 @@ impl Scene {
         }
         assert!(
             created == 1 || known.is_some(),
-            "{outer:?} is new and was not made"
+            "{outer:?} is new, but was not created"
         );
         let kept = known.filter(|known| known.inner == inner && created == 0);
         self.model.became(
@@ -276,7 +277,7 @@ impl Scene {
         true
     }
 
-    /// A source port is the client's own, or from the ranges.
+    /// Checks the translated source port: the client's own, or one from the ranges.
     fn check_port(&self, outer: &Tuple, inner: &Tuple, way: Way) {
         let settings = self.world.settings.get();
         let (own, port) = (outer.src.port(), inner.src.port());
@@ -285,10 +286,13 @@ impl Scene {
             Way::Out(_) => settings.snat_ports[0].contains(port),
             Way::On => port == own || settings.snat_ports[0].contains(port),
         };
-        assert!(fits, "{outer:?} became {inner:?}: a port of its own making");
+        assert!(
+            fits,
+            "{outer:?} became {inner:?}: a port outside the ranges"
+        );
     }
 
-    /// The backend of a conversation answers on the tuple that it saw last.
+    /// Sends the backend's reply on the conversation's translated tuple, and checks its translation.
     fn answer(&mut self, outer: Tuple, part: Part) {
         let Some(&conversation) = self.model.conversations.get(&outer) else {
             return;
@@ -309,8 +313,8 @@ impl Scene {
         };
         let confirmed = self.world.counted(Counter::FlowConfirmed);
         let (verdict, came) = self.put(hook, conversation.inner.inverted(), part);
-        assert_eq!(verdict, expected, "the answer to {outer:?}");
-        assert_eq!(came, outer.inverted(), "the answer to {outer:?}");
+        assert_eq!(verdict, expected, "the reply to {outer:?}");
+        assert_eq!(came, outer.inverted(), "the reply to {outer:?}");
         let confirmed = self.world.counted(Counter::FlowConfirmed) - confirmed;
         assert_eq!(confirmed, u64::from(!conversation.confirmed), "{outer:?}");
         self.tally.confirmed += confirmed;
@@ -367,7 +371,8 @@ impl Scene {
         })
     }
 
-    /// A SYN or INIT straight to a backend: left alone, unless its tuple is that of a live conversation.
+    /// Sends a SYN or INIT to a backend's own address. It must pass unchanged, unless its tuple is that of a
+    /// live conversation.
     fn straight(&mut self, protocol: u8, client: usize, port: u8, backend: usize) {
         let who = self.clients[client];
         if who.address == self.backends[backend].address {

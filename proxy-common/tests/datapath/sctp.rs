@@ -1,5 +1,5 @@
-//! SCTP's checksum covers no addresses, and what follows the ports only by its length (RFC 9260 §6.8). That all else is as with
-//! TCP is shown where that is.
+//! SCTP's checksum covers no addresses, and its update needs only the length of the data after the ports
+//! (RFC 9260 §6.8). Tests for all protocols cover the rest of SCTP.
 
 use proxy_common::{
     abi::{frontend::FrontendKind, protocol},
@@ -12,7 +12,7 @@ use crate::{
     node::{BOTH, Names, POD_A, at, node},
 };
 
-/// A node with a ClusterIP's port and its backend, on `port`.
+/// A node with an SCTP Service. Its backend has this port; the ClusterIP's port is 80.
 fn world(names: &Names, port: u16) -> World {
     let world = node(names);
     world.add_service(
@@ -81,7 +81,7 @@ fn p1_where_the_port_stays_so_does_the_checksum() {
     }
 }
 
-/// RFC 9653, or left to the device.
+/// A checksum of zero was left to the device, or none was sent (RFC 9653).
 #[test]
 fn p1_a_checksum_of_zero_stays() {
     for names in &BOTH {

@@ -1,4 +1,5 @@
-//! One client port to a frontend and straight to its backend: two conversations, two tuples.
+//! A client uses one port for a frontend and for a direct connection to the frontend's backend. The two
+//! conversations must have different tuples.
 
 use proxy_common::{
     abi::{counter::Counter, protocol},
@@ -11,11 +12,11 @@ use crate::{
     node::{POD_A, SNAT_PORT, at},
 };
 
-/// A pod and one backend of two Services, of a protocol with connections.
+/// A pod and a backend with two Services, for a protocol with connections.
 struct Pair {
     cast: Cast,
     client: String,
-    /// The client under the port that translations take.
+    /// The client with the translated source port.
     moved: String,
     backend: String,
     vip: String,
@@ -40,20 +41,25 @@ impl Pair {
         twins(&self.cast, &[&self.backend])
     }
 
-    /// The client's SYN to `to` becomes one from `from` to the backend.
+    /// The client's SYN to `to` is translated to come from `from` and go to the backend.
     fn asks<'a>(&self, to: &str, from: &str) -> Step<'a> {
         let syn = self.cast.first(&self.client, to);
         let after = syn.clone().from(from).to(&self.backend);
         packet("asks", Hook::Pod(POD_A), &syn, Fate::GoesOn(after))
     }
 
-    /// The client's SYN straight to the backend is not touched.
+    /// The client's SYN to the backend itself passes unchanged.
     fn asks_straight<'a>(&self) -> Step<'a> {
         let syn = self.cast.first(&self.client, &self.backend);
-        packet("asks straight", Hook::Pod(POD_A), &syn, Fate::Passes)
+        packet(
+            "asks the backend itself",
+            Hook::Pod(POD_A),
+            &syn,
+            Fate::Passes,
+        )
     }
 
-    /// What the backend sends to `to` comes to the client from `from`.
+    /// The backend's reply is translated to come from `from` and go to the client.
     fn answers<'a>(&self, answer: &Segment, from: &str) -> Step<'a> {
         let after = answer.clone().from(from).to(&self.client);
         packet("answers", Hook::Out(POD_A), answer, Fate::GoesOn(after))
@@ -65,7 +71,12 @@ impl Pair {
 
     fn answers_straight<'a>(&self) -> Step<'a> {
         let answer = self.answer(&self.client);
-        packet("answers straight", Hook::Out(POD_A), &answer, Fate::Passes)
+        packet(
+            "answers the direct connection",
+            Hook::Out(POD_A),
+            &answer,
+            Fate::Passes,
+        )
     }
 }
 
@@ -79,7 +90,7 @@ fn a_connection_straight_to_the_pod_ends_an_unanswered_flow() {
                     pair.asks(&pair.vip, &pair.client),
                     pair.asks_straight(),
                     pair.answers_straight(),
-                    then("nothing is left of it", |world| {
+                    then("the flow is removed", |world| {
                         assert!(world.new_flows.is_empty(), "{world:?}");
                     }),
                 ]
@@ -100,10 +111,10 @@ fn a_connection_straight_to_the_pod_goes_beside_a_living_flow() {
                     pair.asks(&pair.vip, &pair.client),
                     pair.answers(&pair.answer(&pair.client), &pair.vip),
                     pair.asks(&pair.backend, &pair.moved),
-                    // Sent again, and answered.
+                    // Retransmitted, and then confirmed.
                     pair.asks(&pair.backend, &pair.moved),
                     pair.answers(&pair.answer(&pair.moved), &pair.backend),
-                    // Neither is taken for the other.
+                    // Replies of both conversations are told apart.
                     pair.answers(&through, &pair.vip),
                     pair.answers(&straight, &pair.backend),
                     Step::Counted(Counter::FlowCreated, 2),
@@ -127,7 +138,7 @@ fn a_connection_straight_to_the_pod_ends_a_flow_that_was_closed() {
                     pair.answers(&reset, &pair.vip),
                     pair.asks_straight(),
                     pair.answers_straight(),
-                    then("nothing is left of it", |world| {
+                    then("the flow is removed", |world| {
                         assert!(world.flows.is_empty(), "{world:?}");
                     }),
                 ]
@@ -145,7 +156,7 @@ fn a_connection_straight_to_the_pod_is_never_dropped_for_want_of_a_port() {
                 vec![
                     pair.asks(&pair.vip, &pair.client),
                     pair.answers(&pair.answer(&pair.client), &pair.vip),
-                    // The other Service takes the only port.
+                    // A flow to the other Service takes the only port.
                     pair.asks(&vips(pair.cast.names)[1], &pair.moved),
                     pair.asks_straight(),
                 ]
@@ -157,11 +168,12 @@ fn a_connection_straight_to_the_pod_is_never_dropped_for_want_of_a_port() {
 #[test]
 fn a_vip_after_a_connection_straight_to_the_pod_is_unanswered_and_then_takes_another_port() {
     for_each_pair(|pair| {
-        // An INIT on a tuple that is known is answered.
+        // An SCTP endpoint answers an INIT even on a known tuple.
         if pair.cast.protocol != protocol::TCP {
             return;
         }
-        // The backend knows the tuple, and says so to the connection that it knows.
+        // The backend already has a connection with this tuple, and answers the SYN with a challenge ACK
+        // (RFC 9293 §3.10.7.4).
         let challenge = Segment::tcp(&pair.backend, &pair.client);
         tell(
             || pair.world(),
@@ -169,11 +181,16 @@ fn a_vip_after_a_connection_straight_to_the_pod_is_unanswered_and_then_takes_ano
                 vec![
                     pair.asks_straight(),
                     pair.asks(&pair.vip, &pair.client),
-                    packet("challenge", Hook::Out(POD_A), &challenge, Fate::Passes),
+                    packet("challenge ACK", Hook::Out(POD_A), &challenge, Fate::Passes),
                     then("a second passes", |world| world.pass_seconds(1)),
                     pair.asks(&pair.vip, &pair.moved),
                     pair.answers(&pair.answer(&pair.moved), &pair.vip),
-                    packet("goes on", Hook::Out(POD_A), &challenge, Fate::Passes),
+                    packet(
+                        "the direct connection goes on",
+                        Hook::Out(POD_A),
+                        &challenge,
+                        Fate::Passes,
+                    ),
                     Step::Counted(Counter::FlowConfirmed, 1),
                 ]
             },

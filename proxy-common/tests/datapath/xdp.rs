@@ -1,5 +1,5 @@
-//! XDP before tc: whatever comes in by an uplink in any of these tests becomes the same, and leaves the same tables, as by tc
-//! alone ([`with_and_without`]); and what XDP finishes, and what it leaves alone.
+//! XDP. For every uplink packet in these tests, XDP followed by tc must give the same packets and tables as tc
+//! alone ([`with_and_without`]). The tests here check which packets XDP finishes and which it leaves to tc.
 
 use std::collections::BTreeMap;
 
@@ -33,20 +33,21 @@ fn by_xdp(world: &World, frame: &mut Frame, at: Ingress) -> Verdict {
     datapath::xdp_ingress(frame, &mut &*world, &mut Work::default(), at)
 }
 
-/// A packet by tc alone, in a copy of the world, and by XDP and then tc: both must come to the same.
+/// Passes a packet through tc alone, in a copy of the world, and through XDP followed by tc. Both must give the
+/// same result.
 pub fn with_and_without(world: &World, frame: &mut Frame, at: Ingress) -> Verdict {
     let other = world.clone();
     let mut expected = frame.clone();
     let verdict = by_tc(&other, &mut expected, at);
 
-    // XDP is not told of pending checksums and of segments to be.
+    // XDP knows neither pending checksums nor GSO.
     let mut early = Frame::new(frame.bytes().to_vec());
     let got = match by_xdp(world, &mut early, at) {
         Verdict::Pass => {
             assert_eq!(
                 Dump(early.bytes()),
                 Dump(frame.bytes()),
-                "passed, and yet changed"
+                "passed, but changed"
             );
             by_tc(world, frame, at)
         }
@@ -55,9 +56,9 @@ pub fn with_and_without(world: &World, frame: &mut Frame, at: Ingress) -> Verdic
                 Verdict::Send { ifindex } => ifindex,
                 _ => at.ifindex,
             };
-            let device = world.devices.get(&ifindex).expect("a device that is known");
+            let device = world.devices.get(&ifindex).expect("a known device");
             assert_eq!(early.bytes()[6..12], device.mac, "source of the frame");
-            // tc leaves the MAC addresses to the kernel.
+            // tc leaves the MAC addresses to the kernel, so they are not compared.
             let mut bytes = early.bytes().to_vec();
             bytes[..12].copy_from_slice(&frame.bytes()[..12]);
             *frame = Frame::new(bytes);
@@ -85,7 +86,7 @@ pub fn with_and_without(world: &World, frame: &mut Frame, at: Ingress) -> Verdic
     verdict
 }
 
-/// All counters but those of XDP alone.
+/// All counters but those that only XDP increments.
 pub fn of_both(world: &World) -> Vec<(Counter, u64)> {
     let mut counters = world.counters();
     counters.retain(|(counter, _)| !matches!(counter, Counter::XdpSent | Counter::XdpPassed));
@@ -99,7 +100,7 @@ fn uplink(ifindex: u32) -> Ingress {
     }
 }
 
-/// A node with a Service of a load balancer's IP, and the frontend's address.
+/// A node with a Service on a load balancer IP, and the frontend's `address:port`.
 fn world(cast: &Cast, backends: &[(&str, bool)]) -> (World, String) {
     let world = node(cast.names);
     let frontend = at(cast.names.load_balancer, 80);
@@ -223,7 +224,7 @@ fn in_by_one_uplink_and_out_by_another_where_xdp_reaches_it() {
     });
 }
 
-/// What a packet to a frontend is, what is different in the world, and whether it counts as passed to tc.
+/// Description, packet, change of the world, and whether `XdpPassed` is counted.
 type Case = (&'static str, Segment, fn(&World), bool);
 
 #[test]
@@ -264,12 +265,12 @@ fn what_xdp_cannot_finish_is_left_to_tc_as_it_came() {
             ),
             ("fragment", first.clone().fragment(0, true), same, false),
             (
-                "to another host",
+                "frame for another host",
                 first.clone().macs(to_another),
                 same,
                 false,
             ),
-            ("to everybody", first.macs(to_all), same, false),
+            ("broadcast frame", first.macs(to_all), same, false),
         ];
         for (what, packet, change, counts) in cases {
             let (world, _) = world(&cast, &[(names.far_pod, false)]);
@@ -284,7 +285,7 @@ fn what_xdp_cannot_finish_is_left_to_tc_as_it_came() {
                 u64::from(counts),
                 "{what}"
             );
-            // And tc comes to what it comes to alone.
+            // tc then gives the same result as without XDP.
             let (fresh, _) = self::world(&cast, &[(names.far_pod, false)]);
             change(&fresh);
             with_and_without(&fresh, &mut packet.frame(), uplink(UPLINK));
@@ -317,7 +318,7 @@ fn a3_who_is_not_let_in_and_who_finds_nobody_here_is_dropped_once() {
                 TargetState::Drop,
                 Verdict::Drop(Counter::DropNoLocalEndpoint),
             ),
-            // Refusals are made by tc.
+            // tc sends refusals.
             (TargetState::Reject, Verdict::Pass),
         ] {
             let world = node(names);
@@ -366,7 +367,7 @@ fn one_backend_here_and_one_elsewhere_get_as_much() {
             *verdicts.entry(format!("{verdict:?}")).or_default() += 1;
         }
         assert_eq!(verdicts.len(), 2, "{verdicts:?}");
-        // 4,000 tosses of a coin: six standard deviations.
+        // 4,000 even draws have a standard deviation of 32, so this allows six.
         let even = verdicts.values().all(|n| n.abs_diff(2_000) < 190);
         assert!(even, "{verdicts:?}");
         let (sent, passed) = (

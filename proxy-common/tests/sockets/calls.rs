@@ -1,4 +1,4 @@
-//! What becomes of a call.
+//! Decisions of the socket hooks.
 
 use proxy_common::{
     abi::{
@@ -34,7 +34,7 @@ fn a_call_to_a_frontend_goes_straight_to_a_backend_and_is_reported_back() {
             assert!(names.backends.map(addr).contains(&peer.addr));
             assert_eq!(peer.port.get(), 8080);
             assert_eq!(report(&world, &peer), instead(names.cluster_ip, 80));
-            // Other sockets are told what they see.
+            // The entry belongs to the socket's cookie, so other sockets see the real peer.
             let other = Socket { cookie: 43, ..peer };
             assert_eq!(report(&world, &other), Decision::Untouched);
         }
@@ -112,7 +112,7 @@ fn s4_node_ports_answer_on_the_nodes_addresses_and_on_its_own_loopback() {
         for address in [names.quiet_node, names.elsewhere, names.backends[0]] {
             assert!(!translated(HOST, address) && !translated(POD, address));
         }
-        // What a process in a pod calls loopback is the pod's own; so is "no address", which means loopback.
+        // A loopback address of a pod is the pod's own. So is the unspecified address, which means loopback.
         for address in [names.loopback, names.unspecified] {
             assert!(translated(HOST, address), "{address}");
             assert!(!translated(POD, address), "{address}");
@@ -125,7 +125,7 @@ fn s4_node_ports_answer_on_the_nodes_addresses_and_on_its_own_loopback() {
     });
 }
 
-/// An `AF_INET6` socket that names an IPv4 address in its mapped form: the hooks hand over the same bytes.
+/// An `AF_INET6` socket with an IPv4-mapped address: the hooks pass the same bytes as for IPv4.
 #[test]
 fn s4_mapped_addresses_are_those_of_ipv4() {
     let names = &BOTH[0];
@@ -280,12 +280,13 @@ fn a3_the_nodes_own_processes_are_refused_where_none_of_its_addresses_is_let_in(
             world.targets.set(placed.target, target);
             let of = |netns, address| call(&world, &to(netns, protocol, address, 80));
             let refused = || world.counted(Counter::DropSourceRange);
-            // Without ranges it means nothing.
+            // The flag has no effect without ranges.
             assert_ne!(of(HOST, names.elsewhere), Decision::TimeOut);
             target.ranges = 5;
             world.targets.set(placed.target, target);
             assert_eq!(refused(), 0);
-            // As packets: who is not let in does not learn whether there are endpoints.
+            // As in the packet path, source ranges are checked first, so a refused client does not learn
+            // whether there are endpoints.
             assert_eq!(of(HOST, names.elsewhere), Decision::TimeOut);
             assert_eq!(refused(), 1);
             assert_eq!(of(POD, names.elsewhere), Decision::Untouched);

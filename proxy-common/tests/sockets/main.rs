@@ -1,4 +1,4 @@
-//! The socket hooks: what becomes of a call, and what is remembered of it.
+//! Tests of the socket hooks: decisions, and the state that they keep.
 
 mod calls;
 mod memory;

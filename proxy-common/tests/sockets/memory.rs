@@ -1,4 +1,4 @@
-//! What is remembered of a socket.
+//! State that the socket hooks keep.
 
 use std::collections::BTreeSet;
 
@@ -75,7 +75,7 @@ fn l6_a_backend_that_no_longer_serves_is_replaced_at_once() {
             let next = at_peer(&socket, send(&world, &socket));
             assert_eq!(next.addr, addr(names.backends[1 - index]));
             assert_eq!(report(&world, &next), instead(names.cluster_ip, 53));
-            // Late answers of the one that is gone are still told by the frontend's name.
+            // Late replies from the old backend are still reported as the frontend's.
             assert_eq!(report(&world, &first), instead(names.cluster_ip, 53));
         }
     }
@@ -93,7 +93,13 @@ fn l6_an_id_used_again_for_a_stranger_is_not_kept() {
         let socket = to(POD, UDP, names.cluster_ip, 53);
         assert_eq!(send(&world, &socket), instead(names.backends[0], 8080));
         let id = placed.backends[0];
-        let new = world.add_backend(at(names.backends[1], 8080).parse().expect("it"), UDP, false);
+        let new = world.add_backend(
+            at(names.backends[1], 8080)
+                .parse()
+                .expect("an address and port"),
+            UDP,
+            false,
+        );
         world.point(placed.target, &[new], TargetState::Serve);
         let mut stranger = world.backends.get(id).expect("the id");
         stranger.addr = addr(names.elsewhere);

@@ -1,4 +1,4 @@
-//! A node whose sockets are covered, and calls of its processes and pods.
+//! A simulated node whose hooks translate all sockets, and calls from its processes and pods.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use proxy_common::{
     socket::{self, Decision, Socket},
 };
 
-/// Cookies of network namespaces.
+/// Cookies of the network namespaces of the node and of a pod.
 pub const HOST: u64 = 1;
 pub const POD: u64 = 7;
 
@@ -63,7 +63,7 @@ pub fn at(address: &str, port: u16) -> String {
     std::net::SocketAddr::new(ip, port).to_string()
 }
 
-/// A node whose sockets are covered, its pods' too.
+/// A node whose hooks translate its own sockets and its pods'.
 pub fn node(names: &Names) -> World {
     let world = World::default();
     world.configure(|settings| {
@@ -116,7 +116,7 @@ pub fn instead(address: &str, port: u16) -> Decision {
     }
 }
 
-/// The socket with the address that a decision gave it.
+/// The socket with the address from a decision.
 pub fn at_peer(socket: &Socket, decision: Decision) -> Socket {
     match decision {
         Decision::Use { addr, port } => Socket {
@@ -128,10 +128,10 @@ pub fn at_peer(socket: &Socket, decision: Decision) -> Socket {
     }
 }
 
-/// A call with an address: `connect` of both protocols, `sendto` of UDP.
+/// A hook function: `connect` for TCP and UDP, `send` for UDP.
 pub type Call = fn(&World, &Socket) -> Decision;
 
-/// Runs something for every family, protocol and call.
+/// Runs a test for every family, protocol and call.
 pub fn for_each_call(test: impl Fn(&Names, u8, Call)) {
     for names in &BOTH {
         test(names, TCP, connect);

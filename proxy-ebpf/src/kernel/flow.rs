@@ -7,17 +7,18 @@ use proxy_common::{
     tables::{FlowRef, FlowState},
 };
 
-/// A flow table's element, which other CPUs may write.
+/// An element of a flow table. Other CPUs may write it concurrently.
 #[derive(Clone, Copy)]
 pub struct FlowElement(pub *mut FlowValue);
 
 impl FlowRef for FlowElement {
     #[inline(always)]
     fn load(&self, key: &FlowKey, into: &mut FlowValue) -> bool {
-        // SAFETY: the pointer is to memory of the map, valid until the program ends; whether it still is this
-        // key's element is told by the fingerprint, read last.
+        // SAFETY: the pointer is to the map's memory, which stays valid until the program ends. The
+        // fingerprint, read last, tells whether the element still belongs to this key.
         unsafe {
-            // Word by word: a copy of the whole is a call of memmove, which goes byte by byte.
+            // Copied word by word: a copy of the whole struct compiles to a call of memmove, which works byte
+            // by byte.
             let (from, to) = (self.0.cast::<u32>(), ptr::from_mut(into).cast::<u32>());
             let mut i = 0;
             while i < size_of::<FlowValue>() / size_of::<u32>() {
@@ -45,8 +46,8 @@ impl FlowRef for FlowElement {
 
     #[inline(always)]
     fn touch(&self, now: u32, seen: u8) {
-        // SAFETY: as above; single aligned words, whose loss in a race costs nothing but accuracy. They are
-        // written only when they change, to leave the cache line shared.
+        // SAFETY: as above. These are single aligned words, and a lost update costs only accuracy. They are
+        // written only if they change, so that the cache line stays shared.
         unsafe {
             if (*self.0).last_seen != now {
                 (*self.0).last_seen = now;

@@ -1,4 +1,4 @@
-//! What programs with packets need beside: flow tables, devices, routes, listeners.
+//! The part of the tables that packet programs need: flow tables, devices, routes, listeners.
 
 use core::{ops::Deref, ptr};
 
@@ -33,15 +33,15 @@ const EEXIST: i32 = 17;
 const FIB_LEN: i32 = 64;
 const _: () = assert!(size_of::<FibLookup>() == FIB_LEN as usize);
 
-/// The context of a packet program.
+/// The context of a packet program (tc or XDP).
 pub trait PacketContext: Sized {
-    /// `datapath::begin::begin` (XDP: `begin_early`), as a function that takes this context.
+    /// Calls the BPF function for `datapath::begin::begin` (in XDP, `begin_early`).
     fn begin(this: *mut Self, ifindex: u32, scope: Scope) -> u32;
-    /// `datapath::begin::create`, likewise.
+    /// Calls the BPF function for `datapath::begin::create`.
     fn create(this: *mut Self) -> u32;
-    /// `datapath::icmp::incoming`, likewise.
+    /// Calls the BPF function for `datapath::icmp::incoming`.
     fn icmp_in(this: *mut Self, at: Ingress, scope: Scope) -> u32;
-    /// `datapath::icmp::outgoing`, likewise.
+    /// Calls the BPF function for `datapath::icmp::outgoing`.
     fn icmp_out(this: *mut Self) -> u32;
 }
 
@@ -90,7 +90,7 @@ impl PacketContext for xdp_md {
     }
 }
 
-/// What [`begin`](PacketTables::begin) said, told of if that was asked for.
+/// Logs a new flow if flows are logged. Returns `step`, a result of `begin` or `create`.
 #[inline(always)]
 fn told(step: u32) -> u32 {
     if log::flows() && translates(step) {
@@ -104,7 +104,8 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
 
     #[inline(always)]
     fn device(&mut self, ifindex: u32) -> Option<impl Deref<Target = Device>> {
-        // SAFETY: elements of DEVICES are replaced, not written, and stay while the program runs.
+        // SAFETY: elements of DEVICES are replaced, never written in place, and stay valid while the program
+        // runs.
         unsafe { maps::DEVICES.get(ifindex) }
     }
 
@@ -145,20 +146,20 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
 
     #[inline(always)]
     fn fragment(&mut self, key: &FragmentKey) -> Option<FragmentValue> {
-        // SAFETY: an element that is reused meanwhile is another packet's: at worst this one is put together wrongly,
-        // which its checksum tells.
+        // SAFETY: a hash element may be reused for another packet during the copy. At worst the receiver
+        // reassembles a wrong packet, which fails its checksum.
         unsafe { maps::FRAGMENTS.get(key).copied() }
     }
 
     #[inline(always)]
     fn put_fragment(&mut self, key: &FragmentKey, value: &FragmentValue) {
-        // An LRU table has room always; if not, the packet is sent again.
+        // An insertion into an LRU table fails only in rare races. The sender then has to retransmit.
         let _ = maps::FRAGMENTS.insert(key, value, 0);
     }
 
     #[inline(always)]
     fn put_flow_load(&mut self, key: &FlowKey, slot: Slot) -> bool {
-        // A connection that finds no room is not counted.
+        // If the table is full, the connection is not counted.
         maps::FLOW_LOADS
             .insert(key, slot, u64::from(BPF_NOEXIST))
             .is_ok()
@@ -174,7 +175,8 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
         let Some(params) = maps::FIB.get_ptr_mut(0) else {
             return Route::None;
         };
-        // SAFETY: this CPU's element; all fields are integers and arrays of them, for which zero is a value.
+        // SAFETY: the element belongs to this CPU. All its fields are integers and arrays of integers, so zero
+        // is valid.
         let params = unsafe {
             ptr::write_bytes(params, 0, 1);
             &mut *params
@@ -190,11 +192,11 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
             params.__bindgen_anon_3.ipv6_src = query.src.words();
             params.__bindgen_anon_4.ipv6_dst = query.dst.words();
         }
-        // SAFETY: the context and the parameters are valid, and the length is theirs.
+        // SAFETY: the context and the parameters are valid, and the length matches.
         let rc = unsafe { bpf_fib_lookup(self.0.cast(), ptr::from_mut(params), FIB_LEN, 0) };
         let ifindex = params.ifindex;
-        // A packet that is too big for the device is told so last, when all else is known: whether that matters is the
-        // caller's to say.
+        // With `tot_len` zero, the helper compares the packet with the MTU last, so all results are valid. The
+        // caller checks the MTU itself.
         if rc == i64::from(BPF_FIB_LKUP_RET_SUCCESS)
             || rc == i64::from(BPF_FIB_LKUP_RET_FRAG_NEEDED)
         {
@@ -211,17 +213,17 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
 
     #[inline(always)]
     fn listens(&mut self, tuple: &FlowKey) -> bool {
-        // Nothing finds SCTP's sockets.
+        // No helper looks up SCTP sockets.
         if tuple.protocol == protocol::SCTP {
             return false;
         }
-        // SAFETY: all fields are integers and arrays of them, for which zero is a value.
+        // SAFETY: all fields are integers and arrays of integers, so zero is valid.
         let mut t: bpf_sock_tuple = unsafe { core::mem::zeroed() };
         let (sport, dport) = (
             u16::from_ne_bytes(tuple.src_port.to_bytes()),
             u16::from_ne_bytes(tuple.dst_port.to_bytes()),
         );
-        // SAFETY: the fields of the family that the size names are written; others are not read.
+        // SAFETY: only the fields of the family that `len` implies are written and read.
         let len = unsafe {
             if tuple.dst.is_v4() {
                 t.__bindgen_anon_1.ipv4.saddr = tuple.src.words()[3];
@@ -237,9 +239,9 @@ impl<C: PacketContext> PacketTables for Kernel<C> {
                 size_of_val(&t.__bindgen_anon_1.ipv6)
             }
         } as u32;
-        // -1: the namespace that the packet is in.
+        // -1: the network namespace of the packet.
         let netns = i64::from(BPF_F_CURRENT_NETNS).cast_unsigned();
-        // SAFETY: the context and the tuple are valid; the socket found is released and not used.
+        // SAFETY: the context and the tuple are valid. The socket is released and not used.
         unsafe {
             let socket = if tuple.protocol == protocol::TCP {
                 bpf_skc_lookup_tcp(self.0.cast(), &raw mut t, len, netns, 0)

@@ -1,4 +1,4 @@
-//! What socket programs need beside.
+//! The part of the tables that socket programs need.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32};
 use proxy_common::{
@@ -22,20 +22,22 @@ impl<C> SocketTables for Kernel<C> {
 
     #[inline(always)]
     fn socket_backend(&mut self, key: &SocketKey) -> Option<SocketBackend> {
-        // SAFETY: an element that is reused meanwhile is another socket's: at worst one datagram goes to another
-        // backend that serves, since backend and generation are checked.
+        // SAFETY: a hash element may be reused for another socket during the copy. At worst one datagram goes
+        // to another serving backend, since backend and generation are checked afterwards.
         unsafe { maps::SOCKET_BACKENDS.get(key).copied() }
     }
 
     #[inline(always)]
     fn put_socket_backend(&mut self, key: &SocketKey, value: &SocketBackend) {
-        // An LRU table has room always; if not, the socket chooses again at its next datagram.
+        // An insertion into an LRU table fails only in rare races. The socket then chooses again at its next
+        // datagram.
         let _ = maps::SOCKET_BACKENDS.insert(key, value, 0);
     }
 
     #[inline(always)]
     fn socket_frontend(&mut self, key: &SocketKey) -> Option<SocketFrontend> {
-        // SAFETY: an element that is reused meanwhile would misreport one peer's name.
+        // SAFETY: a hash element may be reused for another socket during the copy. At worst one wrong peer is
+        // reported.
         unsafe { maps::SOCKET_FRONTENDS.get(key).copied() }
     }
 
@@ -51,13 +53,13 @@ impl<C> SocketTables for Kernel<C> {
 
     #[inline(always)]
     fn socket_load(&mut self, cookie: u64) -> Option<Slot> {
-        // SAFETY: the element of a living socket's cookie, which no other socket has.
+        // SAFETY: the cookie is that of a live socket, which no other socket shares.
         unsafe { maps::SOCKET_LOADS.get(cookie).copied() }
     }
 
     #[inline(always)]
     fn put_socket_load(&mut self, cookie: u64, slot: Slot) -> bool {
-        // A connection that finds no room is not counted.
+        // If the table is full, the connection is not counted.
         maps::SOCKET_LOADS
             .insert(cookie, slot, u64::from(BPF_NOEXIST))
             .is_ok()

@@ -1,4 +1,4 @@
-//! What a new flow translates, and whose address its backend sees.
+//! Which fields a new flow translates, and which source address its backend sees.
 
 use super::Work;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     tables::{PacketTables, Route, RouteQuery},
 };
 
-/// What a flow of this client to this backend must translate (semantics A1, A2, L5).
+/// Builds the forward half for a flow from this client to the chosen backend (semantics A1, A2, L5).
 #[inline(always)]
 pub(super) fn shape<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<(), Counter> {
     let now = t.now();
@@ -54,8 +54,9 @@ pub(super) fn shape<T: PacketTables>(t: &mut T, w: &mut Work) -> Result<(), Coun
     Ok(())
 }
 
-/// Whether netfilter is to masquerade what comes from outside to this backend, which is here: where the agent's rules are, and
-/// the list is the Cluster policy's (semantics A2). This node itself is not forwarded to, and passes no such rule.
+/// Whether netfilter must masquerade packets from outside to this backend on this node: the agent has installed
+/// its masquerade rules, and the backend list is that of the Cluster policy (semantics A2). If the backend's
+/// address is this node's own, packets are not forwarded and pass no such rule.
 #[inline(always)]
 fn is_masqueraded_here<T: PacketTables>(t: &mut T, w: &Work) -> bool {
     t.settings().masquerade_mark != 0
@@ -63,8 +64,9 @@ fn is_masqueraded_here<T: PacketTables>(t: &mut T, w: &Work) -> bool {
         && t.node_addr(&w.backend.addr).is_none()
 }
 
-/// The source that masquerading would take: an address of the device that leads to the backend, so that the reply
-/// comes back to this node. None if that device is a pod's: the reply comes back anyway, whatever the slice said.
+/// The source address for traffic to a backend on another node: an address of the device that leads there, so
+/// that replies come back to this node. `None` if the device leads to a pod of this node, whatever the
+/// EndpointSlice says; then replies come back anyway.
 #[inline(always)]
 fn masquerade_address<T: PacketTables>(t: &mut T, w: &Work) -> Result<Option<Addr>, Counter> {
     let query = RouteQuery {

@@ -1,4 +1,4 @@
-//! Their bytes, with all checksums right.
+//! Serialisation to bytes, with correct checksums.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Segment {
-    /// As a packet whose checksums are all there.
+    /// As a packet whose checksums are complete.
     pub fn frame(&self) -> Frame {
         Frame::new(self.bytes())
     }
@@ -94,7 +94,7 @@ impl Segment {
         ip.extend_from_slice(&dst);
         for (number, data) in &self.extensions {
             ip.extend(next.next());
-            // The fragment header has no length.
+            // The fragment header has no length field; this byte is reserved.
             let units = if *number == FRAGMENT_HEADER {
                 0
             } else {
@@ -151,7 +151,7 @@ impl Segment {
             bytes[SCTP_CHECKSUM..SCTP_CHECKSUM + 4].copy_from_slice(&sum.to_le_bytes());
         } else if checksum {
             let sum = checksum_of(&[&self.pseudo_header(bytes.len()), &bytes]);
-            // A UDP checksum of zero would mean that there is none (RFC 768).
+            // A UDP checksum of zero would mean "no checksum" (RFC 768).
             let sum = if sum == 0 && self.protocol() == protocol::UDP {
                 0xffff
             } else {

@@ -1,4 +1,4 @@
-//! ICMP errors, whose payload is the beginning of a packet.
+//! ICMP errors, whose payload is the start of another packet.
 
 use std::net::SocketAddr;
 
@@ -6,14 +6,15 @@ use super::{Segment, Transport, address};
 use crate::{abi::protocol, host::frame::checksum_of, parse::ICMP_CHECKSUM};
 
 impl Segment {
-    /// An ICMP error between two addresses, of this type and code, that [quotes](Self::quoted) a packet.
+    /// An ICMP error of this type and code between two addresses, which quotes a packet (see
+    /// [`quoted`](Self::quoted)).
     pub fn icmp_error(src: &str, dst: &str, kind: [u8; 2], quoted: &[u8]) -> Self {
         let at = |text| SocketAddr::new(address(text), 0);
         let transport = Transport::IcmpError { kind, rest: 0 };
         Self::new(at(src), at(dst), transport).payload(quoted)
     }
 
-    /// An ICMP error with these four bytes behind the checksum, as a number.
+    /// With these four bytes after the checksum, as a number in host order.
     #[must_use]
     pub fn rest(mut self, new: u32) -> Self {
         if let Transport::IcmpError { rest, .. } = &mut self.transport {
@@ -22,7 +23,8 @@ impl Segment {
         self
     }
 
-    /// What an error quotes of this packet: its headers, with so many bytes from the transport header on.
+    /// The part of this packet that an ICMP error quotes: its IP headers and `transport` bytes from the
+    /// transport header on.
     pub fn quoted(&self, transport: usize) -> Vec<u8> {
         let mut packet = self.clone();
         (packet.link, packet.tag) = (None, None);
@@ -32,7 +34,7 @@ impl Segment {
         bytes
     }
 
-    /// The message of an error, whose checksum covers a pseudo-header in IPv6 alone.
+    /// The ICMP message. In IPv6 its checksum covers a pseudo-header, too.
     pub(super) fn icmp_message(&self, kind: [u8; 2], rest: u32) -> Vec<u8> {
         let mut message = [&kind[..], &[0, 0], &rest.to_be_bytes(), &self.payload].concat();
         let sum = if self.protocol() == protocol::ICMPV6 {

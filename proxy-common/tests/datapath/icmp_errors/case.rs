@@ -1,4 +1,4 @@
-//! Flows, errors about their packets, and what becomes of these.
+//! Flows, and ICMP errors about their packets with the expected translation.
 
 use proxy_common::{
     abi::{counter::Counter, frontend::FrontendKind, protocol},
@@ -13,7 +13,7 @@ use crate::{
 
 pub const HOPS: u8 = 64;
 
-/// All kinds of errors.
+/// Type and code of each kind of ICMP error.
 pub fn kinds(v4: bool) -> &'static [[u8; 2]] {
     if v4 {
         &[[3, 1], [3, 3], [3, 4], [3, 13], [4, 0], [11, 0], [12, 0]]
@@ -22,7 +22,7 @@ pub fn kinds(v4: bool) -> &'static [[u8; 2]] {
     }
 }
 
-/// A flow: whom a client speaks to, and who answers whom.
+/// A translated flow, as `address:port` each.
 pub struct Flow {
     pub client: String,
     pub frontend: String,
@@ -32,7 +32,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// What the client is sent, as it sees it and as the backend has sent it.
+    /// A packet to the client: as the client receives it, and as the backend sent it.
     pub fn answers(&self, cast: &Cast) -> [Segment; 2] {
         [
             cast.later(&self.frontend, &self.client),
@@ -40,7 +40,7 @@ impl Flow {
         ]
     }
 
-    /// What the client has sent, as it knows it and as the backend sees it.
+    /// A packet from the client: as the client sent it, and as the backend receives it.
     pub fn questions(&self, cast: &Cast) -> [Segment; 2] {
         [
             cast.later(&self.client, &self.frontend),
@@ -49,7 +49,7 @@ impl Flow {
     }
 }
 
-/// A world with a Service of this backend.
+/// A world with a Service that has this one backend.
 pub fn world(cast: &Cast, backend: &str, local: bool) -> World {
     let names = cast.names;
     let world = node(names);
@@ -65,8 +65,8 @@ pub fn world(cast: &Cast, backend: &str, local: bool) -> World {
     world
 }
 
-/// As much of a packet as errors quote at least, as much as tells TCP's checksum, and more. What SCTP's becomes is not known
-/// without the whole packet: it has none here.
+/// Three quotes of a packet: the minimum of 8 bytes, up to TCP's checksum, and longer. SCTP packets have no
+/// checksum here, because a quoted one cannot be updated without the whole packet.
 pub fn quotes(packet: &Segment) -> [Vec<u8>; 3] {
     let mut packet = packet.clone().payload(&[0x5a; 30]);
     if packet.protocol() == protocol::SCTP {
@@ -79,17 +79,17 @@ pub fn error(from: &str, to: &str, kind: [u8; 2], quoted: &[u8]) -> Segment {
     Segment::icmp_error(from, to, kind, quoted).rest(1400)
 }
 
-/// An error meets a hook, and has this fate as that error.
+/// An ICMP error at a hook, and its expected translation and fate.
 pub struct Case<'a> {
     pub hook: Hook,
-    /// Who sends it, to whom, about what; and the same translated.
+    /// Sender, destination and quoted packet, before and after translation.
     pub before: (&'a str, &'a str, &'a Segment),
     pub after: (&'a str, &'a str, &'a Segment),
     pub fate: fn(Segment) -> Fate,
 }
 
 impl Case<'_> {
-    /// The case with every kind of error, and every length of the quote.
+    /// Steps for every kind of error and every length of quote.
     pub fn steps(&self) -> Vec<Step<'static>> {
         let (from, to, about) = self.before;
         let (other_from, other_to, other) = self.after;
@@ -112,7 +112,7 @@ impl Case<'_> {
     }
 }
 
-/// Opens the flow at `hook`, by the first packet alone or by its answer, too.
+/// Opens the flow by its first packet at `hook`, and by a reply at `answered` if given.
 pub fn open(cast: &Cast, world: &World, hook: Hook, flow: &Flow, answered: Option<Hook>) {
     let mut first = cast.first(&flow.client, &flow.frontend).frame();
     assert_ne!(run(world, hook, &mut first), Verdict::Pass);

@@ -1,4 +1,4 @@
-//! What holds for every packet, and for the tables between them.
+//! Checks for every packet, and for the tables after every action.
 
 use std::net::SocketAddr;
 
@@ -25,8 +25,8 @@ use crate::{
 };
 
 impl Scene {
-    /// Puts a packet with a tuple through a hook, and gives the verdict and the tuple that it has then. Whatever it has
-    /// become, all of its checksums must be those of a packet made so.
+    /// Passes a packet with this tuple through a hook. Returns the verdict and the resulting tuple. All
+    /// checksums of the result must equal those of a packet built with that tuple.
     pub(super) fn put(&mut self, hook: Hook, tuple: Tuple, part: Part) -> (Verdict, Tuple) {
         self.packets = self.packets.wrapping_add(1);
         let transport = match tuple.protocol {
@@ -86,7 +86,7 @@ impl Scene {
         (verdict, came)
     }
 
-    /// The two halves of a confirmed flow hold each other's keys, and there are always two.
+    /// Each confirmed flow has two halves that hold each other's keys.
     pub(super) fn check_tables(&self) {
         let world = &self.world;
         for (key, value) in world.flows.entries() {
@@ -112,7 +112,7 @@ impl Scene {
         }
     }
 
-    /// Every packet that was dropped was counted, once and for its reason; nothing else was.
+    /// The counters match the events: each drop is counted once, under its reason, and nothing else is counted.
     pub fn balance(&self) {
         for &(reason, times) in &self.tally.drops {
             assert_eq!(self.world.counted(reason), times, "{reason:?}");
@@ -137,7 +137,7 @@ impl Scene {
 fn tuple_of(frame: &Frame, link: LinkType) -> Tuple {
     let mut h = Headers::default();
     let kind = parse(&mut frame.clone(), link, &mut h);
-    assert_eq!(kind, Kind::Transport, "no headers any more");
+    assert_eq!(kind, Kind::Transport, "the headers can no longer be parsed");
     let end = |addr: &Addr, port: u16| SocketAddr::new(addr.to_ip(), port);
     Tuple {
         protocol: h.tuple.protocol,
