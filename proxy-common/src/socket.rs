@@ -51,8 +51,11 @@ pub enum Decision {
     },
     /// Fail with ECONNREFUSED: no endpoint exists that could serve (semantics B5).
     Refuse,
-    /// Fail with ETIMEDOUT: a packet would be dropped, so the caller would wait for this error.
-    TimeOut,
+    /// Fail with ETIMEDOUT, as the caller of a dropped packet would after a wait: the source ranges do not admit it
+    /// (semantics A3).
+    NotAdmitted,
+    /// Fail with ETIMEDOUT: endpoints exist, but none that the traffic policy allows here (semantics B5).
+    NoLocalEndpoint,
 }
 
 impl Socket {
@@ -228,7 +231,7 @@ const fn pods(protocol: u8) -> u32 {
 fn refusal<T: Tables>(t: &mut T, found: &Found) -> Option<Decision> {
     if !found.admits_node() {
         t.count(Counter::DropSourceRange);
-        return Some(Decision::TimeOut);
+        return Some(Decision::NotAdmitted);
     }
     match found.word.state() {
         TargetState::Reject => {
@@ -237,7 +240,7 @@ fn refusal<T: Tables>(t: &mut T, found: &Found) -> Option<Decision> {
         }
         TargetState::Drop => {
             t.count(Counter::DropNoLocalEndpoint);
-            Some(Decision::TimeOut)
+            Some(Decision::NoLocalEndpoint)
         }
         TargetState::Serve | TargetState::Absent => None,
     }

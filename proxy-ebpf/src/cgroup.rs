@@ -163,7 +163,11 @@ fn call(
             log::refused(&s, Counter::RefusedNoEndpoint);
             fail(ECONNREFUSED)
         }
-        Decision::TimeOut => {
+        Decision::NotAdmitted => {
+            log::refused(&s, Counter::DropSourceRange);
+            fail(ETIMEDOUT)
+        }
+        Decision::NoLocalEndpoint => {
             log::refused(&s, Counter::DropNoLocalEndpoint);
             fail(ETIMEDOUT)
         }

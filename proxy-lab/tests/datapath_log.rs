@@ -35,6 +35,16 @@ fn lab(label: &str) -> Result<(Lab, Folder)> {
         source.put(served.slice_of(family, TARGET_PORT, [lab.pod("server")]))?;
     }
     source.put(served)?;
+    let guarded = Service::new("guarded")
+        .cluster_ips(address::cluster_ip(3))
+        .both(PORT)
+        .load_balancer(address::load_balancer(2).v4)
+        .load_balancer(address::load_balancer(2).v6)
+        .source_ranges(["198.51.100.0/24", "2001:db8:100::/48"]);
+    for family in Family::ALL {
+        source.put(guarded.slice_of(family, TARGET_PORT, [lab.pod("server")]))?;
+    }
+    source.put(guarded)?;
     source.put(
         Service::new("empty")
             .cluster_ips(address::cluster_ip(2))
@@ -76,6 +86,11 @@ fn traffic(lab: &Lab, family: Family) -> Result<()> {
     );
     let node = lab.node("worker-1");
     assert!(node.tcp(cluster_ip(2, family))?.outcome.is_err());
+    let guarded = SocketAddr::new(address::load_balancer(2).of(family), PORT);
+    assert!(
+        node.tcp(guarded)?.outcome.is_err(),
+        "no range has an address of the node"
+    );
     let clients: [&Host; 2] = [lab.pod("packets"), node];
     for client in clients {
         let exchange = client.request(Protocol::Tcp, cluster_ip(1, family))?;
@@ -126,9 +141,11 @@ fn p6_drops_refusals_and_flows_are_told_of_where_that_is_asked_for() -> Result<(
             let losses = |told: &[Value]| {
                 let drop = "drop_no_local_endpoint";
                 let empty = cluster_ip(2, family);
+                let guarded = SocketAddr::new(address::load_balancer(2).of(family), PORT);
                 [
                     says(told, drop, Some(&outside), balanced, None),
                     says(told, "refuse_no_endpoint", None, empty, None),
+                    says(told, "drop_source_range", None, guarded, None),
                 ]
             };
             let flows = |told: &[Value]| {
@@ -142,7 +159,7 @@ fn p6_drops_refusals_and_flows_are_told_of_where_that_is_asked_for() -> Result<(
                 std::thread::sleep(Duration::from_millis(300));
             } else {
                 eventually("losses are told of", TOLD, || {
-                    Ok(losses(&told(&agent)) == [true; 2])
+                    Ok(losses(&told(&agent)) == [true; 3])
                 })?;
             }
             if of == "flows" {

@@ -200,7 +200,7 @@ fn b5_no_endpoint_refuses_and_none_that_the_policy_allows_times_out() {
             ),
             (
                 TargetState::Drop,
-                Decision::TimeOut,
+                Decision::NoLocalEndpoint,
                 Counter::DropNoLocalEndpoint,
             ),
         ] {
@@ -281,17 +281,17 @@ fn a3_the_nodes_own_processes_are_refused_where_none_of_its_addresses_is_let_in(
             let of = |netns, address| call(&world, &to(netns, protocol, address, 80));
             let refused = || world.counted(Counter::DropSourceRange);
             // The flag has no effect without ranges.
-            assert_ne!(of(HOST, names.elsewhere), Decision::TimeOut);
+            assert_ne!(of(HOST, names.elsewhere), Decision::NotAdmitted);
             target.ranges = 5;
             world.targets.set(placed.target, target);
             assert_eq!(refused(), 0);
             // As in the packet path, source ranges are checked first, so a refused client does not learn
             // whether there are endpoints.
-            assert_eq!(of(HOST, names.elsewhere), Decision::TimeOut);
+            assert_eq!(of(HOST, names.elsewhere), Decision::NotAdmitted);
             assert_eq!(refused(), 1);
             assert_eq!(of(POD, names.elsewhere), Decision::Untouched);
-            assert_ne!(of(HOST, names.cluster_ip), Decision::TimeOut);
-            assert_ne!(of(POD, names.cluster_ip), Decision::TimeOut);
+            assert_ne!(of(HOST, names.cluster_ip), Decision::NotAdmitted);
+            assert_ne!(of(POD, names.cluster_ip), Decision::NotAdmitted);
             assert_eq!(refused(), 1);
         }
     });
