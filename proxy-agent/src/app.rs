@@ -22,14 +22,14 @@ use crate::{
         clock::Clock,
         foreign::Inspector,
         gc::Collector,
-        load::{Features, Programs, open_map},
+        load::{Features, Programs},
         log::DatapathLog,
         maps::KernelMaps,
+        open::{self, MapCapacities},
         pin::{PinFolder, PinLock},
         probe,
         remove::{self, Removed},
         settings::{self, SettingsConfig},
-        sys::map::CounterMap,
         xdp::{Uplinks, XdpMode},
     },
     delta::refusal::Capacities,
@@ -39,6 +39,7 @@ use crate::{
         netlink::Watcher,
         observed::Observed,
     },
+    maps::ApplyError,
     model::{Event, Problem},
     monitor::Monitor,
     netfilter::{Keeper, Rules},
@@ -145,9 +146,12 @@ impl App {
         let clock = Clock::new(&programs)?;
         let inspector = Inspector::start(&programs)?;
         settings::write(&pins, &config.settings, clock.hz())?;
-        let programmer = Programmer::open(KernelMaps::open(&pins)?, Capacities::default())?;
+        let room = MapCapacities::read(&pins)?;
+        monitor.set_capacities(&room);
+        let capacities = Capacities::new(|map| room.of(map));
+        let programmer = Programmer::open(KernelMaps::open(&pins)?, capacities)?;
         let collector = Collector::open(&pins, clock)?;
-        monitor.watch_datapath(counters(&pins)?);
+        monitor.watch_datapath(open::counters(&pins)?);
         let protocols = config.protocols_to_abort();
         let aborter = (!protocols.is_empty())
             .then(|| Aborter::start(&pins, protocols, monitor.aborted_sockets()))
@@ -250,9 +254,10 @@ impl App {
         for refused in outcome.refused {
             tracing::error!("{refused}");
         }
-        for failed in outcome.failed {
-            tracing::error!("{}", chain(&failed));
+        for unplaced in &outcome.unplaced {
+            tracing::error!("{unplaced}");
         }
+        tell_failures(&outcome.failed);
         if let Some(aborter) = &self.aborter {
             aborter.abort(&outcome.gone);
         }
@@ -410,9 +415,17 @@ impl App {
     }
 }
 
-/// The counters of the datapath.
-fn counters(pins: &PinFolder) -> Result<CounterMap> {
-    CounterMap::new(open_map(pins, "COUNTERS")?).context("could not open the map COUNTERS")
+/// Says why writes failed. Of many that failed for the same reason, one is enough.
+fn tell_failures(failures: &[ApplyError]) {
+    let mut counts = BTreeMap::<_, (String, usize)>::new();
+    for failure in failures {
+        let reason = (failure.kind, failure.source.raw_os_error());
+        let (_, count) = counts.entry(reason).or_insert_with(|| (chain(failure), 0));
+        *count += 1;
+    }
+    for (message, count) in counts.values() {
+        tracing::error!(failures = count, "{message}");
+    }
 }
 
 /// Ready when the agent is told to stop.

@@ -2,7 +2,7 @@
 //! as its sender knows it. Both addresses are translated as those of any packet that goes this way (as netfilter does): who
 //! is told of an error by an address that it does not know the way to may never be told.
 
-use super::{Ingress, Verdict, Work, forward, rewrite::rewrite_error};
+use super::{Ingress, Verdict, Work, drop, forward, rewrite::rewrite_error};
 use crate::{
     abi::{
         counter::Counter,
@@ -26,18 +26,15 @@ const BOUNCE: u32 = u32::MAX - 3;
 /// Flags that say whose source is translated, and how: `SNAT` alone on its way through this node, both of a hairpin.
 const SOURCE: u8 = flow_flags::SNAT | flow_flags::HAIRPIN;
 
-/// What [`incoming`] and [`outgoing`] said.
+/// What [`incoming`] and [`outgoing`] said. An error that is dropped is counted here, whoever says that it is.
 #[inline(always)]
-pub(super) const fn verdict(w: &Work, step: u32) -> Verdict {
+pub(super) fn verdict<T: PacketTables>(t: &mut T, w: &Work, step: u32) -> Verdict {
     match step {
         PASS => Verdict::Pass,
         CONTINUE => Verdict::Continue,
         FORWARD => Verdict::Forward { ifindex: w.ifindex },
         BOUNCE => Verdict::Bounce,
-        reason => Verdict::Drop(match Counter::from_u32(reason) {
-            Some(reason) => reason,
-            None => Counter::DropRewrite,
-        }),
+        reason => drop(t, Counter::from_u32(reason).unwrap_or(Counter::DropRewrite)),
     }
 }
 
@@ -71,7 +68,7 @@ pub fn incoming<P: Packet, T: PacketTables>(
             let way = forward::way(p, t, at, &w.h, &w.key.dst);
             if let Some(obstacle) = way.obstacle {
                 // Errors are not answered with errors (RFC 1122 §3.2.2).
-                return dropped(t, obstacle.drop());
+                return obstacle.drop() as u32;
             }
             w.ifindex = way.ifindex;
             FORWARD
@@ -79,7 +76,7 @@ pub fn incoming<P: Packet, T: PacketTables>(
         _ => BOUNCE,
     };
     if !rewrite_error(p, w, step == FORWARD) {
-        return dropped(t, Counter::DropRewrite);
+        return Counter::DropRewrite as u32;
     }
     match step {
         BOUNCE => forward::swap_macs(p, at.link),
@@ -106,16 +103,10 @@ pub fn outgoing<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, w: &mut Work) 
     }
     w.key = outer(w);
     if !rewrite_error(p, w, false) {
-        return dropped(t, Counter::DropRewrite);
+        return Counter::DropRewrite as u32;
     }
     t.count(Counter::IcmpTranslated);
     CONTINUE
-}
-
-#[inline(always)]
-fn dropped<T: PacketTables>(t: &mut T, reason: Counter) -> u32 {
-    t.count(reason);
-    reason as u32
 }
 
 /// Whoever sends an error sends it to the sender of what it quotes: others are not about a packet that came by here.

@@ -1,5 +1,7 @@
 //! Fixtures: a packet, where it meets the datapath, and what becomes of it.
 
+use std::collections::BTreeMap;
+
 use proxy_common::{
     abi::{counter::Counter, device::LinkType, protocol},
     datapath::{self, Ingress, Verdict, Work},
@@ -167,8 +169,27 @@ fn frame(segment: &Segment, pending: bool) -> Frame {
     }
 }
 
-/// Puts a packet through a hook; on an uplink, by tc alone and by XDP first, which must come to the same.
+/// Puts a packet through a hook; on an uplink, by tc alone and by XDP first, which must come to the same. It must be counted as
+/// dropped exactly when it is, and for the reason that it is.
 pub fn run(world: &World, hook: Hook, frame: &mut Frame) -> Verdict {
+    let mut expected = drops(world);
+    let verdict = pass(world, hook, frame);
+    if let Verdict::Drop(reason) = verdict {
+        *expected.entry(reason).or_default() += 1;
+    }
+    assert_eq!(drops(world), expected, "counted as dropped, and {verdict:?}");
+    verdict
+}
+
+/// Drops that were counted, by reason.
+fn drops(world: &World) -> BTreeMap<Counter, u64> {
+    let counters = world.counters().into_iter();
+    counters
+        .filter(|(counter, _)| counter.drop_reason().is_some())
+        .collect()
+}
+
+fn pass(world: &World, hook: Hook, frame: &mut Frame) -> Verdict {
     let (mut tables, mut work) = (world, Work::default());
     let at = |ifindex| Ingress {
         ifindex,
