@@ -56,6 +56,11 @@ const COLLECT: usize = 20_000;
 /// How often is looked at what drivers can do for XDP, and whether another's program has gone.
 const UPLINK_REVIEW: Duration = Duration::from_secs(30);
 
+/// The maps are compared with the plans this long after the start …
+const FIRST_REVIEW: Duration = Duration::from_secs(60);
+/// … and then as often as this, and when writes that had failed have succeeded.
+const REVIEW: Duration = Duration::from_secs(600);
+
 /// What the agent must be told, checked.
 #[derive(Clone, Debug)]
 pub struct AppConfig {
@@ -203,6 +208,7 @@ impl App {
             signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
         let mut collect_at = Instant::now() + self.collector.pause();
         let mut review_at = Instant::now() + UPLINK_REVIEW;
+        let mut maps_review_at = Instant::now() + FIRST_REVIEW;
         loop {
             self.monitor.alive();
             let deadline = self.programmer.deadline();
@@ -227,6 +233,13 @@ impl App {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                     let outcome = self.programmer.tick(Instant::now());
                     self.settle(outcome);
+                    if self.programmer.has_recovered() {
+                        self.review_maps();
+                    }
+                }
+                () = sleep_until(maps_review_at.into()) => {
+                    self.review_maps();
+                    maps_review_at = Instant::now() + REVIEW;
                 }
                 () = sleep_until(review_at.into()), if self.uplinks.is_used() => {
                     self.take_uplinks();
@@ -395,6 +408,31 @@ impl App {
             && let Err(error) = File::create(path)
         {
             tracing::error!(%error, path = %path.display(), "--ready-file can't be created");
+        }
+    }
+
+    /// Compares the maps with the plans, and mends what is not as planned.
+    fn review_maps(&mut self) {
+        if !self.ready {
+            return;
+        }
+        let (before, started) = (self.programmer.statistics().total(), Instant::now());
+        match self.programmer.review(self.planner.plan_all(), started) {
+            Ok(outcome) => {
+                self.settle(outcome);
+                let mended = self.programmer.statistics().total() - before;
+                self.monitor.reviewed(mended);
+                if mended > 0 {
+                    tracing::warn!(
+                        operations = mended,
+                        "the maps were not as planned: another process or a failure has changed them; they are mended"
+                    );
+                }
+            }
+            Err(error) => tracing::error!(
+                error = chain(&error),
+                "the maps can't be compared with the plans"
+            ),
         }
     }
 

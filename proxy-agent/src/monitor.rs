@@ -230,6 +230,11 @@ impl Monitor {
         }
     }
 
+    /// The maps were compared with the plans: so many operations were missing.
+    pub fn reviewed(&self, operations: u64) {
+        self.metrics.own.map_corrections.inc_by(operations);
+    }
+
     /// Flow tables, as the last walk found them, and what was removed from them.
     pub fn collected(&self, elements: [(&'static str, u64); 2], removed: usize) {
         let own = &self.metrics.own;

@@ -26,6 +26,7 @@ use crate::{
 
 mod groups;
 mod retry;
+mod review;
 mod statistics;
 mod table;
 mod unplaced;
@@ -92,6 +93,9 @@ pub struct Programmer<M> {
     /// Failures of all but groups: names, addresses, devices, reclaiming.
     backoff: Backoff,
     statistics: Statistics,
+    /// How many failures there were when the maps were read last.
+    failures_reviewed: u64,
+    capacities: Capacities,
 }
 
 impl<M: Maps> Programmer<M> {
@@ -129,6 +133,8 @@ impl<M: Maps> Programmer<M> {
             reclaim_at: None,
             backoff: Backoff::default(),
             statistics: Statistics::default(),
+            failures_reviewed: 0,
+            capacities,
         })
     }
 
@@ -335,3 +341,6 @@ fn write_each<M: Maps>(
     }
     errors
 }
+
+#[cfg(test)]
+mod tests;

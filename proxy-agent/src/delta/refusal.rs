@@ -70,9 +70,7 @@ impl Capacities {
                 .min(of("TURNS"))
                 .min(FrontendValue::MAX_TARGETS),
             slots: of("SLOTS"),
-            backends: of("BACKENDS")
-                .min(of("META_BACKENDS"))
-                .min(of("LOADS")),
+            backends: of("BACKENDS").min(of("META_BACKENDS")).min(of("LOADS")),
             source_ranges: of("SOURCE_RANGES"),
             names: of("META_NAMES"),
         }

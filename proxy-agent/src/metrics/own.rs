@@ -18,6 +18,8 @@ pub struct Own {
     unplaced: IntGaugeVec,
     operations: IntCounterVec,
     write_failures: IntCounter,
+    /// Operations by which maps were made as planned again.
+    pub map_corrections: IntCounter,
     /// Services that stand in the maps.
     pub services: IntGauge,
     /// Services that are not as planned, for whatever reason.
@@ -94,6 +96,10 @@ impl Own {
             write_failures: factory.counter(
                 "proxy_map_write_failures_total",
                 "Writes to the maps that failed, and were tried again.",
+            )?,
+            map_corrections: factory.counter(
+                "proxy_map_corrections_total",
+                "Operations that a comparison of the maps with the plans found missing, and wrote.",
             )?,
             services: factory.gauge("proxy_services", "Services that stand in the maps.")?,
             services_pending: factory.gauge(

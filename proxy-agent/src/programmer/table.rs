@@ -31,15 +31,21 @@ type Entry<K, V> = (K, Option<V>);
 impl<K: Copy + Ord, V: Copy + PartialEq> Table<K, V> {
     /// A map as it was found.
     pub fn new(found: BTreeMap<K, V>) -> Self {
-        Self {
+        let mut table = Self {
             desired: None,
-            actual: found
-                .into_iter()
-                .map(|(key, value)| (key, Some(value)))
-                .collect(),
+            actual: BTreeMap::new(),
             unplaced: BTreeSet::new(),
             reported: BTreeSet::new(),
-        }
+        };
+        table.found(found);
+        table
+    }
+
+    /// The map was read back.
+    pub fn found(&mut self, found: BTreeMap<K, V>) {
+        let found = found.into_iter();
+        self.actual = found.map(|(key, value)| (key, Some(value))).collect();
+        self.unplaced.clear();
     }
 
     /// What is to stand in it.
@@ -87,7 +93,10 @@ impl<K: Copy + Ord, V: Copy + PartialEq> Table<K, V> {
         mut write: impl FnMut(&[Op]) -> Vec<ApplyError>,
     ) -> Flushed<K> {
         let mut step = |entries: &[Entry<K, V>]| {
-            let ops: Vec<Op> = entries.iter().map(|(key, value)| op(*key, *value)).collect();
+            let ops: Vec<Op> = entries
+                .iter()
+                .map(|(key, value)| op(*key, *value))
+                .collect();
             write(&ops)
         };
         let puts = self.puts();

@@ -28,7 +28,12 @@ impl Unplaced {
 impl fmt::Display for Unplaced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = &self.entries[..self.entries.len().min(NAMED)];
-        write!(f, "the map {} is full, without {}", self.map, named.join(", "))?;
+        write!(
+            f,
+            "the map {} is full, without {}",
+            self.map,
+            named.join(", ")
+        )?;
         match self.entries.len() - named.len() {
             0 => Ok(()),
             more => write!(f, " and {more} more"),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Unplaced, Outcome, Programmer, RECLAIM_COUNT, write_each};
+use super::{Outcome, Programmer, RECLAIM_COUNT, Unplaced, write_each};
 use crate::{
     delta::refusal::Reason,
     maps::{Maps, Op},
@@ -59,7 +59,9 @@ impl<M: Maps> Programmer<M> {
         );
         let unplaced = [
             Unplaced::of("META_NAMES", name.unplaced, |id| format!("name {id}")),
-            Unplaced::of("NODE_ADDRS", addrs.unplaced, |addr| addr.to_ip().to_string()),
+            Unplaced::of("NODE_ADDRS", addrs.unplaced, |addr| {
+                addr.to_ip().to_string()
+            }),
             Unplaced::of("DEVICES", devices.unplaced, |ifindex| {
                 format!("device {ifindex}")
             }),

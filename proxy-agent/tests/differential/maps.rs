@@ -66,8 +66,7 @@ impl KernelMaps {
             turns: open(pins, Pinned::TURNS),
             loads: open(pins, Pinned::LOADS),
             flow_loads: open(pins, Pinned::FLOW_LOADS),
-            counters: CounterMap::open(&pins.join("COUNTERS"), Pinned::COUNTERS)
-                .expect("counters"),
+            counters: CounterMap::open(&pins.join("COUNTERS"), Pinned::COUNTERS).expect("counters"),
         }
     }
 

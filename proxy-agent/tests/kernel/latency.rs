@@ -13,12 +13,7 @@ use std::{
 
 use nix::sched::{CloneFlags, unshare};
 use proxy_agent::{
-    dataplane::{
-        maps::KernelMaps,
-        open::open,
-        pin::PinFolder,
-        sys::map::Map,
-    },
+    dataplane::{maps::KernelMaps, open::open, pin::PinFolder, sys::map::Map},
     maps::Maps as _,
     view,
 };

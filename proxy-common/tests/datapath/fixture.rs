@@ -177,7 +177,11 @@ pub fn run(world: &World, hook: Hook, frame: &mut Frame) -> Verdict {
     if let Verdict::Drop(reason) = verdict {
         *expected.entry(reason).or_default() += 1;
     }
-    assert_eq!(drops(world), expected, "counted as dropped, and {verdict:?}");
+    assert_eq!(
+        drops(world),
+        expected,
+        "counted as dropped, and {verdict:?}"
+    );
     verdict
 }
 

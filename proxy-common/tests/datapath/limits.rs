@@ -243,7 +243,10 @@ fn flood(cast: &Cast, [flows, claims, new]: [usize; 3], packets: &[(Sent, bool, 
         };
         let verdict = run(&world, hook, &mut segment.frame());
         if world.counted(Counter::FlowUnconfirmed) != unconfirmed {
-            assert!(!matches!(verdict, Verdict::Drop(_)), "{sent:?}: {verdict:?}");
+            assert!(
+                !matches!(verdict, Verdict::Drop(_)),
+                "{sent:?}: {verdict:?}"
+            );
         }
     }
     world.counted(Counter::FlowUnconfirmed) + world.counted(Counter::DropFlowTableFull)

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proxy_agent::dataplane::{
-    open,
-    pin::PinFolder,
-};
+use proxy_agent::dataplane::{open, pin::PinFolder};
 use proxy_common::abi::{
     Pinned,
     counter::Counter,

@@ -13,8 +13,8 @@ use proxy_common::{
 
 use super::tables::FlowTables;
 use crate::dataplane::{
-    open::{MapError, open},
     maps::array::MappedArray,
+    open::{MapError, open},
     pin::PinFolder,
     sys::map::Map,
 };

@@ -14,8 +14,8 @@ use proxy_common::{
 };
 
 use crate::dataplane::{
-    open::{MapError, open},
     maps::array::MappedArray,
+    open::{MapError, open},
     pin::PinFolder,
     sys::map::Map,
 };

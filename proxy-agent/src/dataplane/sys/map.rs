@@ -91,10 +91,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
     }
 
     /// Opens a pinned map.
-    pub fn open<S: OneValue>(
-        path: &Path,
-        expected: TypedSpec<S, K, V>,
-    ) -> Result<Self, OpenError> {
+    pub fn open<S: OneValue>(path: &Path, expected: TypedSpec<S, K, V>) -> Result<Self, OpenError> {
         Checked::open(path, expected).map(Self::new)
     }
 

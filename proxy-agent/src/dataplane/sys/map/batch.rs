@@ -95,7 +95,14 @@ mod tests {
     #[test]
     fn a_batch_that_fails_says_nothing_about_its_elements() {
         assert_eq!(run(4, Ok(()), Some(2)), (Ok(()), 0));
-        for code in [libc::EPERM, libc::ENOMEM, libc::EINVAL, libc::EFAULT, libc::E2BIG, 524] {
+        for code in [
+            libc::EPERM,
+            libc::ENOMEM,
+            libc::EINVAL,
+            libc::EFAULT,
+            libc::E2BIG,
+            524,
+        ] {
             let failed = || Err(io::Error::from_raw_os_error(code));
             assert_eq!(run(4, failed(), None), (Ok(()), 4), "{code}");
             assert_eq!(run(4, failed(), Some(0)), (Err(0), 0), "{code}");
