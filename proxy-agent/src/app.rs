@@ -57,9 +57,9 @@ const COLLECT: usize = 20_000;
 const UPLINK_REVIEW: Duration = Duration::from_secs(30);
 
 /// The maps are compared with the plans this long after the start …
-const FIRST_REVIEW: Duration = Duration::from_secs(60);
+const FIRST_REVIEW: Duration = Duration::from_mins(1);
 /// … and then as often as this, and when writes that had failed have succeeded.
-const REVIEW: Duration = Duration::from_secs(600);
+const REVIEW: Duration = Duration::from_mins(10);
 
 /// What the agent must be told, checked.
 #[derive(Clone, Debug)]

@@ -93,7 +93,7 @@ pub mod kind {
 pub struct TypedSpec<S, K, V> {
     /// The same without types.
     pub spec: MapSpec,
-    types: PhantomData<fn() -> (S, K, V)>,
+    types: PhantomData<(S, K, V)>,
 }
 
 impl<S, K, V> Clone for TypedSpec<S, K, V> {

@@ -6,7 +6,7 @@ use proxy_common::{
     abi::{
         frontend::{FrontendKind, Scope},
         meta::List,
-        target::Algorithm,
+        target::{Algorithm, Backend, Slot, Target},
     },
     addr::Family,
 };
@@ -156,9 +156,9 @@ const TAMPERINGS: [fn(&mut Snapshot); 8] = [
     |maps| {
         maps.frontends.pop_first();
     },
-    |maps| maps.targets[1] = Default::default(),
-    |maps| maps.slots.fill(Default::default()),
-    |maps| maps.backends[2] = Default::default(),
+    |maps| maps.targets[1] = Target::default(),
+    |maps| maps.slots.fill(Slot::default()),
+    |maps| maps.backends[2] = Backend::default(),
     |maps| {
         maps.meta_targets.pop_first();
     },

@@ -96,7 +96,7 @@ fn services_that_a_frozen_map_does_not_take_are_pending() {
         assert!(programmer.is_behind(), "{name}");
         assert_eq!(programmer.snapshot().unwrap().frontends.len(), 0, "{name}");
         // And they stay so.
-        programmer.tick(now + Duration::from_secs(60));
+        programmer.tick(now + Duration::from_mins(1));
         assert_eq!(programmer.pending().count(), 4, "{name}");
     }
 }

@@ -52,11 +52,11 @@ fn make(path: &Path, kind: u32, key: usize, value: usize, entries: u32, flags: u
     object::pin(map.fd().as_fd(), path).unwrap();
 }
 
+/// Opens some maps.
+type Opener = fn(&PinFolder) -> Result<(), String>;
+
 /// Whoever opens maps, by the maps that it opens.
-fn openers() -> Vec<(
-    &'static [&'static str],
-    fn(&PinFolder) -> Result<(), String>,
-)> {
+fn openers() -> Vec<(&'static [&'static str], Opener)> {
     fn said<T, E: Into<anyhow::Error>>(result: Result<T, E>) -> Result<(), String> {
         result
             .map(drop)

@@ -58,7 +58,7 @@ const fn kernel_kind(kind: MapKind) -> u32 {
 pub struct Checked<S, K, V> {
     fd: OwnedFd,
     entries: u32,
-    types: PhantomData<fn() -> (S, K, V)>,
+    types: PhantomData<(S, K, V)>,
 }
 
 impl<S, K, V> Checked<S, K, V> {
