@@ -22,14 +22,14 @@ use crate::{
         clock::Clock,
         foreign::Inspector,
         gc::Collector,
-        load::{Features, Programs, open_map},
+        load::{Features, Programs},
         log::DatapathLog,
         maps::KernelMaps,
+        open::{self, MapCapacities},
         pin::{PinFolder, PinLock},
         probe,
         remove::{self, Removed},
         settings::{self, SettingsConfig},
-        sys::map::CounterMap,
         xdp::{Uplinks, XdpMode},
     },
     delta::refusal::Capacities,
@@ -39,6 +39,7 @@ use crate::{
         netlink::Watcher,
         observed::Observed,
     },
+    maps::ApplyError,
     model::{Event, Problem},
     monitor::Monitor,
     netfilter::{Keeper, Rules},
@@ -54,6 +55,11 @@ use crate::{
 const COLLECT: usize = 20_000;
 /// How often is looked at what drivers can do for XDP, and whether another's program has gone.
 const UPLINK_REVIEW: Duration = Duration::from_secs(30);
+
+/// The maps are compared with the plans this long after the start …
+const FIRST_REVIEW: Duration = Duration::from_mins(1);
+/// … and then as often as this, and when writes that had failed have succeeded.
+const REVIEW: Duration = Duration::from_mins(10);
 
 /// What the agent must be told, checked.
 #[derive(Clone, Debug)]
@@ -145,9 +151,12 @@ impl App {
         let clock = Clock::new(&programs)?;
         let inspector = Inspector::start(&programs)?;
         settings::write(&pins, &config.settings, clock.hz())?;
-        let programmer = Programmer::open(KernelMaps::open(&pins)?, Capacities::default())?;
+        let room = MapCapacities::read(&pins)?;
+        monitor.set_capacities(&room);
+        let capacities = Capacities::new(|map| room.of(map));
+        let programmer = Programmer::open(KernelMaps::open(&pins)?, capacities)?;
         let collector = Collector::open(&pins, clock)?;
-        monitor.watch_datapath(counters(&pins)?);
+        monitor.watch_datapath(open::counters(&pins)?);
         let protocols = config.protocols_to_abort();
         let aborter = (!protocols.is_empty())
             .then(|| Aborter::start(&pins, protocols, monitor.aborted_sockets()))
@@ -199,6 +208,7 @@ impl App {
             signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
         let mut collect_at = Instant::now() + self.collector.pause();
         let mut review_at = Instant::now() + UPLINK_REVIEW;
+        let mut maps_review_at = Instant::now() + FIRST_REVIEW;
         loop {
             self.monitor.alive();
             let deadline = self.programmer.deadline();
@@ -223,6 +233,13 @@ impl App {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                     let outcome = self.programmer.tick(Instant::now());
                     self.settle(outcome);
+                    if self.programmer.has_recovered() {
+                        self.review_maps();
+                    }
+                }
+                () = sleep_until(maps_review_at.into()) => {
+                    self.review_maps();
+                    maps_review_at = Instant::now() + REVIEW;
                 }
                 () = sleep_until(review_at.into()), if self.uplinks.is_used() => {
                     self.take_uplinks();
@@ -250,9 +267,10 @@ impl App {
         for refused in outcome.refused {
             tracing::error!("{refused}");
         }
-        for failed in outcome.failed {
-            tracing::error!("{}", chain(&failed));
+        for unplaced in &outcome.unplaced {
+            tracing::error!("{unplaced}");
         }
+        tell_failures(&outcome.failed);
         if let Some(aborter) = &self.aborter {
             aborter.abort(&outcome.gone);
         }
@@ -393,6 +411,31 @@ impl App {
         }
     }
 
+    /// Compares the maps with the plans, and mends what is not as planned.
+    fn review_maps(&mut self) {
+        if !self.ready {
+            return;
+        }
+        let (before, started) = (self.programmer.statistics().total(), Instant::now());
+        match self.programmer.review(self.planner.plan_all(), started) {
+            Ok(outcome) => {
+                self.settle(outcome);
+                let mended = self.programmer.statistics().total() - before;
+                self.monitor.reviewed(mended);
+                if mended > 0 {
+                    tracing::warn!(
+                        operations = mended,
+                        "the maps were not as planned: another process or a failure has changed them; they are mended"
+                    );
+                }
+            }
+            Err(error) => tracing::error!(
+                error = chain(&error),
+                "the maps can't be compared with the plans"
+            ),
+        }
+    }
+
     /// What a version with other maps left attached has served until now.
     fn retire_other_versions(&self) {
         match remove::other_versions(&PinFolder::new(&self.config.bpffs)) {
@@ -410,9 +453,17 @@ impl App {
     }
 }
 
-/// The counters of the datapath.
-fn counters(pins: &PinFolder) -> Result<CounterMap> {
-    CounterMap::new(open_map(pins, "COUNTERS")?).context("could not open the map COUNTERS")
+/// Says why writes failed. Of many that failed for the same reason, one is enough.
+fn tell_failures(failures: &[ApplyError]) {
+    let mut counts = BTreeMap::<_, (String, usize)>::new();
+    for failure in failures {
+        let reason = (failure.kind, failure.source.raw_os_error());
+        let (_, count) = counts.entry(reason).or_insert_with(|| (chain(failure), 0));
+        *count += 1;
+    }
+    for (message, count) in counts.values() {
+        tracing::error!(failures = count, "{message}");
+    }
 }
 
 /// Ready when the agent is told to stop.

@@ -8,6 +8,7 @@ pub mod gc;
 pub mod load;
 pub mod log;
 pub mod maps;
+pub mod open;
 pub mod pin;
 pub mod probe;
 pub mod remove;

@@ -273,6 +273,14 @@ pub struct ApplyError {
     pub source: std::io::Error,
 }
 
+impl ApplyError {
+    /// Whether the map has no room for it (hash maps: `E2BIG`, longest-prefix tries: `ENOSPC`).
+    pub fn is_full(&self) -> bool {
+        let code = self.source.raw_os_error();
+        matches!(code, Some(libc::E2BIG | libc::ENOSPC))
+    }
+}
+
 /// Maps could not be read back.
 #[derive(Debug, thiserror::Error)]
 #[error("reading the map {map} back failed")]

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::{no_local::NoLocal, triggers::Triggers};
 use crate::{
-    dataplane::{abort::Protocol, sys::map::CounterMap},
+    dataplane::{abort::Protocol, open::MapCapacities, sys::map::CounterMap},
     health::{Health, checks::Checks},
     maps::Maps,
     metrics::Metrics,
@@ -87,6 +87,11 @@ impl Monitor {
     /// The counters of the datapath, to be read at each scrape.
     pub fn watch_datapath(&self, counters: CounterMap) {
         self.metrics.datapath.watch(counters);
+    }
+
+    /// How much the pinned maps have room for.
+    pub fn set_capacities(&self, capacities: &MapCapacities) {
+        self.metrics.own.set_capacities(capacities.iter());
     }
 
     /// Counts sockets that were aborted, by protocol; from whatever thread.
@@ -197,6 +202,7 @@ impl Monitor {
             ("SOURCE_RANGES", usage.source_ranges),
             ("META_NAMES", usage.names),
         ]);
+        own.set_unplaced(programmer.unplaced());
         own.services.set(signed(usage.services));
         own.services_pending
             .set(signed(programmer.pending().count()));
@@ -222,6 +228,11 @@ impl Monitor {
                     .observe_network_programming(family, Duration::from_nanos(took));
             }
         }
+    }
+
+    /// The maps were compared with the plans: so many operations were missing.
+    pub fn reviewed(&self, operations: u64) {
+        self.metrics.own.map_corrections.inc_by(operations);
     }
 
     /// Flow tables, as the last walk found them, and what was removed from them.

@@ -26,13 +26,16 @@ use crate::{
 
 mod groups;
 mod retry;
+mod review;
 mod statistics;
 mod table;
+mod unplaced;
 mod upkeep;
 
 use retry::{Backoff, Stuck};
 pub use statistics::Statistics;
 use table::Table;
+pub use unplaced::Unplaced;
 
 /// What is out of use is reclaimed this long after the first of it …
 const RECLAIM_AFTER: Duration = Duration::from_millis(500);
@@ -50,6 +53,8 @@ pub struct Outcome {
     pub refused: Vec<Refused>,
     /// Backends that Services have no more. Another Service may still have the same endpoint.
     pub gone: Vec<Gone>,
+    /// Entries that are not in a map because it is full, and that were not reported before.
+    pub unplaced: Vec<Unplaced>,
     /// Operations that failed; what they are part of is tried again.
     pub failed: Vec<ApplyError>,
 }
@@ -88,6 +93,9 @@ pub struct Programmer<M> {
     /// Failures of all but groups: names, addresses, devices, reclaiming.
     backoff: Backoff,
     statistics: Statistics,
+    /// How many failures there were when the maps were read last.
+    failures_reviewed: u64,
+    capacities: Capacities,
 }
 
 impl<M: Maps> Programmer<M> {
@@ -125,6 +133,8 @@ impl<M: Maps> Programmer<M> {
             reclaim_at: None,
             backoff: Backoff::default(),
             statistics: Statistics::default(),
+            failures_reviewed: 0,
+            capacities,
         })
     }
 
@@ -308,3 +318,29 @@ fn write<M: Maps>(
     outcome.applied += applied;
     result
 }
+
+/// Applies operations that do not depend on each other. One that fails keeps no other from being applied; all that fail are
+/// returned.
+fn write_each<M: Maps>(
+    maps: &mut M,
+    statistics: &mut Statistics,
+    ops: &[Op],
+    outcome: &mut Outcome,
+) -> Vec<ApplyError> {
+    let mut errors = Vec::new();
+    let mut next = 0;
+    while next < ops.len() {
+        match write(maps, statistics, &ops[next..], outcome) {
+            Ok(()) => break,
+            Err(error) => {
+                let index = next + error.index;
+                errors.push(ApplyError { index, ..error });
+                next = index + 1;
+            }
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests;

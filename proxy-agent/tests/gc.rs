@@ -16,7 +16,7 @@ use std::{
 
 use proxy_agent::{
     commands::flows::{self, State},
-    dataplane::{clock::Clock, gc::Collected, load::open_map, sys::map::CounterMap},
+    dataplane::{clock::Clock, gc::Collected, open},
 };
 use proxy_common::{
     abi::{
@@ -81,8 +81,7 @@ fn the_clock_ticks_as_fast_as_the_kernel_was_built_for() {
 #[test]
 fn what_an_earlier_versions_map_has_no_room_for_was_counted_never() {
     let f = fixture!("counters");
-    let fd = open_map(f.pins(), "COUNTERS").unwrap();
-    let counters = CounterMap::new(fd).unwrap();
+    let counters = open::counters(f.pins()).unwrap();
     for index in [0, capacity::COUNTERS - 1, capacity::COUNTERS, u32::MAX] {
         assert_eq!(counters.sum(index).unwrap(), 0, "{index}");
     }

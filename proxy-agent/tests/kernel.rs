@@ -11,6 +11,8 @@ mod cluster;
 mod cost;
 #[path = "scenario/dump.rs"]
 mod dump;
+#[path = "kernel/failures.rs"]
+mod failures;
 #[path = "kernel/files.rs"]
 mod files;
 #[path = "kernel/fixture.rs"]
@@ -19,6 +21,10 @@ mod fixture;
 mod ids;
 #[path = "kernel/latency.rs"]
 mod latency;
+#[path = "kernel/pinned.rs"]
+mod pinned;
+#[path = "kernel/plans.rs"]
+mod plans;
 #[path = "oracle/random.rs"]
 mod random;
 #[path = "kernel/random_changes.rs"]

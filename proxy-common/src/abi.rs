@@ -3,6 +3,8 @@
 //! Every type is `repr(C)` without padding (the `IntoBytes` derive rejects padding), and its size is asserted.
 //! Ports are in network byte order, in keys and in values; all other integers are in host byte order.
 
+use core::marker::PhantomData;
+
 pub mod affinity;
 pub mod counter;
 pub mod device;
@@ -51,20 +53,89 @@ pub struct MapSpec {
     pub entries: u32,
 }
 
+/// Kinds of maps as types. How a map is read and written depends on its kind, so code asks for the kinds that it can serve.
+pub mod kind {
+    use super::MapKind;
+
+    /// A [`MapKind`] as a type.
+    pub trait Kind {
+        /// The same as a value.
+        const KIND: MapKind;
+    }
+
+    /// Kinds whose elements have one value each. (An element of a per-CPU map has one for each CPU.)
+    pub trait OneValue: Kind {}
+
+    macro_rules! kinds {
+        ($($name:ident),*) => {$(
+            #[doc = concat!("[`MapKind::", stringify!($name), "`].")]
+            #[derive(Clone, Copy, Debug)]
+            pub struct $name;
+
+            impl Kind for $name {
+                const KIND: MapKind = MapKind::$name;
+            }
+        )*};
+    }
+
+    kinds! { Hash, LruHash, MappedArray, Array, PerCpuArray, LpmTrie }
+
+    impl OneValue for Hash {}
+    impl OneValue for LruHash {}
+    impl OneValue for MappedArray {}
+    impl OneValue for Array {}
+    impl OneValue for LpmTrie {}
+}
+
+/// A [`MapSpec`] whose kind `S`, key `K` and value `V` are types: a map is opened by one of these, and so never as anything
+/// else than it is.
+#[derive(Debug)]
+pub struct TypedSpec<S, K, V> {
+    /// The same without types.
+    pub spec: MapSpec,
+    types: PhantomData<(S, K, V)>,
+}
+
+impl<S, K, V> Clone for TypedSpec<S, K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S, K, V> Copy for TypedSpec<S, K, V> {}
+
+impl<S: kind::Kind, K, V> TypedSpec<S, K, V> {
+    /// A map of that name and capacity.
+    pub const fn new(name: &'static str, entries: u32) -> Self {
+        Self {
+            spec: MapSpec {
+                name,
+                kind: S::KIND,
+                key: size_of::<K>(),
+                value: size_of::<V>(),
+                entries,
+            },
+            types: PhantomData,
+        }
+    }
+}
+
+/// The maps of the object, with their types.
+#[derive(Debug)]
+pub enum Pinned {}
+
 macro_rules! maps {
     ($($(#[$doc:meta])* $name:ident: $kind:ident<$key:ty, $value:ty>[$entries:expr];)*) => {
         /// Capacities in entries, by map.
         pub mod capacity {
             $($(#[$doc])* pub const $name: u32 = $entries;)*
         }
+        impl Pinned {
+            $($(#[$doc])* pub const $name: TypedSpec<kind::$kind, $key, $value> =
+                TypedSpec::new(stringify!($name), capacity::$name);)*
+        }
         /// All maps of the object.
-        pub const MAPS: &[MapSpec] = &[$(MapSpec {
-            name: stringify!($name),
-            kind: MapKind::$kind,
-            key: size_of::<$key>(),
-            value: size_of::<$value>(),
-            entries: capacity::$name,
-        }),*];
+        pub const MAPS: &[MapSpec] = &[$(Pinned::$name.spec),*];
     };
 }
 

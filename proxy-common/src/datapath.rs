@@ -151,7 +151,7 @@ fn ingress<P: Packet, T: PacketTables>(
         Kind::Transport => {}
         Kind::IcmpError => {
             let step = t.icmp_in(p, w, at, scope);
-            return icmp::verdict(w, step);
+            return icmp::verdict(t, w, step);
         }
         Kind::Other => return Verdict::Pass,
     }
@@ -261,7 +261,7 @@ pub fn egress<P: Packet, T: PacketTables>(
         Kind::Transport => {}
         Kind::IcmpError => {
             let step = t.icmp_out(p, w);
-            return icmp::verdict(w, step);
+            return icmp::verdict(t, w, step);
         }
         Kind::Other => return Verdict::Pass,
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proxy_agent::dataplane::{load::open_map, pin::PinFolder, sys::map::CounterMap};
+use proxy_agent::dataplane::{open, pin::PinFolder};
 use proxy_common::abi::counter::Counter;
 use proxy_lab::objects::Service;
 use proxy_lab::{
@@ -73,8 +73,7 @@ fn evidence(lab: &Lab) -> String {
 
 /// The datapath's counters, once it is there.
 fn counters(node: &Node) -> Option<Vec<(&'static str, u64)>> {
-    let map = open_map(&PinFolder::new(node.bpffs()), "COUNTERS").ok()?;
-    let map = CounterMap::new(map).ok()?;
+    let map = open::counters(&PinFolder::new(node.bpffs())).ok()?;
     let counts = Counter::ALL.iter();
     let counts = counts.map(|counter| (counter.label(), map.sum(*counter as u32).unwrap_or(0)));
     Some(counts.filter(|(_, count)| *count > 0).collect())

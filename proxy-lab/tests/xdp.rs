@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use proxy_agent::dataplane::load::open_map;
+use proxy_agent::dataplane::open;
 use proxy_agent::dataplane::pin::PinFolder;
 use proxy_agent::dataplane::sys::link::{self, XdpFlags};
-use proxy_agent::dataplane::sys::map::CounterMap;
 use proxy_agent::dataplane::sys::program;
 use proxy_agent::dataplane::xdp::program_on;
 use proxy_common::abi::counter::Counter;
@@ -101,7 +100,7 @@ fn ask(lab: &Lab, number: u8) -> Result<Vec<(String, std::net::IpAddr)>> {
 /// All counters of a node.
 fn counters(node: &Node) -> BTreeMap<&'static str, u64> {
     let pins = PinFolder::new(node.bpffs());
-    let map = CounterMap::new(open_map(&pins, "COUNTERS").expect("pinned")).expect("counters");
+    let map = open::counters(&pins).expect("counters");
     let count = |counter: &Counter| {
         let number = map.sum(*counter as u32).expect("a counter");
         (counter.label(), number)

@@ -20,6 +20,7 @@ use std::{
 
 use proxy_common::{
     abi::{
+        Pinned,
         frontend::{FrontendKey, FrontendValue},
         socket::{SocketFrontend, SocketKey},
         target::Target,
@@ -32,7 +33,7 @@ use self::{
     namespaces::namespaces,
 };
 use super::{
-    load::{LoadError, open_typed},
+    open::{MapError, open},
     pin::PinFolder,
     sys::{map::Map, netns, process, sock_diag::SockDiag},
 };
@@ -48,7 +49,7 @@ const READERS_DELAY: Duration = Duration::from_millis(100);
 pub enum AbortError {
     /// A map could not be opened.
     #[error(transparent)]
-    Open(#[from] LoadError),
+    Open(#[from] MapError),
     /// The thread could not be started.
     #[error("could not start the thread that aborts sockets")]
     Thread(#[source] io::Error),
@@ -171,12 +172,12 @@ struct Sockets {
 type Wanted = BTreeMap<SocketKey, SocketFrontend>;
 
 impl Sockets {
-    fn open(pins: &PinFolder, protocols: Vec<Protocol>) -> Result<Self, LoadError> {
+    fn open(pins: &PinFolder, protocols: Vec<Protocol>) -> Result<Self, MapError> {
         Ok(Self {
             protocols,
-            translated: open_typed(pins, "SOCKET_FRONTENDS")?,
-            frontends: open_typed(pins, "FRONTENDS")?,
-            targets: open_typed(pins, "TARGETS")?,
+            translated: open(pins, Pinned::SOCKET_FRONTENDS)?,
+            frontends: open(pins, Pinned::FRONTENDS)?,
+            targets: open(pins, Pinned::TARGETS)?,
         })
     }
 

@@ -15,7 +15,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use proxy_common::abi::device::{Device, DeviceClass, LinkType};
@@ -381,26 +381,38 @@ pub fn detach_filters() -> Result<usize, AttachError> {
     Ok(removed)
 }
 
-/// Detaches a pinned link, whoever else holds it open, and removes its pin; false where there was none.
-pub fn detach_pinned(path: &std::path::Path) -> Result<bool, AttachError> {
-    match object::open(path) {
-        // A link whose device or cgroup is gone is detached already.
-        Ok(link) => match link::detach(&link) {
-            Err(source) if source.raw_os_error() != Some(libc::ENOLINK) => {
-                tracing::debug!(path = %path.display(), error = %source, "link was not attached");
-            }
-            Ok(()) | Err(_) => {}
-        },
-        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(source) => {
-            return Err(AttachError::Link {
-                action: "open",
-                path: path.to_path_buf(),
-                source,
-            });
+/// Detaches a pinned link, whoever else holds it open, and removes its pin; false where there was none. While a program is still
+/// attached, its pin stays: it is what the program is found by.
+pub fn detach_pinned(path: &Path) -> Result<bool, AttachError> {
+    let failed = |action| {
+        move |source| AttachError::Link {
+            action,
+            path: path.to_path_buf(),
+            source,
         }
+    };
+    let link = match object::open(path) {
+        Ok(link) => link,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(failed("open")(source)),
+    };
+    match link::detach(&link) {
+        Err(error) if !ends_with_its_pin(&error) => return Err(failed("detach")(error)),
+        Err(error) => {
+            tracing::debug!(path = %path.display(), %error, "nothing is attached by this pin alone");
+        }
+        Ok(()) => {}
     }
     Ok(unpin(path)?)
+}
+
+/// Whether a link that could not be detached attaches nothing once its pin is gone: its device or cgroup is gone (`ENOLINK`), the
+/// pin is of a map or a program (`EINVAL`), or the link is of a kind that ends with the last reference to it (`EOPNOTSUPP`).
+fn ends_with_its_pin(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOLINK | libc::EINVAL | libc::EOPNOTSUPP)
+    )
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ use self::{
 };
 use super::{
     clock::{Clock, ClockError},
-    load::{LoadError, open_map},
+    open::{self, MapError},
     pin::PinFolder,
     sys::map::{CounterMap, Position},
 };
@@ -58,7 +58,7 @@ const SOCKET_ROUNDS: u64 = 6;
 pub enum CollectError {
     /// A map could not be opened.
     #[error(transparent)]
-    Open(#[from] LoadError),
+    Open(#[from] MapError),
     /// The clock could not be read.
     #[error(transparent)]
     Clock(#[from] ClockError),
@@ -162,12 +162,7 @@ impl Collector {
     /// Opens the maps pinned in `pins`.
     pub fn open(pins: &PinFolder, clock: Clock) -> Result<Self, CollectError> {
         let tables = FlowTables::open(pins)?;
-        let counters =
-            CounterMap::new(open_map(pins, COUNTERS)?).map_err(|source| CollectError::Map {
-                action: "open",
-                map: COUNTERS,
-                source,
-            })?;
+        let counters = open::counters(pins)?;
         let growth = growth(&counters)?;
         let census = |table, counter| Census::new(tables.map(table).capacity(), counter);
         Ok(Self {
@@ -371,7 +366,7 @@ impl Collector {
             done.examined += chunk.len();
         }
         if position.is_end() {
-            self.loads.settle().map_err(failed("correct", "LOADS"))?;
+            self.loads.settle();
         }
         Ok(position)
     }

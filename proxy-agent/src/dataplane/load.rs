@@ -10,17 +10,12 @@ use aya::{
     Ebpf, EbpfError, EbpfLoader,
     programs::{CgroupSock, CgroupSockAddr, ProgramError, ProgramFd, SchedClassifier, Xdp},
 };
-use proxy_common::abi::{MAPS, MapKind, MapSpec};
 
 use super::{
     log::DatapathLog,
+    open::{self, MapError},
     pin::PinFolder,
-    sys::{
-        self,
-        link::AttachType,
-        object::{self, MapInfo},
-        process,
-    },
+    sys::{link::AttachType, process},
 };
 use crate::telemetry::chain;
 
@@ -35,28 +30,9 @@ pub enum LoadError {
         "this agent was built without the eBPF object (PROXY_EBPF_SKIP=1); build it with `cargo xtask build-ebpf`"
     )]
     NoObject,
-    /// A pinned map is not what this version makes.
-    #[error(
-        "the pinned map {name} has another shape ({found}) than this version's ({expected}): \
-         run `proxy-agent cleanup` with the same --bpffs first"
-    )]
-    OtherShape {
-        /// Map.
-        name: &'static str,
-        /// What is pinned.
-        found: String,
-        /// What this version makes.
-        expected: String,
-    },
-    /// A pinned map could not be examined.
-    #[error("could not open the pinned map {name}")]
-    Map {
-        /// Map.
-        name: &'static str,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
+    /// A pinned map.
+    #[error(transparent)]
+    Map(#[from] MapError),
     /// The object as a whole was refused.
     #[error("could not load the eBPF object")]
     Object(#[source] Box<EbpfError>),
@@ -196,9 +172,7 @@ impl Programs {
         if OBJECT.is_empty() {
             return Err(LoadError::NoObject);
         }
-        for spec in MAPS {
-            check_pinned(pins, spec)?;
-        }
+        open::check_pinned(pins)?;
         // Before 5.11 maps count as locked memory; later kernels do not care, and a real lack shows at loading.
         if let Err(error) = process::unlimited_memlock() {
             tracing::debug!(%error, "could not lift the limit on locked memory");
@@ -291,59 +265,6 @@ fn undisturbed<E>(
 /// The verifier gives up where a signal waits for the thread (`EAGAIN`; kernel commit c3494801cd17).
 fn was_disturbed(error: &ProgramError) -> bool {
     matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == ErrorKind::WouldBlock)
-}
-
-fn check_pinned(pins: &PinFolder, spec: &'static MapSpec) -> Result<(), LoadError> {
-    let failed = |source| LoadError::Map {
-        name: spec.name,
-        source,
-    };
-    let fd = match object::open(&pins.map(spec.name)) {
-        Ok(fd) => fd,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    };
-    let info: MapInfo = object::info(&fd).map_err(failed)?;
-    // A capacity may be changed without a new ABI version; the map lives on with the one that it has.
-    let same = info.kind == kernel_kind(spec.kind)
-        && info.key_size as usize == spec.key
-        && info.value_size as usize == spec.value;
-    if same {
-        return Ok(());
-    }
-    Err(LoadError::OtherShape {
-        name: spec.name,
-        found: shape(info.kind, info.key_size as usize, info.value_size as usize),
-        expected: shape(kernel_kind(spec.kind), spec.key, spec.value),
-    })
-}
-
-fn shape(kind: u32, key: usize, value: usize) -> String {
-    format!("type {kind}, key {key} bytes, value {value} bytes")
-}
-
-/// `enum bpf_map_type`.
-pub const fn kernel_kind(kind: MapKind) -> u32 {
-    match kind {
-        MapKind::Hash => 1,
-        MapKind::Array | MapKind::MappedArray => 2,
-        MapKind::PerCpuArray => 6,
-        MapKind::LruHash => 9,
-        MapKind::LpmTrie => 11,
-    }
-}
-
-/// Opens a pinned map as a descriptor.
-pub fn open_map(pins: &PinFolder, name: &'static str) -> Result<OwnedFd, LoadError> {
-    object::open(&pins.map(name)).map_err(|source| LoadError::Map { name, source })
-}
-
-/// Opens a pinned map for keys `K` and values `V`.
-pub fn open_typed<K: sys::map::Plain, V: sys::map::Plain>(
-    pins: &PinFolder,
-    name: &'static str,
-) -> Result<sys::map::Map<K, V>, LoadError> {
-    sys::map::Map::new(open_map(pins, name)?).map_err(|source| LoadError::Map { name, source })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, io, time::Duration};
 
 use proxy_common::{
     abi::{
+        Pinned,
         device::Device,
         frontend::{FrontendKey, FrontendValue},
         meta::{BackendMeta, Name, TargetMeta},
@@ -17,10 +18,10 @@ use tracing::warn;
 
 use self::array::MappedArray;
 use super::{
-    load::{LoadError, open_typed},
+    open::{MapError, open},
     pin::PinFolder,
     sys::{
-        map::{BatchError, Map, Plain, Update},
+        map::{BatchError, Map, Plain},
         process,
     },
 };
@@ -50,18 +51,18 @@ const PRESENT: u32 = 1;
 
 impl KernelMaps {
     /// Opens the maps pinned in `pins`.
-    pub fn open(pins: &PinFolder) -> Result<Self, LoadError> {
+    pub fn open(pins: &PinFolder) -> Result<Self, MapError> {
         Ok(Self {
-            frontends: open_typed(pins, "FRONTENDS")?,
-            targets: MappedArray::open(pins, "TARGETS")?,
-            slots: MappedArray::open(pins, "SLOTS")?,
-            backends: MappedArray::open(pins, "BACKENDS")?,
-            ranges: open_typed(pins, "SOURCE_RANGES")?,
-            node_addrs: open_typed(pins, "NODE_ADDRS")?,
-            devices: open_typed(pins, "DEVICES")?,
-            meta_targets: open_typed(pins, "META_TARGETS")?,
-            meta_backends: open_typed(pins, "META_BACKENDS")?,
-            names: open_typed(pins, "META_NAMES")?,
+            frontends: open(pins, Pinned::FRONTENDS)?,
+            targets: MappedArray::open(pins, Pinned::TARGETS)?,
+            slots: MappedArray::open(pins, Pinned::SLOTS)?,
+            backends: MappedArray::open(pins, Pinned::BACKENDS)?,
+            ranges: open(pins, Pinned::SOURCE_RANGES)?,
+            node_addrs: open(pins, Pinned::NODE_ADDRS)?,
+            devices: open(pins, Pinned::DEVICES)?,
+            meta_targets: open(pins, Pinned::META_TARGETS)?,
+            meta_backends: open(pins, Pinned::META_BACKENDS)?,
+            names: open(pins, Pinned::META_NAMES)?,
             membarrier: true,
         })
     }
@@ -222,12 +223,7 @@ fn put<K: Plain, V: Plain>(
     element: impl Fn(&Op) -> Option<(K, V)>,
 ) -> Result<(), BatchError> {
     let (keys, values): (Vec<K>, Vec<V>) = run.iter().filter_map(element).unzip();
-    match (keys.as_slice(), values.as_slice()) {
-        ([key], [value]) => map
-            .update(key, value, Update::Any)
-            .map_err(|source| BatchError { done: 0, source }),
-        (keys, values) => map.update_batch(keys, values),
-    }
+    map.update_batch(&keys, &values)
 }
 
 /// Deletes one element for each operation.
@@ -237,7 +233,7 @@ fn delete<K: Plain, V: Plain>(
     key: impl Fn(&Op) -> Option<K>,
 ) -> Result<(), BatchError> {
     let keys: Vec<K> = run.iter().filter_map(key).collect();
-    map.delete_batch(&keys).map(drop)
+    map.delete_batch(&keys)
 }
 
 fn read<K: Plain + Ord, V: Plain>(

@@ -27,13 +27,16 @@ pub enum RemoveError {
     Pin(#[from] PinError),
 }
 
-/// Detaches all programs, then removes all maps, of every version under the folder, and the folder.
+/// Detaches all programs, then removes all maps, of every version under the folder, and the folder. If a program can't be detached,
+/// the others are detached all the same, and the maps stay.
 pub fn all(pins: &PinFolder) -> Result<Removed, RemoveError> {
     let mut removed = Removed::default();
-    for version in pin::names(pins.base())? {
-        removed.programs += detach_links(&pins.base().join(version))?;
+    let versions = pin::names(pins.base())?.into_iter();
+    let links = versions.map(|version| detach_links(&pins.base().join(version)));
+    let detached: Vec<_> = links.chain([attach::detach_filters()]).collect();
+    for detached in detached {
+        removed.programs += detached?;
     }
-    removed.programs += attach::detach_filters()?;
     for version in pin::names(pins.base())? {
         removed.maps += version_folder(&pins.base().join(version))?;
     }
@@ -55,14 +58,16 @@ pub fn other_versions(pins: &PinFolder) -> Result<Removed, RemoveError> {
     Ok(removed)
 }
 
-/// Detaches the links of one version; returns how many.
+/// Detaches the links of one version; returns how many. One that can't be detached keeps no other from it.
 fn detach_links(version: &Path) -> Result<usize, AttachError> {
     let links = version.join("links");
-    let mut detached = 0;
-    for name in pin::names(&links)? {
-        detached += usize::from(attach::detach_pinned(&links.join(name))?);
-    }
-    Ok(detached)
+    let names = pin::names(&links)?.into_iter();
+    let detached: Vec<_> = names
+        .map(|name| attach::detach_pinned(&links.join(name)))
+        .collect();
+    detached
+        .into_iter()
+        .try_fold(0, |sum, detached| Ok(sum + usize::from(detached?)))
 }
 
 /// Removes the pins and folders of one version; returns the number of maps.

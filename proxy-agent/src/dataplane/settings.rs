@@ -3,12 +3,15 @@
 use std::{fs::File, io, io::Read as _, str::FromStr};
 
 use proxy_common::{
-    abi::settings::{MAX_SNAT_RANGES, PortRange, Settings, settings_flags},
+    abi::{
+        Pinned,
+        settings::{MAX_SNAT_RANGES, PortRange, Settings, settings_flags},
+    },
     hash,
 };
 
 use super::{
-    load::{self, LoadError},
+    open::{MapError, open},
     pin::PinFolder,
     sys::{map::Update, process},
 };
@@ -174,7 +177,7 @@ pub enum MarkBitError {
 pub enum SettingsError {
     /// The map.
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Open(#[from] MapError),
     /// Reading or writing its element.
     #[error("could not {action} the map SETTINGS")]
     Map {
@@ -208,7 +211,7 @@ pub struct SettingsConfig {
 
 /// Writes the settings. The secret of an earlier run is kept, so that unconfirmed flows keep their backends.
 pub fn write(pins: &PinFolder, config: &SettingsConfig, hz: u32) -> Result<(), SettingsError> {
-    let map = load::open_typed::<u32, Settings>(pins, "SETTINGS")?;
+    let map = open(pins, Pinned::SETTINGS)?;
     let failed = |action| move |source| SettingsError::Map { action, source };
     let before = map.lookup(&0).map_err(failed("read"))?.unwrap_or_default();
     let host_netns_cookie = process::netns_cookie().unwrap_or_else(|error| {

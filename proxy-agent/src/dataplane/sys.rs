@@ -34,6 +34,7 @@ enum Command {
     ProgTestRun = 10,
     ObjGetInfo = 15,
     ProgQuery = 16,
+    MapFreeze = 22,
     MapLookupBatch = 24,
     MapUpdateBatch = 26,
     MapDeleteBatch = 27,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use proxy_common::abi::capacity;
+use proxy_common::abi::{MAPS, frontend::FrontendValue};
 
 use crate::plan::ServiceName;
 
@@ -60,16 +60,29 @@ pub struct Capacities {
     pub names: u32,
 }
 
+impl Capacities {
+    /// What fits into maps of these capacities, by name. An id is an element of several maps, and must fit into each.
+    pub fn new(of: impl Fn(&'static str) -> u32) -> Self {
+        Self {
+            frontends: of("FRONTENDS"),
+            targets: of("TARGETS")
+                .min(of("META_TARGETS"))
+                .min(of("TURNS"))
+                .min(FrontendValue::MAX_TARGETS),
+            slots: of("SLOTS"),
+            backends: of("BACKENDS").min(of("META_BACKENDS")).min(of("LOADS")),
+            source_ranges: of("SOURCE_RANGES"),
+            names: of("META_NAMES"),
+        }
+    }
+}
+
 impl Default for Capacities {
     fn default() -> Self {
-        Self {
-            frontends: capacity::FRONTENDS,
-            targets: capacity::TARGETS,
-            slots: capacity::SLOTS,
-            backends: capacity::BACKENDS,
-            source_ranges: capacity::SOURCE_RANGES,
-            names: capacity::META_NAMES,
-        }
+        Self::new(|map| {
+            let spec = MAPS.iter().find(|spec| spec.name == map);
+            spec.map_or(0, |spec| spec.entries)
+        })
     }
 }
 

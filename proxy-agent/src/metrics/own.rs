@@ -13,9 +13,13 @@ use crate::{
 /// The metrics.
 #[derive(Debug)]
 pub struct Own {
+    capacity: IntGaugeVec,
     entries: IntGaugeVec,
+    unplaced: IntGaugeVec,
     operations: IntCounterVec,
     write_failures: IntCounter,
+    /// Operations by which maps were made as planned again.
+    pub map_corrections: IntCounter,
     /// Services that stand in the maps.
     pub services: IntGauge,
     /// Services that are not as planned, for whatever reason.
@@ -45,6 +49,9 @@ const MAPS_SHOWN: [&str; 8] = [
     "SNAT_CLAIMS",
 ];
 
+/// Maps with entries that are not a Service's.
+const MAPS_THAT_MAY_BE_FULL: [&str; 3] = ["META_NAMES", "NODE_ADDRS", "DEVICES"];
+
 const CLASSES: [(DeviceClass, &str); 4] = [
     (DeviceClass::Uplink, "uplink"),
     (DeviceClass::Overlay, "overlay"),
@@ -69,15 +76,16 @@ impl Own {
             "Elements that a map has room for.",
             &["map"],
         )?;
-        for spec in MAPS.iter().filter(|spec| MAPS_SHOWN.contains(&spec.name)) {
-            capacity
-                .with_label_values(&[spec.name])
-                .set(spec.entries.into());
-        }
         let metrics = Self {
+            capacity,
             entries: factory.gauges(
                 "proxy_map_entries",
                 "Elements of a map that are in use; of flow tables, as the last walk found them.",
+                &["map"],
+            )?,
+            unplaced: factory.gauges(
+                "proxy_map_entries_without_room",
+                "Entries that are not in a map because it is full. Those of Services are not among them.",
                 &["map"],
             )?,
             operations: factory.counters(
@@ -88,6 +96,10 @@ impl Own {
             write_failures: factory.counter(
                 "proxy_map_write_failures_total",
                 "Writes to the maps that failed, and were tried again.",
+            )?,
+            map_corrections: factory.counter(
+                "proxy_map_corrections_total",
+                "Operations that a comparison of the maps with the plans found missing, and wrote.",
             )?,
             services: factory.gauge("proxy_services", "Services that stand in the maps.")?,
             services_pending: factory.gauge(
@@ -144,6 +156,8 @@ impl Own {
     fn show_all(&self) {
         let entries = MAPS_SHOWN.iter().map(|map| (*map, 0));
         self.set_entries(entries);
+        self.set_capacities(MAPS.iter().map(|spec| (spec.name, spec.entries)));
+        self.set_unplaced(MAPS_THAT_MAY_BE_FULL.map(|map| (map, 0)));
         for kind in OpKind::ALL {
             self.operations.with_label_values(&[kind.label()]);
         }
@@ -160,10 +174,24 @@ impl Own {
         self.set_health_check_ports(0, 0);
     }
 
+    /// How many elements maps have room for.
+    pub fn set_capacities(&self, capacities: impl Iterator<Item = (&'static str, u32)>) {
+        for (map, entries) in capacities.filter(|(map, _)| MAPS_SHOWN.contains(map)) {
+            self.capacity.with_label_values(&[map]).set(entries.into());
+        }
+    }
+
     /// How many elements of maps are in use.
     pub fn set_entries(&self, entries: impl IntoIterator<Item = (&'static str, usize)>) {
         for (map, count) in entries {
             self.entries.with_label_values(&[map]).set(number(count));
+        }
+    }
+
+    /// How many entries maps have no room for.
+    pub fn set_unplaced(&self, entries: impl IntoIterator<Item = (&'static str, usize)>) {
+        for (map, count) in entries {
+            self.unplaced.with_label_values(&[map]).set(number(count));
         }
     }
 

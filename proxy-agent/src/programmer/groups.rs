@@ -30,9 +30,11 @@ impl<M: Maps> Programmer<M> {
         self.attempt(due, now, outcome);
     }
 
-    /// Applies what is left of groups, each for itself. When several in a row fail, the rest is left for later.
+    /// Applies what is left of groups, each for itself. When several in a row fail, the rest is left for later, and comes first
+    /// then: those that failed do not keep it from being tried.
     fn attempt(&mut self, groups: Vec<Stuck>, now: Instant, outcome: &mut Outcome) {
         let mut failures_in_a_row = 0;
+        let mut failed = Vec::new();
         for mut stuck in groups {
             if failures_in_a_row < MAX_FAILURES {
                 match self.write(&stuck.group.ops, outcome) {
@@ -44,12 +46,16 @@ impl<M: Maps> Programmer<M> {
                     Err(applied) => {
                         failures_in_a_row += 1;
                         stuck.group.ops.drain(..applied);
+                        stuck.backoff.failed(now);
+                        failed.push(stuck);
+                        continue;
                     }
                 }
             }
             stuck.backoff.failed(now);
             self.stuck.push(stuck);
         }
+        self.stuck.append(&mut failed);
     }
 
     fn commit(&mut self, group: Group, now: Instant, outcome: &mut Outcome) {

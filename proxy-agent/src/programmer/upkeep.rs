@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Outcome, Programmer, RECLAIM_COUNT, write};
+use super::{Outcome, Programmer, RECLAIM_COUNT, Unplaced, write_each};
 use crate::{
     delta::refusal::Reason,
     maps::{Maps, Op},
@@ -12,16 +12,24 @@ impl<M: Maps> Programmer<M> {
     /// Writes names that are not written; says whether that worked.
     pub(super) fn names(&mut self, outcome: &mut Outcome) -> bool {
         let names = self.delta.name_writes();
-        let result = self.write(&names, outcome);
-        let applied = result.err().unwrap_or(names.len());
-        self.delta.names_written(&names[..applied]);
-        result.is_ok()
+        let errors = write_each(&mut self.maps, &mut self.statistics, &names, outcome);
+        let failed = |index| errors.iter().any(|error| error.index == index);
+        let written = names.into_iter().enumerate();
+        let written: Vec<_> = written
+            .filter_map(|(index, op)| (!failed(index)).then_some(op))
+            .collect();
+        self.delta.names_written(&written);
+        let worked = errors.is_empty();
+        outcome.failed.extend(errors);
+        worked
     }
 
-    /// Writes node addresses, devices and names that are not as they should be; says whether that worked.
+    /// Writes node addresses, devices and names that are not as they should be; says whether that worked. What a map has no
+    /// room for does not count as a failure: another try would end alike.
     pub(super) fn tables(&mut self, outcome: &mut Outcome) -> bool {
         let named = self.names(outcome);
         let (maps, statistics) = (&mut self.maps, &mut self.statistics);
+        let mut write = |ops: &[Op]| write_each(maps, statistics, ops, outcome);
         let name = self.node_name.flush(
             |id, name| {
                 name.map_or(Op::DeleteName { id }, |name| Op::PutName {
@@ -29,7 +37,7 @@ impl<M: Maps> Programmer<M> {
                     name: Box::new(name),
                 })
             },
-            |ops| write(maps, statistics, ops, outcome),
+            &mut write,
         );
         let addrs = self.node_addrs.flush(
             |addr, flags| {
@@ -38,7 +46,7 @@ impl<M: Maps> Programmer<M> {
                     flags,
                 })
             },
-            |ops| write(maps, statistics, ops, outcome),
+            &mut write,
         );
         let devices = self.devices.flush(
             |ifindex, device| {
@@ -47,13 +55,32 @@ impl<M: Maps> Programmer<M> {
                     device,
                 })
             },
-            |ops| write(maps, statistics, ops, outcome),
+            &mut write,
         );
-        let worked = named && name.is_ok() && addrs.is_ok() && devices.is_ok();
-        outcome
-            .failed
-            .extend([name, addrs, devices].into_iter().filter_map(Result::err));
+        let unplaced = [
+            Unplaced::of("META_NAMES", name.unplaced, |id| format!("name {id}")),
+            Unplaced::of("NODE_ADDRS", addrs.unplaced, |addr| {
+                addr.to_ip().to_string()
+            }),
+            Unplaced::of("DEVICES", devices.unplaced, |ifindex| {
+                format!("device {ifindex}")
+            }),
+        ];
+        outcome.unplaced.extend(unplaced.into_iter().flatten());
+        let failed = [name.failed, addrs.failed, devices.failed];
+        let failed: Vec<_> = failed.into_iter().flatten().collect();
+        let worked = named && failed.is_empty();
+        outcome.failed.extend(failed);
         worked
+    }
+
+    /// Entries that maps have no room for, by map. (Services that were refused are not among them.)
+    pub fn unplaced(&self) -> [(&'static str, usize); 3] {
+        [
+            ("META_NAMES", self.node_name.unplaced()),
+            ("NODE_ADDRS", self.node_addrs.unplaced()),
+            ("DEVICES", self.devices.unplaced()),
+        ]
     }
 
     pub(super) fn is_reclaimable(&self) -> bool {

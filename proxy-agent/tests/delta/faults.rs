@@ -138,6 +138,17 @@ impl Run {
         );
         assert_eq!(lint::lint(&maps), []);
         assert_eq!((maps.node_addrs.len(), maps.devices.len()), (3, 1));
+        self.programmer.maps_mut().set_probability(0.0);
+        let written = self.programmer.statistics().total();
+        self.programmer
+            .review(self.plans.clone(), self.now)
+            .unwrap();
+        assert_eq!(
+            self.programmer.statistics().total(),
+            written,
+            "a review finds nothing: {:?}",
+            self.programmer.statistics()
+        );
         let mut fresh = Programmer::open(MemoryMaps::default(), Capacities::default()).unwrap();
         fresh.set_node_name("node-a", self.now);
         fresh.set_node_addrs(maps.node_addrs.clone(), self.now);

@@ -103,8 +103,7 @@ fn full_flow_tables_refuse_alike() {
     }
     let outcome = compare(SEED + 1, 10_000, Crowding::Crowded);
     println!("seed {}: 0 differences; {outcome}", SEED + 1);
-    assert!(
-        outcome.counted(Counter::DropFlowTableFull) >= 50,
-        "{outcome}"
-    );
+    for counter in [Counter::DropFlowTableFull, Counter::FlowUnconfirmed] {
+        assert!(outcome.counted(counter) >= 20, "{counter:?}: {outcome}");
+    }
 }

@@ -2,18 +2,17 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use proxy_agent::dataplane::sys::{
-    map::{CounterMap, Map, Plain, Update},
-    object,
-};
+use proxy_agent::dataplane::sys::map::{CounterMap, Map, Plain, Update};
 use proxy_common::{
     abi::{
+        Pinned, TypedSpec,
         affinity::{AffinityKey, AffinityValue},
         counter::Counter,
         device::Device,
         flow::{FlowKey, FlowValue},
         fragment::{FragmentKey, FragmentValue},
         frontend::{FrontendKey, FrontendValue},
+        kind::OneValue,
         load::Load,
         settings::Settings,
         target::{Backend, RangeKey, Slot, Target},
@@ -43,32 +42,31 @@ pub struct KernelMaps {
     counters: CounterMap,
 }
 
-fn open<K: Plain, V: Plain>(pins: &Path, name: &str) -> Map<K, V> {
-    let map = object::open(&pins.join(name)).expect(name);
-    Map::new(map).expect(name)
+fn open<S: OneValue, K: Plain, V: Plain>(pins: &Path, map: TypedSpec<S, K, V>) -> Map<K, V> {
+    let name = map.spec.name;
+    Map::open(&pins.join(name), map).expect(name)
 }
 
 impl KernelMaps {
     pub fn open(pins: &Path) -> Self {
         Self {
-            frontends: open(pins, "FRONTENDS"),
-            targets: open(pins, "TARGETS"),
-            slots: open(pins, "SLOTS"),
-            backends: open(pins, "BACKENDS"),
-            source_ranges: open(pins, "SOURCE_RANGES"),
-            node_addrs: open(pins, "NODE_ADDRS"),
-            devices: open(pins, "DEVICES"),
-            settings: open(pins, "SETTINGS"),
-            flows: open(pins, "FLOWS"),
-            new_flows: open(pins, "NEW_FLOWS"),
-            snat_claims: open(pins, "SNAT_CLAIMS"),
-            fragments: open(pins, "FRAGMENTS"),
-            affinity: open(pins, "AFFINITY"),
-            turns: open(pins, "TURNS"),
-            loads: open(pins, "LOADS"),
-            flow_loads: open(pins, "FLOW_LOADS"),
-            counters: CounterMap::new(object::open(&pins.join("COUNTERS")).expect("COUNTERS"))
-                .expect("counters"),
+            frontends: open(pins, Pinned::FRONTENDS),
+            targets: open(pins, Pinned::TARGETS),
+            slots: open(pins, Pinned::SLOTS),
+            backends: open(pins, Pinned::BACKENDS),
+            source_ranges: open(pins, Pinned::SOURCE_RANGES),
+            node_addrs: open(pins, Pinned::NODE_ADDRS),
+            devices: open(pins, Pinned::DEVICES),
+            settings: open(pins, Pinned::SETTINGS),
+            flows: open(pins, Pinned::FLOWS),
+            new_flows: open(pins, Pinned::NEW_FLOWS),
+            snat_claims: open(pins, Pinned::SNAT_CLAIMS),
+            fragments: open(pins, Pinned::FRAGMENTS),
+            affinity: open(pins, Pinned::AFFINITY),
+            turns: open(pins, Pinned::TURNS),
+            loads: open(pins, Pinned::LOADS),
+            flow_loads: open(pins, Pinned::FLOW_LOADS),
+            counters: CounterMap::open(&pins.join("COUNTERS"), Pinned::COUNTERS).expect("counters"),
         }
     }
 

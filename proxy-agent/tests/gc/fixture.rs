@@ -6,13 +6,15 @@ use aya::EbpfLoader;
 use proxy_agent::dataplane::{
     clock::Clock,
     gc::{Collected, Collector, tables::FlowTables},
-    load::{Features, OBJECT, Programs, open_typed},
+    load::{Features, OBJECT, Programs},
     log::DatapathLog,
+    open::open,
     pin::PinFolder,
     sys::map::{Map, Update},
 };
 use proxy_common::{
     abi::{
+        Pinned,
         flow::{FlowKey, FlowValue},
         protocol::UDP,
         socket::{SocketBackend, SocketFrontend, SocketKey},
@@ -62,7 +64,7 @@ impl Fixture {
         loader.map_max_entries("FLOWS", entries);
         loader.map_max_entries("SNAT_CLAIMS", entries);
         loader.load(OBJECT).unwrap();
-        let backends: Map<u32, Backend> = open_typed(&pins, "BACKENDS").unwrap();
+        let backends = open(&pins, Pinned::BACKENDS).unwrap();
         for (id, state) in [
             (LIVING, BackendState::Serving),
             (DEAD, BackendState::NotServing),
@@ -212,8 +214,8 @@ impl Fixture {
         Map<SocketKey, SocketFrontend>,
     ) {
         (
-            open_typed(&self.pins, "SOCKET_BACKENDS").unwrap(),
-            open_typed(&self.pins, "SOCKET_FRONTENDS").unwrap(),
+            open(&self.pins, Pinned::SOCKET_BACKENDS).unwrap(),
+            open(&self.pins, Pinned::SOCKET_FRONTENDS).unwrap(),
         )
     }
 }

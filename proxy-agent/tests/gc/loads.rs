@@ -1,13 +1,14 @@
 //! Connections that count for least connections: flows expire, and counts are put right (semantics L1).
 
 use proxy_agent::dataplane::{
-    load::open_typed,
+    open,
     sys::map::{Map, Plain, Update},
 };
 use proxy_common::{
     abi::{
-        capacity,
+        Pinned, TypedSpec, capacity,
         flow::{FlowKey, flow_flags},
+        kind::OneValue,
         load::Load,
         protocol::UDP,
         target::Slot,
@@ -23,12 +24,12 @@ const SLOT: Slot = Slot {
     generation: GENERATION,
 };
 
-fn open<K: Plain, V: Plain>(f: &Fixture, name: &'static str) -> Map<K, V> {
-    open_typed(f.pins(), name).unwrap()
+fn open<S: OneValue, K: Plain, V: Plain>(f: &Fixture, map: TypedSpec<S, K, V>) -> Map<K, V> {
+    open::open(f.pins(), map).unwrap()
 }
 
 fn count(f: &Fixture) -> u32 {
-    let load: Load = open(f, "LOADS").lookup(&LIVING).unwrap().unwrap();
+    let load: Load = open(f, Pinned::LOADS).lookup(&LIVING).unwrap().unwrap();
     assert_eq!(load.generation, GENERATION);
     load.count
 }
@@ -38,7 +39,7 @@ fn set_count(f: &Fixture, count: u32) {
         count,
         generation: GENERATION,
     };
-    open(f, "LOADS")
+    open(f, Pinned::LOADS)
         .update(&LIVING, &load, Update::Any)
         .unwrap();
 }
@@ -49,7 +50,7 @@ fn l1_a_flow_that_expires_counts_no_more() {
         Ok(fixture) => fixture,
         Err(reason) => return println!("skipped: {reason}"),
     };
-    let records: Map<FlowKey, Slot> = open(&f, "FLOW_LOADS");
+    let records: Map<FlowKey, Slot> = open(&f, Pinned::FLOW_LOADS);
     let flags = flow_flags::CONFIRMED | flow_flags::COUNTED;
     let (living, over) = (f.pair(UDP, flags), f.pair(UDP, flags));
     for (pair, idle) in [(living, 1), (over, UDP_ANSWERED + 2)] {
@@ -73,7 +74,7 @@ fn l1_counts_are_put_right_when_they_were_wrong_twice() {
         Ok(fixture) => fixture,
         Err(reason) => return println!("skipped: {reason}"),
     };
-    let records: Map<u64, Slot> = open(&f, "SOCKET_LOADS");
+    let records: Map<u64, Slot> = open(&f, Pinned::SOCKET_LOADS);
     for cookie in 1..=5 {
         records.update(&cookie, &SLOT, Update::Any).unwrap();
     }

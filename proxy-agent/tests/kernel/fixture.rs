@@ -12,6 +12,7 @@ use proxy_agent::{
         load::{Features, OBJECT, Programs},
         log::DatapathLog,
         maps::KernelMaps,
+        open::MapCapacities,
         pin::PinFolder,
         probe,
     },
@@ -68,7 +69,8 @@ impl Fixture {
     /// Takes over the maps.
     pub fn take_over(&self) -> Programmer<KernelMaps> {
         let maps = KernelMaps::open(&self.pins).unwrap();
-        Programmer::open(maps, Capacities::default()).unwrap()
+        let room = MapCapacities::read(&self.pins).unwrap();
+        Programmer::open(maps, Capacities::new(|map| room.of(map))).unwrap()
     }
 }
 

@@ -13,17 +13,13 @@ use std::{
 
 use nix::sched::{CloneFlags, unshare};
 use proxy_agent::{
-    dataplane::{
-        load::open_typed,
-        maps::KernelMaps,
-        pin::PinFolder,
-        sys::map::{Map, Plain},
-    },
+    dataplane::{maps::KernelMaps, open::open, pin::PinFolder, sys::map::Map},
     maps::Maps as _,
     view,
 };
 use proxy_common::{
     abi::{
+        Pinned,
         frontend::{FrontendKey, FrontendValue, Scope},
         protocol::TCP,
         target::{Backend, Slot, Target},
@@ -130,14 +126,11 @@ struct Lookup {
 
 impl Lookup {
     fn open(pins: &PinFolder) -> Self {
-        fn map<K: Plain, V: Plain>(pins: &PinFolder, name: &'static str) -> Map<K, V> {
-            open_typed(pins, name).unwrap()
-        }
         Self {
-            frontends: map(pins, "FRONTENDS"),
-            targets: map(pins, "TARGETS"),
-            slots: map(pins, "SLOTS"),
-            backends: map(pins, "BACKENDS"),
+            frontends: open(pins, Pinned::FRONTENDS).unwrap(),
+            targets: open(pins, Pinned::TARGETS).unwrap(),
+            slots: open(pins, Pinned::SLOTS).unwrap(),
+            backends: open(pins, Pinned::BACKENDS).unwrap(),
         }
     }
 

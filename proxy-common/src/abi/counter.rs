@@ -62,6 +62,7 @@ counters! {
     IcmpTranslated = "icmp_translated", "An ICMP error about a translated packet was translated, and sent on.";
     TooBigAnswered = "answer_too_big", "A packet was answered with fragmentation needed (packet too big): the path to the backend or client takes less.";
     TtlAnswered = "answer_time_exceeded", "A packet was answered with time exceeded: its hop limit was used up.";
+    FlowUnconfirmed = "flow_unconfirmed", "A reply was translated and went on, but its flow was not confirmed: the flow table is full. The next reply tries again.";
 }
 
 #[cfg(test)]

@@ -104,7 +104,10 @@ pub struct FrontendValue(pub u64);
 const _: () = assert!(size_of::<FrontendValue>() == 8);
 
 impl FrontendValue {
-    /// Packs a value for a key. `target` must be below 2^24.
+    /// Targets that a value can name: ids are below this.
+    pub const MAX_TARGETS: u32 = 1 << 24;
+
+    /// Packs a value for a key. `target` must be below [`MAX_TARGETS`](Self::MAX_TARGETS).
     #[inline(always)]
     pub fn new(key: &FrontendKey, target: u32, kind: FrontendKind) -> Self {
         Self(

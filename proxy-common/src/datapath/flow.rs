@@ -153,7 +153,7 @@ pub(super) fn accept_reply<T: PacketTables>(t: &mut T, w: &mut Work, entry: T::F
     entry.touch(now, seen_flags(&w.h));
     if w.value.flags & flow_flags::CONFIRMED == 0 {
         if !confirm_forward(t, w, now) {
-            t.count(Counter::DropFlowTableFull);
+            t.count(Counter::FlowUnconfirmed);
             return;
         }
         entry.set_flags(w.value.flags | flow_flags::CONFIRMED);
@@ -199,7 +199,7 @@ fn confirm<T: PacketTables>(t: &mut T, w: &mut Work) {
     if seen_flags(&w.h) & seen::RST == 0 {
         let now = t.now();
         if !confirm_forward(t, w, now) {
-            t.count(Counter::DropFlowTableFull);
+            t.count(Counter::FlowUnconfirmed);
             return;
         }
         w.other = w.value;
@@ -211,7 +211,7 @@ fn confirm<T: PacketTables>(t: &mut T, w: &mut Work) {
             if w.value.flags & flow_flags::COUNTED != 0 {
                 t.count_flow(w, load::ENDS);
             }
-            t.count(Counter::DropFlowTableFull);
+            t.count(Counter::FlowUnconfirmed);
             return;
         }
         t.count(Counter::FlowConfirmed);

@@ -2,7 +2,7 @@
 //! replies. The packet that it quotes is translated back to what its sender sent. The error's own addresses are
 //! translated like those of a reply, as netfilter does, because hosts drop errors from unroutable sources.
 
-use super::{Ingress, Verdict, Work, forward, rewrite::rewrite_error};
+use super::{Ingress, Verdict, Work, drop, forward, rewrite::rewrite_error};
 use crate::{
     abi::{
         counter::Counter,
@@ -26,18 +26,15 @@ const BOUNCE: u32 = u32::MAX - 3;
 /// Flags of a flow with a translated source: `SNAT` alone if it passes through this node, both for a hairpin.
 const SOURCE: u8 = flow_flags::SNAT | flow_flags::HAIRPIN;
 
-/// Decodes a result of [`incoming`] or [`outgoing`].
+/// Decodes a result of [`incoming`] or [`outgoing`]. Counts the error here if it is dropped.
 #[inline(always)]
-pub(super) const fn verdict(w: &Work, step: u32) -> Verdict {
+pub(super) fn verdict<T: PacketTables>(t: &mut T, w: &Work, step: u32) -> Verdict {
     match step {
         PASS => Verdict::Pass,
         CONTINUE => Verdict::Continue,
         FORWARD => Verdict::Forward { ifindex: w.ifindex },
         BOUNCE => Verdict::Bounce,
-        reason => Verdict::Drop(match Counter::from_u32(reason) {
-            Some(reason) => reason,
-            None => Counter::DropRewrite,
-        }),
+        reason => drop(t, Counter::from_u32(reason).unwrap_or(Counter::DropRewrite)),
     }
 }
 
@@ -73,7 +70,7 @@ pub fn incoming<P: Packet, T: PacketTables>(
             let way = forward::way(p, t, at, &w.h, &w.key.dst);
             if let Some(obstacle) = way.obstacle {
                 // No ICMP error may be sent about an ICMP error (RFC 1122 §3.2.2).
-                return dropped(t, obstacle.drop());
+                return obstacle.drop() as u32;
             }
             w.ifindex = way.ifindex;
             FORWARD
@@ -81,7 +78,7 @@ pub fn incoming<P: Packet, T: PacketTables>(
         _ => BOUNCE,
     };
     if !rewrite_error(p, w, step == FORWARD) {
-        return dropped(t, Counter::DropRewrite);
+        return Counter::DropRewrite as u32;
     }
     match step {
         BOUNCE => forward::swap_macs(p, at.link),
@@ -109,16 +106,10 @@ pub fn outgoing<P: Packet, T: PacketTables>(p: &mut P, t: &mut T, w: &mut Work) 
     }
     w.key = outer(w);
     if !rewrite_error(p, w, false) {
-        return dropped(t, Counter::DropRewrite);
+        return Counter::DropRewrite as u32;
     }
     t.count(Counter::IcmpTranslated);
     CONTINUE
-}
-
-#[inline(always)]
-fn dropped<T: PacketTables>(t: &mut T, reason: Counter) -> u32 {
-    t.count(reason);
-    reason as u32
 }
 
 /// Whether the error is addressed to the source of the packet that it quotes. If not, that packet did not pass

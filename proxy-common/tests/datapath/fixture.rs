@@ -1,5 +1,7 @@
 //! Test steps: a packet, the hook that it passes, and the expected result.
 
+use std::collections::BTreeMap;
+
 use proxy_common::{
     abi::{counter::Counter, device::LinkType, protocol},
     datapath::{self, Ingress, Verdict, Work},
@@ -165,8 +167,30 @@ fn frame(segment: &Segment, pending: bool) -> Frame {
 }
 
 /// Passes a packet through a hook. On an uplink, runs both tc alone and XDP followed by tc, which must give the
-/// same result.
+/// same result. A drop counter must rise exactly if the packet is dropped, and it must be that of the reason.
 pub fn run(world: &World, hook: Hook, frame: &mut Frame) -> Verdict {
+    let mut expected = drops(world);
+    let verdict = pass(world, hook, frame);
+    if let Verdict::Drop(reason) = verdict {
+        *expected.entry(reason).or_default() += 1;
+    }
+    assert_eq!(
+        drops(world),
+        expected,
+        "counted as dropped, and {verdict:?}"
+    );
+    verdict
+}
+
+/// Drops that were counted, by reason.
+fn drops(world: &World) -> BTreeMap<Counter, u64> {
+    let counters = world.counters().into_iter();
+    counters
+        .filter(|(counter, _)| counter.drop_reason().is_some())
+        .collect()
+}
+
+fn pass(world: &World, hook: Hook, frame: &mut Frame) -> Verdict {
     let (mut tables, mut work) = (world, Work::default());
     let at = |ifindex| Ingress {
         ifindex,

@@ -1,5 +1,6 @@
 //! Full flow tables: a flow is refused or stays unconfirmed, and a counter is incremented.
 
+use proptest::prelude::*;
 use proxy_common::{
     abi::{
         counter::Counter,
@@ -76,7 +77,7 @@ fn a_flow_that_finds_flows_full_stays_unconfirmed_until_there_is_room() {
                     vec![
                         asks(),
                         answers(),
-                        Step::Counted(Counter::DropFlowTableFull, 1),
+                        Step::Counted(Counter::FlowUnconfirmed, 1),
                         Step::Counted(Counter::FlowConfirmed, 0),
                         then("no half is in FLOWS", |world| {
                             assert_eq!(world.flows.len(), 1, "{world:?}");
@@ -84,7 +85,7 @@ fn a_flow_that_finds_flows_full_stays_unconfirmed_until_there_is_room() {
                         }),
                         asks(),
                         answers(),
-                        Step::Counted(Counter::DropFlowTableFull, 2),
+                        Step::Counted(Counter::FlowUnconfirmed, 2),
                     ]
                 },
             );
@@ -158,7 +159,8 @@ fn a_masqueraded_flow_that_finds_flows_full_is_answered_and_tried_again() {
             assert_eq!(run(&world, Hook::In(UPLINK), &mut frame), out);
             let back = answer.clone().from(&frontend).to(&client).hop_limit(63);
             assert_eq!(frame, back.frame());
-            assert_eq!(world.counted(Counter::DropFlowTableFull), times);
+            assert_eq!(world.counted(Counter::FlowUnconfirmed), times);
+            assert_eq!(world.counted(Counter::DropFlowTableFull), 0);
             assert_eq!(world.counted(Counter::FlowConfirmed), 0);
         }
     });
@@ -199,4 +201,88 @@ fn a_flood_evicts_floods_and_never_established_flows() {
         assert_eq!(run(&world, Hook::Out(POD_A), &mut frame), Verdict::Continue);
         assert_eq!(frame, more.from(&frontend).frame());
     });
+}
+
+/// A packet of the property below.
+#[derive(Clone, Copy, Debug)]
+enum Sent {
+    First,
+    Later,
+    Answer,
+    Other,
+}
+
+/// Puts packets of pods and of clients outside, and what backends answer, through tables with little room. `run` compares what is
+/// counted with what becomes of each.
+fn flood(cast: &Cast, [flows, claims, new]: [usize; 3], packets: &[(Sent, bool, u16)]) -> u64 {
+    let names = cast.names;
+    let mut world = world(cast);
+    world.flows = Table::hash(flows);
+    world.snat_claims = Table::hash(claims);
+    world.new_flows = Table::lru(new);
+    let (frontend, backend) = (at(names.load_balancer, 80), at(names.far_pod, 8080));
+    for &(sent, from_pod, port) in packets {
+        let unconfirmed = world.counted(Counter::FlowUnconfirmed);
+        let (client, hook) = if from_pod {
+            (at(names.pod_a, 40_000 + port), Hook::Pod(POD_A))
+        } else {
+            (at(names.client, 40_000 + port), Hook::In(UPLINK))
+        };
+        // Where the source was translated, answers come to the node.
+        let (answered, back) = if from_pod {
+            (client.clone(), Hook::Out(POD_A))
+        } else {
+            let port = crate::node::SNAT_PORT + port;
+            (at(names.node, port), Hook::In(UPLINK))
+        };
+        let (segment, hook) = match sent {
+            Sent::First => (cast.first(&client, &frontend), hook),
+            Sent::Later => (cast.later(&client, &frontend), hook),
+            Sent::Answer => (cast.answer(&backend, &answered), back),
+            Sent::Other => (cast.later(&backend, &answered), back),
+        };
+        let verdict = run(&world, hook, &mut segment.frame());
+        if world.counted(Counter::FlowUnconfirmed) != unconfirmed {
+            assert!(
+                !matches!(verdict, Verdict::Drop(_)),
+                "{sent:?}: {verdict:?}"
+            );
+        }
+    }
+    world.counted(Counter::FlowUnconfirmed) + world.counted(Counter::DropFlowTableFull)
+}
+
+fn packets() -> impl Strategy<Value = Vec<(Sent, bool, u16)>> {
+    let sent = prop::sample::select(vec![
+        Sent::First,
+        Sent::First,
+        Sent::Later,
+        Sent::Answer,
+        Sent::Answer,
+        Sent::Other,
+    ]);
+    prop::collection::vec((sent, any::<bool>(), 0..3u16), 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn p6_a_packet_is_counted_as_dropped_exactly_when_it_is(
+        room in (0..4usize, 0..3usize, 1..6usize),
+        packets in packets(),
+    ) {
+        for_each_cast(|cast| {
+            flood(&cast, [room.0, room.1, room.2], &packets);
+        });
+    }
+}
+
+#[test]
+fn a_flood_meets_full_tables() {
+    let packets: Vec<_> = (0..3)
+        .flat_map(|port| [(Sent::First, true, port), (Sent::Answer, true, port)])
+        .chain([(Sent::First, false, 0)])
+        .collect();
+    for_each_cast(|cast| assert_eq!(flood(&cast, [0, 0, 8], &packets), 4));
 }

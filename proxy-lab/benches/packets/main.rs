@@ -16,10 +16,9 @@ use std::time::Duration;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use proxy_agent::dataplane::load::open_map;
+use proxy_agent::dataplane::open;
 use proxy_agent::dataplane::pin::PinFolder;
 use proxy_agent::dataplane::sys::link::{XdpFlags, attach_xdp};
-use proxy_agent::dataplane::sys::map::CounterMap;
 use proxy_agent::dataplane::sys::program::{TestXdp, run_xdp_live};
 use proxy_common::abi::counter::Counter;
 use proxy_common::host::{MacPair, Segment};
@@ -305,8 +304,8 @@ fn round(way: &Way) -> Result<Round> {
 
 /// Frames that a node's agent has sent out by XDP.
 fn sent_by_xdp(node: &Node) -> Option<u64> {
-    let map = open_map(&PinFolder::new(node.bpffs()), "COUNTERS").ok()?;
-    CounterMap::new(map).ok()?.sum(Counter::XdpSent as u32).ok()
+    let map = open::counters(&PinFolder::new(node.bpffs())).ok()?;
+    map.sum(Counter::XdpSent as u32).ok()
 }
 
 fn print(measured: &[Vec<Round>]) {

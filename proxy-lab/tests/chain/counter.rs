@@ -7,8 +7,9 @@ use std::path::Path;
 
 use aya::maps::MapData;
 use proxy_agent::dataplane::sys::link::{self, AttachType, Order};
-use proxy_agent::dataplane::sys::map::Map;
+use proxy_agent::dataplane::sys::map::{Checked, Map};
 use proxy_agent::dataplane::sys::{object, program};
+use proxy_common::abi::{TypedSpec, kind};
 
 /// What a counter saw.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,6 +46,9 @@ const SCHED_CLS: u32 = 3;
 const ARRAY: u32 = 2;
 const LRU_HASH: u32 = 9;
 
+/// Frames, bytes and content, in one element.
+const COUNTS: TypedSpec<kind::Array, u32, [u64; 3]> = TypedSpec::new("lab_counts", 1);
+
 /// Loads a program that has a table of flows, as far as one can tell, and lets everything go on.
 pub fn stateful(table: &str) -> Result<OwnedFd> {
     let shape = aya_obj::Map::new_from_params(LRU_HASH, 4, 8, 16, 0);
@@ -67,7 +71,7 @@ impl Counter {
         let instructions = instructions(fd.as_raw_fd(), sender);
         Ok(Self {
             program: program::load(SCHED_CLS, 0, &instructions)?,
-            counts: Map::new(fd)?,
+            counts: Map::new(Checked::new(fd, COUNTS).map_err(std::io::Error::other)?),
         })
     }
 

@@ -2,14 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use proxy_agent::dataplane::{
-    pin::PinFolder,
-    sys::{
-        map::{CounterMap, Map},
-        object,
-    },
-};
+use proxy_agent::dataplane::{open, pin::PinFolder};
 use proxy_common::abi::{
+    Pinned,
     counter::Counter,
     device::{Device, DeviceClass, LinkType},
 };
@@ -18,8 +13,7 @@ use proxy_lab::{Node, Result};
 /// Each device that has a class, by name, and which.
 pub fn described(node: &Node) -> Result<Vec<(String, String)>> {
     let pins = PinFolder::new(node.bpffs());
-    let map = object::open(&pins.map("DEVICES")).expect("DEVICES");
-    let map: Map<u32, Device> = Map::new(map).expect("DEVICES");
+    let map = open::open(&pins, Pinned::DEVICES).expect("DEVICES");
     let names = names(node)?;
     let entries = map.entries().expect("devices");
     let mut all: Vec<_> = entries
@@ -65,7 +59,6 @@ fn names(node: &Node) -> Result<BTreeMap<u32, String>> {
 /// How often something was counted on a node.
 pub fn counted(node: &Node, counter: Counter) -> u64 {
     let pins = PinFolder::new(node.bpffs());
-    let map = object::open(&pins.map("COUNTERS")).expect("COUNTERS");
-    let counters = CounterMap::new(map).expect("COUNTERS");
+    let counters = open::counters(&pins).expect("COUNTERS");
     counters.sum(counter as u32).expect("a counter")
 }

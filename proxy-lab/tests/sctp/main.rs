@@ -150,10 +150,10 @@ fn from_outside(label: &str, xdp: &str) -> Result<()> {
 }
 
 fn xdp_sent(node: &Node) -> u64 {
-    use proxy_agent::dataplane::{load::open_map, pin::PinFolder, sys::map::CounterMap};
+    use proxy_agent::dataplane::{open, pin::PinFolder};
     use proxy_common::abi::counter::Counter;
     let pins = PinFolder::new(node.bpffs());
-    let map = CounterMap::new(open_map(&pins, "COUNTERS").expect("pinned")).expect("counters");
+    let map = open::counters(&pins).expect("counters");
     map.sum(Counter::XdpSent as u32).expect("a counter")
 }
 

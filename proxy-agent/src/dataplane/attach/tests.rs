@@ -47,3 +47,10 @@ fn names_of_links_come_back() {
     assert_eq!(parse_device_link("cgroup-connect4"), None);
     assert_eq!(parse_device_link("dev-x-ingress"), None);
 }
+
+#[test]
+fn a_link_that_cannot_be_detached_keeps_its_pin_unless_it_attaches_nothing_without() {
+    let ends = |code| ends_with_its_pin(&io::Error::from_raw_os_error(code));
+    assert!(ends(libc::ENOLINK) && ends(libc::EINVAL) && ends(libc::EOPNOTSUPP));
+    assert!(!ends(libc::EPERM) && !ends(libc::ENOMEM) && !ends(libc::EBUSY));
+}

@@ -7,14 +7,14 @@
 use std::{collections::BTreeMap, io};
 
 use proxy_common::{
-    abi::{flow::FlowKey, load::Load, target::Slot},
+    abi::{Pinned, flow::FlowKey, load::Load, target::Slot},
     tables::FlowTable,
 };
 
 use super::tables::FlowTables;
 use crate::dataplane::{
-    load::{LoadError, open_typed},
     maps::array::MappedArray,
+    open::{MapError, open},
     pin::PinFolder,
     sys::map::Map,
 };
@@ -33,11 +33,11 @@ pub struct LoadTables {
 
 impl LoadTables {
     /// Opens the maps pinned in `pins`.
-    pub fn open(pins: &PinFolder) -> Result<Self, LoadError> {
+    pub fn open(pins: &PinFolder) -> Result<Self, MapError> {
         Ok(Self {
-            flows: open_typed(pins, "FLOW_LOADS")?,
-            sockets: open_typed(pins, "SOCKET_LOADS")?,
-            loads: MappedArray::open(pins, "LOADS")?,
+            flows: open(pins, Pinned::FLOW_LOADS)?,
+            sockets: open(pins, Pinned::SOCKET_LOADS)?,
+            loads: MappedArray::open(pins, Pinned::LOADS)?,
             tally: BTreeMap::new(),
             missing: BTreeMap::new(),
         })
@@ -52,7 +52,7 @@ impl LoadTables {
         if tables.map(FlowTable::Confirmed).lookup(key)?.is_some() {
             self.count(*slot);
         } else if self.flows.delete(key)? {
-            self.add(*slot, -1)?;
+            self.add(*slot, -1);
         }
         Ok(())
     }
@@ -66,7 +66,7 @@ impl LoadTables {
     }
 
     /// All records were seen: puts right what was wrong before, too.
-    pub fn settle(&mut self) -> io::Result<()> {
+    pub fn settle(&mut self) {
         let tally = std::mem::take(&mut self.tally);
         let mut missing: BTreeMap<(u32, u32), i64> = (0..)
             .zip(self.loads.read_all())
@@ -74,8 +74,9 @@ impl LoadTables {
             .map(|(id, load)| ((id, load.generation), -i64::from(load.count)))
             .collect();
         for (of, records) in tally {
-            // Records of an earlier generation count for nothing.
-            if self.loads.get(of.0)?.generation == of.1 {
+            // Records of an earlier generation count for nothing, and neither do those of a backend that `LOADS` has no room for.
+            let load = self.loads.get(of.0);
+            if load.is_ok_and(|load| load.generation == of.1) {
                 *missing.entry(of).or_default() += records;
             }
         }
@@ -89,18 +90,18 @@ impl LoadTables {
                     backend,
                     generation,
                 };
-                self.add(slot, by)?;
+                self.add(slot, by);
                 *now -= by;
             }
         }
         self.missing = missing;
-        Ok(())
     }
 
-    fn add(&self, slot: Slot, by: i64) -> io::Result<()> {
-        self.loads.update(slot.backend, |load| {
+    /// Corrects a count. A backend that `LOADS` has no room for has none.
+    fn add(&self, slot: Slot, by: i64) {
+        let _ = self.loads.update(slot.backend, |load| {
             let count = u32::try_from((i64::from(load.count) + by).max(0)).ok()?;
             (load.generation == slot.generation).then_some(Load { count, ..load })
-        })
+        });
     }
 }

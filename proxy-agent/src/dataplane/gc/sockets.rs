@@ -5,14 +5,17 @@
 use std::io;
 
 use proxy_common::{
-    abi::socket::{SocketBackend, SocketFrontend, SocketKey},
+    abi::{
+        Pinned,
+        socket::{SocketBackend, SocketFrontend, SocketKey},
+    },
     flow_timeout::elapsed,
     socket::UDP_IDLE_SECONDS,
 };
 
 use super::tables::FlowTables;
 use crate::dataplane::{
-    load::{LoadError, open_typed},
+    open::{MapError, open},
     pin::PinFolder,
     sys::map::Map,
 };
@@ -26,10 +29,10 @@ pub struct SocketTables {
 
 impl SocketTables {
     /// Opens the maps pinned in `pins`.
-    pub fn open(pins: &PinFolder) -> Result<Self, LoadError> {
+    pub fn open(pins: &PinFolder) -> Result<Self, MapError> {
         Ok(Self {
-            backends: open_typed(pins, "SOCKET_BACKENDS")?,
-            frontends: open_typed(pins, "SOCKET_FRONTENDS")?,
+            backends: open(pins, Pinned::SOCKET_BACKENDS)?,
+            frontends: open(pins, Pinned::SOCKET_FRONTENDS)?,
         })
     }
 

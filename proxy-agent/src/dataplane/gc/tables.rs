@@ -4,6 +4,7 @@ use std::io;
 
 use proxy_common::{
     abi::{
+        Pinned,
         flow::{FlowKey, FlowValue, Half, flow_flags},
         protocol,
         target::{Backend, BackendState},
@@ -13,8 +14,8 @@ use proxy_common::{
 };
 
 use crate::dataplane::{
-    load::{LoadError, open_typed},
     maps::array::MappedArray,
+    open::{MapError, open},
     pin::PinFolder,
     sys::map::Map,
 };
@@ -63,13 +64,12 @@ pub const fn name(table: FlowTable) -> &'static str {
 
 impl FlowTables {
     /// Opens the maps pinned in `pins`.
-    pub fn open(pins: &PinFolder) -> Result<Self, LoadError> {
-        let open = |table| open_typed(pins, name(table));
+    pub fn open(pins: &PinFolder) -> Result<Self, MapError> {
         Ok(Self {
-            confirmed: open(FlowTable::Confirmed)?,
-            new: open(FlowTable::New)?,
-            claims: open(FlowTable::Claims)?,
-            backends: MappedArray::open(pins, "BACKENDS")?,
+            confirmed: open(pins, Pinned::FLOWS)?,
+            new: open(pins, Pinned::NEW_FLOWS)?,
+            claims: open(pins, Pinned::SNAT_CLAIMS)?,
+            backends: MappedArray::open(pins, Pinned::BACKENDS)?,
         })
     }
 

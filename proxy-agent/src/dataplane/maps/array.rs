@@ -5,16 +5,17 @@
 use std::{io, marker::PhantomData, mem::offset_of};
 
 use proxy_common::abi::{
+    TypedSpec, kind,
     load::Load,
     target::{Backend, Slot, Target},
 };
 use zerocopy::IntoBytes;
 
 use crate::dataplane::{
-    load::{LoadError, open_map},
+    open::MapError,
     pin::PinFolder,
     sys::{
-        map::{Map, Plain},
+        map::{Map, OpenError, Plain},
         mapping::Mapping,
     },
 };
@@ -58,12 +59,18 @@ impl<T: Element> MappedArray<T> {
     };
 
     /// Opens and maps a pinned array.
-    pub fn open(pins: &PinFolder, name: &'static str) -> Result<Self, LoadError> {
-        let failed = |source| LoadError::Map { name, source };
-        let map: Map<u32, T> = Map::new(open_map(pins, name)?).map_err(failed)?;
-        let words = map.capacity() as usize * Self::WORDS;
+    pub fn open(
+        pins: &PinFolder,
+        expected: TypedSpec<kind::MappedArray, u32, T>,
+    ) -> Result<Self, MapError> {
+        let name = expected.spec.name;
+        let open = || -> Result<_, OpenError> {
+            let map = Map::open(&pins.map(name), expected)?;
+            let words = map.capacity() as usize * Self::WORDS;
+            Ok(Mapping::new(&map, words)?)
+        };
         Ok(Self {
-            mapping: Mapping::new(&map, words).map_err(failed)?,
+            mapping: open().map_err(MapError::of(name))?,
             element: PhantomData,
         })
     }

@@ -1,21 +1,33 @@
-//! Contents of maps, typed: the sizes of key and value are checked once, when the map is opened.
+//! Contents of maps, typed. A map is opened by its [`TypedSpec`], and checked against it ([`Checked`]).
 //!
-//! Hash maps and arrays have batches since Linux 5.6, longest-prefix tries since 5.15: what has none is done one
+//! Hash maps and arrays have batches since Linux 5.6, longest-prefix tries since 5.15. Maps without batches are written one
 //! element at a time.
+//!
+//! A batch that fails may not say how far it came: the kernel leaves `count` as it was where it fails early (`EPERM` of a frozen
+//! map, `ENOMEM`, `ENOTSUPP`), and `count` was the number of all elements. So an error says nothing about any element of the
+//! batch. They are all written again, one at a time, each with a result of its own.
 
+mod batch;
+mod checked;
+mod counters;
 mod walk;
 
+pub use batch::BatchError;
+pub use checked::{Checked, OpenError, capacity};
+pub use counters::CounterMap;
 pub use walk::{Position, Walk};
 
 use std::{
     io,
     marker::PhantomData,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
 
+use proxy_common::abi::{TypedSpec, kind::OneValue};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Command, ENOTSUPP, address_of, address_of_mut, bpf, object};
+use super::{Command, ENOTSUPP, address_of, address_of_mut, bpf};
 
 /// What keys and values are made of: plain bytes without padding.
 pub trait Plain: FromBytes + IntoBytes + Immutable + Copy {}
@@ -39,15 +51,6 @@ pub enum Update {
     Create = 1,
     /// Only replace (`BPF_EXIST`).
     Replace = 2,
-}
-
-/// Why a batch ended early.
-#[derive(Debug)]
-pub struct BatchError {
-    /// Elements done before it.
-    pub done: usize,
-    /// What the kernel said of the next one.
-    pub source: io::Error,
 }
 
 #[derive(Default, FromBytes, IntoBytes)]
@@ -77,26 +80,19 @@ struct BatchAttr {
 const CHUNK: usize = 4096;
 
 impl<K: Plain, V: Plain> Map<K, V> {
-    /// Takes a map; fails where its keys or values have other sizes.
-    pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        let info: object::MapInfo = object::info(&fd)?;
-        if info.key_size as usize != size_of::<K>() || info.value_size as usize != size_of::<V>() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!(
-                    "its keys have {} and its values {} bytes, expected {} and {}",
-                    info.key_size,
-                    info.value_size,
-                    size_of::<K>(),
-                    size_of::<V>()
-                ),
-            ));
-        }
-        Ok(Self {
+    /// Takes a map.
+    pub fn new<S: OneValue>(map: Checked<S, K, V>) -> Self {
+        let (fd, entries) = map.into_parts();
+        Self {
             fd,
-            entries: info.max_entries,
+            entries,
             shape: PhantomData,
-        })
+        }
+    }
+
+    /// Opens a pinned map.
+    pub fn open<S: OneValue>(path: &Path, expected: TypedSpec<S, K, V>) -> Result<Self, OpenError> {
+        Checked::open(path, expected).map(Self::new)
     }
 
     /// Capacity in entries.
@@ -117,7 +113,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
             value: address_of_mut(value.as_mut_bytes()),
             ..ElementAttr::default()
         };
-        // SAFETY: key and value have the sizes that `new` checked (a per-CPU map is never opened as this type).
+        // SAFETY: key and value have the sizes that were checked, and the map has one value for a key.
         match unsafe { bpf(Command::MapLookup, &mut attr) } {
             Ok(_) => Ok(Some(value)),
             Err(error) if is_absent(&error) => Ok(None),
@@ -134,7 +130,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
             flags: mode as u64,
             ..ElementAttr::default()
         };
-        // SAFETY: key and value have the sizes that `new` checked; the kernel only reads them.
+        // SAFETY: key and value have the sizes that were checked; the kernel only reads them.
         unsafe { bpf(Command::MapUpdate, &mut attr) }.map(drop)
     }
 
@@ -145,78 +141,12 @@ impl<K: Plain, V: Plain> Map<K, V> {
             key: address_of(key.as_bytes()),
             ..ElementAttr::default()
         };
-        // SAFETY: the key has the size that `new` checked; the kernel only reads it.
+        // SAFETY: the key has the size that was checked; the kernel only reads it.
         match unsafe { bpf(Command::MapDelete, &mut attr) } {
             Ok(_) => Ok(true),
             Err(error) if is_absent(&error) => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    /// Writes elements in order, creating or replacing each.
-    pub fn update_batch(&self, keys: &[K], values: &[V]) -> Result<(), BatchError> {
-        let len = keys.len().min(values.len());
-        let (keys, values) = (&keys[..len], &values[..len]);
-        let mut done = 0;
-        while done < len {
-            let mut attr = BatchAttr {
-                keys: address_of(keys[done..].as_bytes()),
-                values: address_of(values[done..].as_bytes()),
-                count: u32::try_from(len - done).unwrap_or(u32::MAX),
-                map_fd: self.raw_fd(),
-                ..BatchAttr::default()
-            };
-            // SAFETY: both arrays hold `count` elements of the sizes that `new` checked; the kernel reads them.
-            let result = unsafe { bpf(Command::MapUpdateBatch, &mut attr) };
-            if !matches!(&result, Err(error) if has_no_batch(error)) {
-                done += (attr.count as usize).min(len - done);
-            }
-            match result {
-                Err(error) if has_no_batch(&error) => {
-                    self.update(&keys[done], &values[done], Update::Any)
-                        .map_err(|source| BatchError { done, source })?;
-                    done += 1;
-                }
-                Err(source) if source.kind() != io::ErrorKind::Interrupted => {
-                    return Err(BatchError { done, source });
-                }
-                Ok(_) | Err(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes elements in order; what is not there is passed over. Gives how many were there.
-    pub fn delete_batch(&self, keys: &[K]) -> Result<usize, BatchError> {
-        let (mut done, mut deleted) = (0, 0);
-        while done < keys.len() {
-            let mut attr = BatchAttr {
-                keys: address_of(keys[done..].as_bytes()),
-                count: u32::try_from(keys.len() - done).unwrap_or(u32::MAX),
-                map_fd: self.raw_fd(),
-                ..BatchAttr::default()
-            };
-            // SAFETY: the array holds `count` keys of the size that `new` checked; the kernel reads it.
-            let result = unsafe { bpf(Command::MapDeleteBatch, &mut attr) };
-            if !matches!(&result, Err(error) if has_no_batch(error)) {
-                let count = (attr.count as usize).min(keys.len() - done);
-                (done, deleted) = (done + count, deleted + count);
-            }
-            match result {
-                Err(error) if has_no_batch(&error) => {
-                    let was_there = self
-                        .delete(&keys[done])
-                        .map_err(|source| BatchError { done, source })?;
-                    (done, deleted) = (done + 1, deleted + usize::from(was_there));
-                }
-                Err(source) if is_absent(&source) => done += 1,
-                Err(source) if source.kind() != io::ErrorKind::Interrupted => {
-                    return Err(BatchError { done, source });
-                }
-                Ok(_) | Err(_) => {}
-            }
-        }
-        Ok(deleted)
     }
 
     /// Begins a walk over all elements.
@@ -238,7 +168,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
             value: address_of_mut(next.as_mut_bytes()),
             ..ElementAttr::default()
         };
-        // SAFETY: both keys have the size that `new` checked; a key at 0 asks for the first.
+        // SAFETY: both keys have the size that was checked; a key at 0 asks for the first.
         match unsafe { bpf(Command::MapGetNextKey, &mut attr) } {
             Ok(_) => Ok(Some(next)),
             Err(error) if is_absent(&error) => Ok(None),
@@ -260,47 +190,6 @@ impl<K: Plain, V: Plain> Map<K, V> {
 impl<K, V> AsFd for Map<K, V> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-/// A per-CPU array of counters.
-#[derive(Debug)]
-pub struct CounterMap {
-    fd: OwnedFd,
-    cpus: usize,
-}
-
-impl CounterMap {
-    /// Takes a per-CPU array of `u64`.
-    pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        let info: object::MapInfo = object::info(&fd)?;
-        if info.key_size != 4 || info.value_size != 8 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "not an array of 64-bit counters",
-            ));
-        }
-        Ok(Self {
-            fd,
-            cpus: aya::util::nr_cpus().map_err(|(_, error)| error)?,
-        })
-    }
-
-    /// The sum over all CPUs; 0 of a counter that the map, which an earlier version made, has no room for.
-    pub fn sum(&self, index: u32) -> io::Result<u64> {
-        let mut values = vec![0u64; self.cpus];
-        let mut attr = ElementAttr {
-            map_fd: self.fd.as_raw_fd().cast_unsigned(),
-            key: address_of(index.as_bytes()),
-            value: address_of_mut(values.as_mut_bytes()),
-            ..ElementAttr::default()
-        };
-        // SAFETY: the kernel writes 8 bytes for each possible CPU, which is what `values` has room for.
-        match unsafe { bpf(Command::MapLookup, &mut attr) } {
-            Err(error) if is_absent(&error) => return Ok(0),
-            looked => looked?,
-        };
-        Ok(values.iter().fold(0, |sum, n| sum.wrapping_add(*n)))
     }
 }
 

@@ -49,6 +49,13 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
     owned(unsafe { bpf(Command::ObjGet, &mut attr) }?)
 }
 
+/// Takes from all system calls the right to write a map, for good. Only tests want that.
+pub fn freeze(map: impl AsFd) -> io::Result<()> {
+    let mut attr = map.as_fd().as_raw_fd().cast_unsigned();
+    // SAFETY: the command reads no memory but `attr`.
+    unsafe { bpf(Command::MapFreeze, &mut attr) }.map(drop)
+}
+
 /// `struct bpf_map_info`, its first fields.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,

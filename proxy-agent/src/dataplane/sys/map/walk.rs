@@ -94,7 +94,7 @@ impl<K: Plain, V: Plain> Walk<'_, K, V> {
             map_fd: self.map.raw_fd(),
             ..BatchAttr::default()
         };
-        // SAFETY: both arrays hold `count` elements of the sizes that `new` checked; the cursors have room for a
+        // SAFETY: both arrays hold `count` elements of the sizes that were checked; the cursors have room for a
         // bucket number and for a key, whichever the kind of map takes.
         match unsafe { bpf(Command::MapLookupBatch, &mut attr) } {
             Ok(_) => self.position.cursor = Cursor::At(next),

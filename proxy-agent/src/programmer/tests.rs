@@ -1,0 +1,215 @@
+//! What cannot be written, and what is in the maps without having been written.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use proxy_common::{
+    abi::{
+        frontend::{FrontendKind, Scope},
+        meta::List,
+        target::{Algorithm, Backend, Slot, Target},
+    },
+    addr::Family,
+};
+
+use super::*;
+use crate::{
+    maps::{lint, memory::MemoryMaps},
+    plan::{BackendPlan, FrontendAddress, FrontendPlan, Protocol, TargetKey, TargetPlan},
+    view,
+};
+
+/// Maps that refuse some operations.
+struct Picky {
+    maps: MemoryMaps,
+    refuses: fn(&Op) -> bool,
+}
+
+impl Maps for Picky {
+    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        for (index, op) in ops.iter().enumerate() {
+            if (self.refuses)(op) {
+                return Err(ApplyError {
+                    index,
+                    kind: op.kind(),
+                    source: std::io::Error::from_raw_os_error(libc::EPERM),
+                });
+            }
+            self.maps.apply_one(op);
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
+        self.maps.snapshot()
+    }
+
+    fn now(&self) -> u64 {
+        self.maps.now()
+    }
+}
+
+fn programmer(refuses: fn(&Op) -> bool) -> Programmer<Picky> {
+    let maps = Picky {
+        maps: MemoryMaps::default(),
+        refuses,
+    };
+    Programmer::open(maps, Capacities::default()).unwrap()
+}
+
+fn name(number: u8) -> ServiceName {
+    ServiceName {
+        namespace: "default".to_owned(),
+        name: format!("service-{number:03}"),
+    }
+}
+
+/// A ClusterIP 10.96.0.`number` with one backend on a node of its own.
+fn plan(number: u8) -> ServicePlan {
+    let key = TargetKey {
+        port_name: String::new(),
+        protocol: Protocol::Tcp,
+        family: Family::V4,
+        list: List::Cluster,
+    };
+    let ip = |second| IpAddr::from(Ipv4Addr::new(10, second, 0, number));
+    let target = TargetPlan {
+        backends: vec![BackendPlan {
+            address: ip(244),
+            port: 8080,
+            local: false,
+            node: Some(format!("node-{number}")),
+            zone: None,
+            weight: 1,
+            terminating: false,
+        }],
+        empty: None,
+        algorithm: Algorithm::Random,
+        affinity_seconds: None,
+        slow_start_seconds: None,
+        sources: None,
+    };
+    ServicePlan {
+        frontends: vec![FrontendPlan {
+            address: FrontendAddress::Ip(ip(96)),
+            port: 80,
+            protocol: Protocol::Tcp,
+            scope: Scope::Cluster,
+            kind: FrontendKind::ClusterIp,
+            target: key.clone(),
+        }],
+        targets: [(key, target)].into(),
+        ..ServicePlan::default()
+    }
+}
+
+fn plans(count: u8) -> BTreeMap<ServiceName, ServicePlan> {
+    (1..=count)
+        .map(|number| (name(number), plan(number)))
+        .collect()
+}
+
+/// Lets time pass from deadline to deadline.
+fn pass(programmer: &mut Programmer<Picky>, times: usize) {
+    let mut now = Instant::now();
+    for _ in 0..times {
+        let Some(deadline) = programmer.deadline() else {
+            return;
+        };
+        now = now.max(deadline);
+        programmer.tick(now);
+    }
+}
+
+#[test]
+fn services_that_cannot_be_written_keep_no_other_from_it() {
+    let mut programmer = programmer(|op| matches!(op, Op::PutFrontend { .. }));
+    programmer.sync(plans(40), Instant::now());
+    assert_eq!(programmer.pending().count(), 40);
+    assert!(programmer.is_behind());
+    // The first twenty can't be written, for ever.
+    programmer.maps_mut().refuses = |op| {
+        matches!(op, Op::PutFrontend { key, .. }
+            if matches!(key.addr.to_ip(), IpAddr::V4(ip) if ip.octets()[3] <= 20))
+    };
+    pass(&mut programmer, 200);
+    assert_eq!(programmer.maps_mut().maps.contents.frontends.len(), 20);
+    let pending: BTreeSet<_> = programmer.pending().cloned().collect();
+    assert_eq!(pending, plans(20).into_keys().collect());
+    assert!(programmer.is_behind());
+}
+
+#[test]
+fn a_name_that_cannot_be_written_keeps_no_other_from_it() {
+    let mut programmer = programmer(|op| matches!(op, Op::PutName { id, .. } if *id < 3));
+    programmer.sync(plans(4), Instant::now());
+    let names = &programmer.maps_mut().maps.contents.names;
+    assert_eq!(names.keys().collect::<Vec<_>>(), [&3, &4]);
+    assert!(programmer.is_behind());
+    programmer.maps_mut().refuses = |_| false;
+    pass(&mut programmer, 10);
+    assert_eq!(programmer.maps_mut().maps.contents.names.len(), 4);
+    assert!(!programmer.is_behind());
+}
+
+/// What another process may do to the maps.
+const TAMPERINGS: [fn(&mut Snapshot); 8] = [
+    |maps| {
+        maps.frontends.pop_first();
+    },
+    |maps| maps.targets[1] = Target::default(),
+    |maps| maps.slots.fill(Slot::default()),
+    |maps| maps.backends[2] = Backend::default(),
+    |maps| {
+        maps.meta_targets.pop_first();
+    },
+    |maps| {
+        maps.meta_backends.pop_last();
+    },
+    |maps| maps.node_addrs.clear(),
+    |maps| {
+        maps.devices.insert(9, Device::default());
+    },
+];
+
+#[test]
+fn a_review_mends_what_another_has_changed_and_writes_nothing_else() {
+    for (index, tamper) in TAMPERINGS.iter().enumerate() {
+        let now = Instant::now();
+        let mut programmer = programmer(|_| false);
+        programmer.set_node_addrs([(Addr::v4([192, 0, 2, 1]), 1)].into(), now);
+        programmer.set_devices([(2, Device::default())].into(), now);
+        programmer.sync(plans(3), now);
+        let written = programmer.statistics().total();
+        programmer.review(plans(3), now).unwrap();
+        assert_eq!(programmer.statistics().total(), written, "{index}");
+
+        let before = view::report(&programmer.snapshot().unwrap());
+        let tables = |programmer: &mut Programmer<Picky>| {
+            let contents = &programmer.maps_mut().maps.contents;
+            (contents.node_addrs.clone(), contents.devices.clone())
+        };
+        let tables_before = tables(&mut programmer);
+        tamper(&mut programmer.maps_mut().maps.contents);
+        programmer.review(plans(3), now).unwrap();
+        pass(&mut programmer, 10);
+        assert!(programmer.statistics().total() > written, "{index}");
+        let after = programmer.snapshot().unwrap();
+        assert_eq!(view::report(&after), before, "{index}");
+        assert_eq!(lint::lint(&after), [], "{index}");
+        assert_eq!(tables(&mut programmer), tables_before, "{index}");
+        assert!(programmer.is_settled(), "{index}");
+    }
+}
+
+#[test]
+fn after_failures_the_maps_are_worth_a_review() {
+    let now = Instant::now();
+    let mut programmer = programmer(|op| matches!(op, Op::PutFrontend { .. }));
+    programmer.sync(plans(3), now);
+    assert!(!programmer.has_recovered(), "there is more to try");
+    programmer.maps_mut().refuses = |_| false;
+    pass(&mut programmer, 10);
+    assert!(programmer.has_recovered());
+    programmer.review(plans(3), now).unwrap();
+    assert!(!programmer.has_recovered());
+}
