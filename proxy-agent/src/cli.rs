@@ -35,6 +35,8 @@ enum Command {
     Services(commands::services::ServicesArgs),
     /// Print the translated flows, from the maps alone
     Flows(commands::flows::FlowsArgs),
+    /// Ask this node's agent how it does; fails unless the answer is yes
+    Health(commands::health::HealthArgs),
     /// Detach all programs and remove all maps
     Cleanup(commands::cleanup::CleanupArgs),
     /// Become a program of the host, from a container that sees its processes
@@ -81,6 +83,7 @@ impl Cli {
             Command::Services(args) => commands::services::run(&args),
             Command::Flows(args) => commands::flows::run(&args),
             Command::Cleanup(args) => commands::cleanup::run(&args),
+            Command::Health(args) => return commands::health::run(&args),
             Command::OnHost(args) => return Ok(commands::on_host::run(&args)),
             Command::Version => {
                 commands::version::run();

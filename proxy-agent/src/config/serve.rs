@@ -1,6 +1,9 @@
 //! Where the agent's own servers listen: kube-proxy's flags.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use clap::builder::BoolishValueParser;
 
@@ -12,7 +15,7 @@ const METRICS_PORT: u16 = 10249;
 /// Flags of the servers.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Where /healthz and /livez are served: IP or IP:PORT; `off`, or nothing, for nowhere. An unspecified address means
+    /// Where /healthz, /livez and /readyz are served: IP or IP:PORT; `off`, or nothing, for nowhere. An unspecified address means
     /// both families.
     #[arg(
         long,
@@ -44,7 +47,7 @@ struct BindAddress(Option<SocketAddr>);
 
 impl ServeArgs {
     /// The flags, checked.
-    pub fn check(&self) -> ServeConfig {
+    pub fn check(&self, bpffs: &Path) -> ServeConfig {
         let Self {
             healthz_bind_address,
             metrics_bind_address,
@@ -54,6 +57,7 @@ impl ServeArgs {
             healthz: healthz_bind_address.0,
             metrics: metrics_bind_address.0,
             hard_fail: *bind_address_hard_fail,
+            local: Some(bpffs.to_owned()),
         }
     }
 }

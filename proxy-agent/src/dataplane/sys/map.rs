@@ -73,6 +73,23 @@ struct BatchAttr {
     flags: u64,
 }
 
+/// Whether a hash map of any shape has an element.
+pub fn has_elements(fd: impl AsFd) -> io::Result<bool> {
+    let info: object::MapInfo = object::info(&fd)?;
+    let mut first = vec![0; info.key_size as usize];
+    let mut attr = ElementAttr {
+        map_fd: fd.as_fd().as_raw_fd().cast_unsigned(),
+        value: address_of_mut(&mut first),
+        ..ElementAttr::default()
+    };
+    // SAFETY: `first` has the size of the map's keys; a key at 0 asks for the first.
+    match unsafe { bpf(Command::MapGetNextKey, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Elements asked for at once when a map is walked.
 const CHUNK: usize = 4096;
 
