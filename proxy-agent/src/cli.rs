@@ -161,6 +161,20 @@ mod tests {
     }
 
     #[test]
+    fn h2_the_probes_of_the_daemon_set_ask_the_agent_itself() {
+        let package = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+        let text = std::fs::read_to_string(format!("{package}/../manifests/daemonset.yaml"));
+        let daemon_set: serde_json::Value = serde_saphyr::from_str(&text.unwrap()).unwrap();
+        let container = &daemon_set["spec"]["template"]["spec"]["containers"][0];
+        for probe in ["livenessProbe", "readinessProbe"] {
+            let command = container[probe]["exec"]["command"].as_array();
+            let words = command.unwrap().iter().filter_map(|word| word.as_str());
+            let cli = Cli::try_parse_from(words).unwrap();
+            assert!(matches!(cli.command, Command::Health(_)), "{probe}");
+        }
+    }
+
+    #[test]
     fn flags_are_consistent() {
         Cli::command().debug_assert();
     }

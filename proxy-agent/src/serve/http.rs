@@ -89,10 +89,10 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let place = Arc::new(place);
-    let (requested, routes) = (Arc::clone(&place), TowerToHyperService::new(router));
+    let (opened, handler) = (Arc::clone(&place), TowerToHyperService::new(router));
     let service = hyper::service::service_fn(move |request| {
-        requested.requested();
-        routes.call(request)
+        opened.requested();
+        handler.call(request)
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

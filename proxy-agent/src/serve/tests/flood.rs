@@ -98,7 +98,7 @@ fn half_a_request(from: u8, to: SocketAddr, size: usize) -> io::Result<TcpStream
     let mut stream = TcpStream::from(socket);
     stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ")?;
     // What is not taken is of no interest.
-    stream.write(&vec![b'x'; size]).ok();
+    stream.write_all(&vec![b'x'; size]).ok();
     Ok(stream)
 }
 
