@@ -189,11 +189,15 @@ impl App {
         app.settle(outcome);
         app.take_devices();
         app.attachments.attach_sockets(&cgroup)?;
+        let frontends = app.programmer.usage().frontends;
+        if frontends > 0 || remove::another_version_serves(&PinFolder::new(&app.config.bpffs)) {
+            app.monitor.serves_earlier();
+        }
         tracing::info!(
             node = app.config.planner.node_name,
             ?features,
             ?mode,
-            frontends = app.programmer.usage().frontends,
+            frontends,
             elapsed = ?started.elapsed(),
             "programs are attached"
         );

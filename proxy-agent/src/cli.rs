@@ -35,6 +35,8 @@ enum Command {
     Services(commands::services::ServicesArgs),
     /// Print the translated flows, read from the maps
     Flows(commands::flows::FlowsArgs),
+    /// Ask this node's agent for its health; the exit status is 0 if it is well
+    Health(commands::health::HealthArgs),
     /// Detach all programs, remove all maps and netfilter rules
     Cleanup(commands::cleanup::CleanupArgs),
     /// Run a program of the host from a container that shares the host's PID namespace
@@ -81,6 +83,7 @@ impl Cli {
             Command::Services(args) => commands::services::run(&args),
             Command::Flows(args) => commands::flows::run(&args),
             Command::Cleanup(args) => commands::cleanup::run(&args),
+            Command::Health(args) => return commands::health::run(&args),
             Command::OnHost(args) => return Ok(commands::on_host::run(&args)),
             Command::Version => {
                 commands::version::run();
@@ -155,6 +158,20 @@ mod tests {
         let field = "clientConnection: {kubeconfig: /k}";
         let (value, _) = merged(field, &[], "kubeconfig");
         assert!(value.starts_with("Some(\"/k\")"), "{value:?}");
+    }
+
+    #[test]
+    fn h2_the_probes_of_the_daemon_set_ask_the_agent_itself() {
+        let package = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+        let text = std::fs::read_to_string(format!("{package}/../manifests/daemonset.yaml"));
+        let daemon_set: serde_json::Value = serde_saphyr::from_str(&text.unwrap()).unwrap();
+        let container = &daemon_set["spec"]["template"]["spec"]["containers"][0];
+        for probe in ["livenessProbe", "readinessProbe"] {
+            let command = container[probe]["exec"]["command"].as_array();
+            let words = command.unwrap().iter().filter_map(|word| word.as_str());
+            let cli = Cli::try_parse_from(words).unwrap();
+            assert!(matches!(cli.command, Command::Health(_)), "{probe}");
+        }
     }
 
     #[test]

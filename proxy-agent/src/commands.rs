@@ -2,6 +2,7 @@
 
 pub mod cleanup;
 pub mod flows;
+pub mod health;
 pub mod on_host;
 pub mod plan;
 pub mod run;

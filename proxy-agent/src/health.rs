@@ -1,5 +1,5 @@
-//! Whether the proxy does its work (semantics H1, H2), as kube-proxy judges it: what changed must reach the maps in
-//! time. The agent's loop writes, the servers read; nobody waits for anybody.
+//! Whether the proxy does its work (semantics H1, H2; docs/adr/0034). The agent's loop writes, the servers read; nobody
+//! waits for anybody.
 
 pub mod checks;
 mod report;
@@ -19,10 +19,23 @@ pub const TIMEOUT: Duration = Duration::from_mins(1);
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// `/healthz`: does the proxy work, and will this node stay?
+    /// `/healthz`: does this node serve, and will it stay? Load balancers ask this.
     Health,
-    /// `/livez`: does the proxy work?
+    /// `/livez`: does the agent work? Waiting for the API server is work.
     Life,
+    /// `/readyz`: are the maps what the API server told this agent? kube-proxy has no such path.
+    Readiness,
+}
+
+/// What the maps serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// Nothing: no list has been programmed.
+    Nothing,
+    /// What an earlier run of the agent left.
+    Earlier,
+    /// What this run planned.
+    Planned,
 }
 
 /// What is known of the agent's work.
@@ -33,32 +46,65 @@ pub struct Health {
 
 #[derive(Clone, Copy, Debug)]
 struct State {
-    /// When the maps were as planned last; the start, before.
-    updated: Timestamp,
+    served: Served,
+    /// When the maps were last as planned; `None`: this run does not know.
+    updated: Option<Timestamp>,
     /// Since when something planned is not in the maps.
     behind: Option<Instant>,
-    /// When the loop came round last.
+    /// When the loop last came round.
     alive: Instant,
-    /// Whether the Node object said last that the node is about to go.
+    /// Whether the loop has ended: the process is about to exit.
+    ended: bool,
+    /// Whether the Node object last said that the node is about to go.
     leaving: bool,
+    /// Services that are not in the maps as planned because they were refused.
+    refused: usize,
+    /// When the source of objects was last heard.
+    contact: Option<Timestamp>,
 }
 
 impl State {
-    fn is_healthy(&self, now: Instant) -> bool {
+    /// Whether the loop turns and writes in time what it plans.
+    fn works(&self, now: Instant) -> bool {
+        self.turns(now) && !self.is_late(now)
+    }
+
+    fn turns(&self, now: Instant) -> bool {
+        !self.ended && now.saturating_duration_since(self.alive) < TIMEOUT
+    }
+
+    fn is_late(&self, now: Instant) -> bool {
         let since = |then| now.saturating_duration_since(then);
-        since(self.alive) < TIMEOUT && self.behind.is_none_or(|then| since(then) < TIMEOUT)
+        self.behind.is_some_and(|then| since(then) >= TIMEOUT)
+    }
+
+    /// How long ago the source was heard plays no part: a node that serves goes on serving.
+    fn is_healthy(&self, now: Instant) -> bool {
+        self.works(now) && self.served != Served::Nothing
+    }
+
+    fn answers(&self, question: Question, now: Instant) -> bool {
+        match question {
+            Question::Health => self.is_healthy(now),
+            Question::Life => self.works(now),
+            Question::Readiness => self.works(now) && self.served == Served::Planned,
+        }
     }
 }
 
 impl Health {
-    /// A proxy that has just started is healthy.
-    pub fn new(now: Instant, time: Timestamp) -> Self {
+    /// An agent that has just started: it works, and nothing is known to serve.
+    pub fn new(now: Instant) -> Self {
         Self {
             state: Mutex::new(State {
-                updated: time,
+                served: Served::Nothing,
+                updated: None,
                 behind: None,
                 alive: now,
+                ended: false,
                 leaving: false,
+                refused: 0,
+                contact: None,
             }),
         }
     }
@@ -68,16 +114,33 @@ impl Health {
         self.state().alive = now;
     }
 
+    /// The loop has ended.
+    pub fn end(&self) {
+        self.state().ended = true;
+    }
+
+    /// The programs are attached, and the maps of an earlier run serve.
+    pub fn serves_earlier(&self) {
+        let mut state = self.state();
+        if state.served == Served::Nothing {
+            state.served = Served::Earlier;
+        }
+    }
+
     /// Something waits to be written, or could not be.
     pub fn behind(&self, now: Instant) {
         self.state().behind.get_or_insert(now);
     }
 
-    /// The maps are as planned.
-    pub fn caught_up(&self, time: Timestamp) {
+    /// Everything planned is in the maps, but for so many Services that were refused.
+    pub fn caught_up(&self, time: Timestamp, refused: usize) {
         let mut state = self.state();
         state.behind = None;
-        state.updated = time;
+        state.served = Served::Planned;
+        state.refused = refused;
+        if refused == 0 {
+            state.updated = Some(time);
+        }
     }
 
     /// What the Node object says. Of a node that was never seen nothing is known against it.
@@ -85,20 +148,19 @@ impl Health {
         self.state().leaving = leaving;
     }
 
-    /// Whether the proxy does its work.
+    /// The source of objects was heard.
+    pub fn heard(&self, time: Timestamp) {
+        self.state().contact = Some(time);
+    }
+
+    /// Whether this node serves, and the agent works.
     pub fn is_healthy(&self, now: Instant) -> bool {
         self.state().is_healthy(now)
     }
 
     /// The answer to a question.
     pub fn report(&self, question: Question, now: Instant, time: Timestamp) -> Report {
-        let state = *self.state();
-        Report::new(
-            state.is_healthy(now),
-            (question == Question::Health).then_some(!state.leaving),
-            state.updated,
-            time,
-        )
+        Report::new(&self.state(), question, now, time)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -107,57 +169,4 @@ impl Health {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn time(second: i64) -> Timestamp {
-        Timestamp::from_second(1_700_000_000 + second).unwrap()
-    }
-
-    fn ok(health: &Health, question: Question, now: Instant) -> bool {
-        health.report(question, now, time(0)).is_ok()
-    }
-
-    #[test]
-    fn h2_a_change_that_waits_for_a_minute_makes_it_unhealthy_until_it_is_programmed() {
-        let start = Instant::now();
-        let health = Health::new(start, time(0));
-        health.behind(start);
-        health.behind(start + TIMEOUT / 2);
-        let late = start + TIMEOUT;
-        health.alive(late);
-        assert!(health.is_healthy(start + TIMEOUT / 4 * 3));
-        assert!(
-            !health.is_healthy(late),
-            "what waited first counts, not what came last"
-        );
-        assert!(!ok(&health, Question::Health, late));
-        assert!(!ok(&health, Question::Life, late));
-        health.caught_up(time(60));
-        assert!(health.is_healthy(late));
-        assert!(ok(&health, Question::Health, late));
-    }
-
-    #[test]
-    fn h2_a_loop_that_hangs_makes_it_unhealthy_though_nothing_is_known_to_wait() {
-        let start = Instant::now();
-        let health = Health::new(start, time(0));
-        assert!(health.is_healthy(start));
-        assert!(!health.is_healthy(start + TIMEOUT));
-        health.alive(start + TIMEOUT);
-        assert!(health.is_healthy(start + TIMEOUT));
-    }
-
-    #[test]
-    fn h2_a_node_that_is_being_deleted_fails_healthz_and_not_livez() {
-        let now = Instant::now();
-        let health = Health::new(now, time(0));
-        assert!(ok(&health, Question::Health, now), "an unknown node stays");
-        health.set_leaving(true);
-        assert!(!ok(&health, Question::Health, now));
-        assert!(ok(&health, Question::Life, now));
-        assert!(health.is_healthy(now), "H1 does not ask for the node");
-        health.set_leaving(false);
-        assert!(ok(&health, Question::Health, now));
-    }
-}
+mod tests;

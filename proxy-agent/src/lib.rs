@@ -8,6 +8,7 @@ pub mod config;
 pub mod convert;
 pub mod dataplane;
 pub mod delta;
+pub mod descriptors;
 pub mod devices;
 pub mod health;
 pub mod maps;

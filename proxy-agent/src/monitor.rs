@@ -6,7 +6,7 @@ mod no_local;
 mod triggers;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -37,10 +37,33 @@ pub struct Monitor {
     problems: mpsc::UnboundedReceiver<Problem>,
     triggers: Triggers,
     no_local: NoLocal,
-    /// Health checks of plans that the programmer has not done with yet.
-    news: Vec<(ServiceName, Option<HealthCheck>)>,
+    /// Health checks of Services that are not in the maps as planned.
+    news: BTreeMap<ServiceName, News>,
     /// Whether the programmer was given plans: before the first full list, the maps are as an earlier run left them.
     planned: bool,
+}
+
+/// The health check of a Service that is not in the maps as planned.
+#[derive(Debug)]
+struct News {
+    planned: Option<HealthCheck>,
+    /// What was last in the maps.
+    written: Option<HealthCheck>,
+}
+
+impl News {
+    /// What is true of both: load balancers must not hear of endpoints that the maps do not lead to, or that are gone.
+    fn meanwhile(&self) -> Option<HealthCheck> {
+        let mut check = self.planned.clone()?;
+        for (family, ready) in &mut check.ready {
+            let written = self
+                .written
+                .as_ref()
+                .and_then(|check| check.ready.get(family));
+            *ready = (*ready).min(written.copied().unwrap_or_default());
+        }
+        Some(check)
+    }
 }
 
 /// Why there is nothing to show, or nobody to show it.
@@ -58,7 +81,7 @@ impl Monitor {
     /// Starts the servers, on a thread of their own.
     pub fn start(config: &ServeConfig) -> Result<Self, MonitorError> {
         let now = Timestamp::now();
-        let health = Arc::new(Health::new(Instant::now(), now));
+        let health = Arc::new(Health::new(Instant::now()));
         let metrics = Arc::new(Metrics::new()?);
         metrics.kube_proxy.queued(now);
         let checks = watch::Sender::new(Checks::default());
@@ -79,7 +102,7 @@ impl Monitor {
             problems,
             triggers: Triggers::new(now),
             no_local: NoLocal::default(),
-            news: Vec::new(),
+            news: BTreeMap::new(),
             planned: false,
         })
     }
@@ -114,6 +137,11 @@ impl Monitor {
         self.health.alive(Instant::now());
     }
 
+    /// The programs are attached, and what an earlier run programmed serves.
+    pub fn serves_earlier(&self) {
+        self.health.serves_earlier();
+    }
+
     /// Objects changed.
     pub fn heard(&self, events: &[Event]) {
         let count = |is: fn(&Event) -> bool| events.iter().filter(|event| is(event)).count();
@@ -124,7 +152,9 @@ impl Monitor {
         metrics.service_changes.inc_by(services as u64);
         metrics.endpoint_changes_pending.add(signed(slices));
         metrics.service_changes_pending.add(signed(services));
-        self.metrics.own.source_updated(Timestamp::now());
+        let now = Timestamp::now();
+        self.metrics.own.source_updated(now);
+        self.health.heard(now);
     }
 
     /// Something is wrong with objects.
@@ -168,22 +198,44 @@ impl Monitor {
                 .set_no_local_endpoints(policy, family, count);
         }
         let checks = self.checks.borrow();
-        let news = changes
-            .iter()
-            .map(|(name, plan)| (name, &plan.health_check))
-            .filter(|(name, check)| checks.get(name) != check.as_ref());
-        self.news
-            .extend(news.map(|(name, check)| (name.clone(), check.clone())));
+        for (name, plan) in changes {
+            let written = checks.get(name);
+            if written.is_some() || plan.health_check.is_some() {
+                let news = self.news.entry(name.clone()).or_insert_with(|| News {
+                    planned: None,
+                    written: written.cloned(),
+                });
+                news.planned.clone_from(&plan.health_check);
+            }
+        }
     }
 
     /// The programmer has done with them what it could.
     pub fn programmed(&mut self, full: bool, took: Duration) {
         self.metrics.kube_proxy.observe_sync(full, took);
-        let news = std::mem::take(&mut self.news);
         self.checks.send_if_modified(|checks| {
             let mut changed = false;
-            for (name, check) in news {
-                changed |= checks.set(name, check);
+            for (name, news) in &self.news {
+                changed |= checks.set(name.clone(), news.meanwhile());
+            }
+            changed
+        });
+    }
+
+    /// Tells load balancers of Services that are in the maps as planned now.
+    fn tell_load_balancers<M: Maps>(&mut self, programmer: &Programmer<M>) {
+        if self.news.is_empty() {
+            return;
+        }
+        let pending: BTreeSet<&ServiceName> = programmer.pending().collect();
+        let done: Vec<_> = self
+            .news
+            .extract_if(.., |name, _| !pending.contains(name))
+            .collect();
+        self.checks.send_if_modified(|checks| {
+            let mut changed = false;
+            for (name, news) in done {
+                changed |= checks.set(name, news.planned);
             }
             changed
         });
@@ -211,9 +263,13 @@ impl Monitor {
             self.health.behind(Instant::now());
         } else if self.planned {
             let now = Timestamp::now();
-            self.health.caught_up(now);
-            self.metrics.kube_proxy.synced(now);
+            let refused = programmer.refused().len();
+            self.health.caught_up(now, refused);
+            if refused == 0 {
+                self.metrics.kube_proxy.synced(now);
+            }
         }
+        self.tell_load_balancers(programmer);
         if !self.triggers.is_empty() {
             let pending: BTreeSet<&ServiceName> = programmer.pending().collect();
             let done = self
@@ -240,6 +296,13 @@ impl Monitor {
         let own = &self.metrics.own;
         own.set_entries(elements.map(|(map, count)| (map, count.try_into().unwrap_or(usize::MAX))));
         own.count_collected(removed);
+    }
+}
+
+/// However the loop ends, and while the rest of the agent is taken down: it no longer works.
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.health.end();
     }
 }
 

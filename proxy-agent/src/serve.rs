@@ -6,11 +6,13 @@
 
 mod answer;
 mod checks;
+mod clients;
 mod http;
 mod listen;
+pub mod local;
 mod proxy;
 
-use std::{io, net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use axum::Router;
 use tokio::{
@@ -19,7 +21,9 @@ use tokio::{
     time::sleep,
 };
 
+use self::clients::{Clients, Limits};
 use crate::{
+    descriptors,
     health::{Health, checks::Checks},
     metrics::Metrics,
     model::Problem,
@@ -30,14 +34,16 @@ use crate::{
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Where the servers of the proxy itself listen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServeConfig {
-    /// `/healthz` and `/livez`; `None`: nowhere.
+    /// `/healthz`, `/livez` and `/readyz`; `None`: nowhere.
     pub healthz: Option<SocketAddr>,
     /// `/metrics` and `/proxyMode`; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// Whether a port that can't be had stops the agent.
     pub hard_fail: bool,
+    /// The folder of pins that names the Unix socket of the same; `None`: there is none.
+    pub local: Option<PathBuf>,
 }
 
 /// What is shown.
@@ -83,20 +89,27 @@ struct Server {
 
 /// Starts the servers. They end with the process.
 pub fn start(config: &ServeConfig, shown: Shown) -> Result<(), ServeError> {
-    let router = proxy::health(&shown.health, &shown.metrics);
-    let healthz = Server::open("/healthz", config.healthz, router, config.hard_fail)?;
+    let given_way = shown.metrics.own.connections_given_way.clone();
+    let clients = Clients::new(Limits::of(descriptors::limit()), given_way);
+    let health = proxy::health(&shown.health, &shown.metrics);
+    let healthz = Server::open("/healthz", config.healthz, health.clone(), config.hard_fail)?;
     let router = proxy::metrics(&shown.metrics);
     let metrics = Server::open("/metrics", config.metrics, router, config.hard_fail)?;
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(ServeError::Thread)?;
+    let local = config.local.clone();
     let serve = move || {
         runtime.block_on(async move {
             for server in [healthz, metrics].into_iter().flatten() {
-                tokio::spawn(server.run());
+                tokio::spawn(server.run(clients.clone()));
             }
-            checks::run(shown).await;
+            if let Some(bpffs) = local {
+                let clients = clients.clone();
+                tokio::spawn(async move { local::run(&bpffs, health, clients).await });
+            }
+            checks::run(shown, &clients).await;
         });
     };
     thread::Builder::new()
@@ -130,7 +143,7 @@ impl Server {
         }))
     }
 
-    async fn run(self) {
+    async fn run(self, clients: Clients) {
         let mut opened = self.listener;
         let listener = loop {
             match opened
@@ -146,7 +159,7 @@ impl Server {
             sleep(RETRY).await;
         };
         tracing::info!(at = %self.at, "listening for {}", self.what);
-        http::serve(listener, self.router).await;
+        http::serve(listener, self.router, clients).await;
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proxy_lab::objects::{Endpoint, NodeObject, Service, Slice};
 use proxy_lab::{
     Agent, AgentOptions, Family, Folder, Host, HttpAnswer, Lab, Protocol, Result, TcpRequest,
-    address, eventually, skipped,
+    address, agent_binary, eventually, skipped,
 };
 
 const TARGET_PORT: u16 = 8080;
@@ -325,6 +325,72 @@ fn h3_metrics_say_what_was_programmed_and_what_was_dropped() -> Result<()> {
     source.write("broken.yaml", "kind: Service\nmetadata: [\n")?;
     eventually("a problem is counted", FOLLOWED, || {
         Ok(metrics()?.sample("proxy_problems_total{kind=\"file\"}") >= Some(1.0))
+    })
+    .map(drop)
+}
+
+/// An agent whose API server is not there. It never becomes ready, and goes on trying.
+fn spawn_without_api_server(node: &proxy_lab::Node) {
+    let options = AgentOptions::source("kube")
+        .arg("--api-server")
+        .arg("https://127.0.0.1:1")
+        .ready_within(Duration::from_secs(1));
+    assert!(node.spawn_agent(&options).is_err(), "there is no list");
+}
+
+/// What `proxy-agent health` says on a node, as a probe runs it; `None` if it fails.
+fn health(node: &proxy_lab::Node, question: &str) -> Option<String> {
+    let agent = agent_binary().expect("is built");
+    let bpffs = node.bpffs().as_os_str();
+    let words = ["health", question, "--bpffs"].map(std::ffi::OsStr::new);
+    let words = std::iter::once(agent.as_os_str())
+        .chain(words)
+        .chain([bpffs]);
+    node.exec(words).ok()
+}
+
+#[test]
+fn h2_without_an_api_server_a_node_is_healthy_only_if_an_earlier_run_serves_and_never_ready()
+-> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let (lab, _source, agent) = lab("hnever", |options| options)?;
+    let (used, new) = (lab.node("worker-1"), lab.node("worker-2"));
+    let state = |text: Option<String>, word: &str| {
+        text.is_some_and(|text| text.contains(&format!("\"state\":\"{word}\"")))
+    };
+    assert!(state(health(used, "ready"), "serving"));
+
+    spawn_without_api_server(new);
+    eventually("it lives", FOLLOWED, || {
+        Ok(state(health(new, "live"), "waiting"))
+    })?;
+    let to = new.at(Family::V4, HEALTHZ);
+    let answer = ask(lab.workstation(), to, "/healthz")?;
+    assert_eq!(
+        (answer.status, &answer.json()["state"]),
+        (503, &"waiting".into())
+    );
+    assert_eq!(ask(lab.workstation(), to, "/livez")?.status, 200);
+    assert_eq!(ask(lab.workstation(), to, "/readyz")?.status, 503);
+    assert!(health(new, "ready").is_none());
+
+    // As kube-proxy, another has the port where the agent is replaced.
+    agent.terminate()?;
+    assert!(health(used, "live").is_none(), "nobody answers");
+    let squatter = used.server(Protocol::Tcp, Family::V4, HEALTHZ)?;
+    spawn_without_api_server(used);
+    eventually("what the first one programmed is served", FOLLOWED, || {
+        Ok(state(health(used, "node"), "earlier"))
+    })?;
+    assert!(state(health(used, "live"), "earlier"));
+    assert!(health(used, "ready").is_none(), "a rollout stops here");
+    squatter.stop()?;
+    let to = used.at(Family::V4, HEALTHZ);
+    eventually("load balancers find the node healthy", FOLLOWED, || {
+        let answer = lab.workstation().http(to, "/healthz")?;
+        Ok(answer.is_ok_and(|answer| answer.status == 200))
     })
     .map(drop)
 }

@@ -16,6 +16,7 @@ use crate::{
         settings::{MarkBit, SettingsConfig, SnatPorts, SocketLb, parse_range},
         xdp::XdpMode,
     },
+    descriptors,
     devices::classify::DeviceConfig,
     netfilter::{Rules, forward::ManageForward, masquerade::Masquerade},
 };
@@ -178,6 +179,7 @@ fn node_port_range(text: &str) -> Result<PortRange, String> {
 /// Runs until it is told to stop (SIGTERM, SIGINT), and leaves everything in the kernel as it is.
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let config = args.check()?;
+    descriptors::raise();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -246,8 +248,8 @@ impl RunArgs {
             source: rules.source,
             planner: rules.planner,
             node_port_addresses: rules.node_port_addresses,
+            serve: serve.check(&bpffs.bpffs),
             bpffs: bpffs.bpffs,
-            serve: serve.check(),
             cgroup,
             devices: DeviceConfig::parse(&devices).context("--devices is not understood")?,
             settings: SettingsConfig {

@@ -1,6 +1,9 @@
 //! Where the agent's own servers listen: kube-proxy's flags.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 use clap::builder::BoolishValueParser;
 
@@ -12,7 +15,7 @@ const METRICS_PORT: u16 = 10249;
 /// Flags of the servers.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Address of /healthz and /livez: IP or IP:PORT, or `off`. 0.0.0.0 and :: both listen on both families.
+    /// Address of /healthz, /livez and /readyz: IP or IP:PORT, or `off`. 0.0.0.0 and :: both listen on both families.
     #[arg(
         long,
         env = "PROXY_HEALTHZ_BIND_ADDRESS",
@@ -43,7 +46,7 @@ struct BindAddress(Option<SocketAddr>);
 
 impl ServeArgs {
     /// The flags, checked.
-    pub fn check(&self) -> ServeConfig {
+    pub fn check(&self, bpffs: &Path) -> ServeConfig {
         let Self {
             healthz_bind_address,
             metrics_bind_address,
@@ -53,6 +56,7 @@ impl ServeArgs {
             healthz: healthz_bind_address.0,
             metrics: metrics_bind_address.0,
             hard_fail: *bind_address_hard_fail,
+            local: Some(bpffs.to_owned()),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{
     attach::{self, AttachError},
     pin::{self, PinError, PinFolder},
+    sys::map,
 };
 
 /// What was removed.
@@ -56,6 +57,20 @@ pub fn other_versions(pins: &PinFolder) -> Result<Removed, RemoveError> {
         }
     }
     Ok(removed)
+}
+
+/// Whether another version that is still attached has frontends in its maps. What can't be read has none.
+pub fn another_version_serves(pins: &PinFolder) -> bool {
+    let serves = |version: &Path| {
+        pin::names(&version.join("links")).is_ok_and(|links| !links.is_empty())
+            && map::has_elements(&version.join("maps/FRONTENDS")).unwrap_or(false)
+    };
+    let versions = pin::names(pins.base()).unwrap_or_default();
+    let mut others = versions
+        .into_iter()
+        .map(|version| pins.base().join(version))
+        .filter(|folder| *folder != pins.root());
+    others.any(|folder| serves(&folder))
 }
 
 /// Detaches the links of one version; returns how many. One that can't be detached keeps no other from it.

@@ -12,6 +12,7 @@ pub mod object;
 pub mod process;
 pub mod program;
 pub mod sock_diag;
+pub mod socket;
 
 use std::{
     io,

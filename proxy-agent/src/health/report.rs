@@ -1,17 +1,21 @@
-//! The answer of `/healthz` and `/livez`, with kube-proxy's fields.
+//! The answer of `/healthz`, `/livez` and `/readyz`: kube-proxy's fields, and some of ours.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::{Question, Served, State};
 use crate::metrics::FAMILIES;
+
+/// What Go writes for a time that was never set, and kube-proxy before its first sync.
+const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// The JSON body. Times are RFC 3339, in UTC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// When the maps were as planned last; now, if all is well (as kube-proxy says it, for old readers).
+    /// When the maps were last as planned; now, if they are (as kube-proxy says it, for old readers).
     last_updated: String,
     current_time: String,
     /// Whether the node will stay; in `/healthz` only.
@@ -20,6 +24,13 @@ pub struct Report {
     healthy: bool,
     /// By family of addresses. One loop programs both, so they say the same.
     status: BTreeMap<&'static str, FamilyReport>,
+    /// What the rest comes to, in a word.
+    state: Word,
+    /// Services that are not in the maps as planned because they were refused: the log and their Events say why.
+    services_refused: usize,
+    /// When the source of objects was last heard, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_contact: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,72 +40,71 @@ struct FamilyReport {
     healthy: bool,
 }
 
+/// What the agent is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    /// Its loop has ended; the process is about to exit.
+    Ended,
+    /// Its loop has not come round for [`super::TIMEOUT`].
+    Hangs,
+    /// Something planned has not been in the maps for [`super::TIMEOUT`].
+    Late,
+    /// It waits for the first full list of objects; nothing is served.
+    Waiting,
+    /// It waits for the first full list of objects; what an earlier run programmed is served.
+    Earlier,
+    /// Some Services are refused; all others are served.
+    Refusing,
+    /// Every Service is served as planned.
+    Serving,
+}
+
+impl Word {
+    fn of(state: &State, now: Instant) -> Self {
+        match state.served {
+            _ if state.ended => Self::Ended,
+            _ if !state.turns(now) => Self::Hangs,
+            _ if state.is_late(now) => Self::Late,
+            Served::Nothing => Self::Waiting,
+            Served::Earlier => Self::Earlier,
+            Served::Planned if state.refused > 0 => Self::Refusing,
+            Served::Planned => Self::Serving,
+        }
+    }
+}
+
 impl Report {
-    pub(super) fn new(
-        healthy: bool,
-        node_eligible: Option<bool>,
-        updated: Timestamp,
-        now: Timestamp,
-    ) -> Self {
-        let ok = healthy && node_eligible != Some(false);
+    pub(super) fn new(state: &State, question: Question, now: Instant, time: Timestamp) -> Self {
+        let healthy = state.answers(question, now);
+        let node_eligible = (question == Question::Health).then_some(!state.leaving);
+        let word = Word::of(state, now);
+        let updated = state
+            .updated
+            .map_or_else(|| NEVER.to_owned(), |updated| updated.to_string());
+        let is_current = healthy && node_eligible != Some(false) && word == Word::Serving;
         let family = FamilyReport {
-            last_updated: updated.to_string(),
+            last_updated: updated.clone(),
             healthy,
         };
         Self {
-            last_updated: if ok { now } else { updated }.to_string(),
-            current_time: now.to_string(),
+            last_updated: if is_current {
+                time.to_string()
+            } else {
+                updated
+            },
+            current_time: time.to_string(),
             node_eligible,
             healthy,
             status: FAMILIES.map(|label| (label, family.clone())).into(),
+            state: word,
+            services_refused: state.refused,
+            last_contact: state.contact.map(|contact| contact.to_string()),
         }
     }
 
     /// Whether the status is 200; else it is 503.
     pub fn is_ok(&self) -> bool {
         self.healthy && self.node_eligible != Some(false)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn report(healthy: bool, node_eligible: Option<bool>) -> serde_json::Value {
-        let time = |second| Timestamp::from_second(second).unwrap();
-        let report = Report::new(healthy, node_eligible, time(0), time(10));
-        serde_json::to_value(report).unwrap()
-    }
-
-    #[test]
-    fn h2_the_fields_are_kube_proxys() {
-        let (then, now) = ("1970-01-01T00:00:00Z", "1970-01-01T00:00:10Z");
-        let family = json!({"lastUpdated": then, "healthy": true});
-        assert_eq!(
-            report(true, Some(true)),
-            json!({
-                "lastUpdated": now,
-                "currentTime": now,
-                "nodeEligible": true,
-                "healthy": true,
-                "status": {"IPv4": family, "IPv6": family},
-            })
-        );
-        assert!(report(true, None).get("nodeEligible").is_none());
-    }
-
-    #[test]
-    fn h2_what_is_not_well_says_since_when() {
-        assert_eq!(
-            report(false, Some(true))["lastUpdated"],
-            "1970-01-01T00:00:00Z"
-        );
-        assert_eq!(
-            report(true, Some(false))["lastUpdated"],
-            "1970-01-01T00:00:00Z"
-        );
-        assert_eq!(report(false, None)["status"]["IPv4"]["healthy"], false);
     }
 }

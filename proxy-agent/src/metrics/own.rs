@@ -35,6 +35,8 @@ pub struct Own {
     flows_collected: IntCounter,
     sockets_aborted: IntCounterVec,
     health_check_ports: IntGaugeVec,
+    /// Connections to the servers that were closed because another was new.
+    pub connections_given_way: IntCounter,
 }
 
 /// Maps of which it is known without a walk how many elements are in use.
@@ -146,6 +148,10 @@ impl Own {
                 "proxy_health_check_ports",
                 "Sockets for health checks of Services (healthCheckNodePort).",
                 &["state"],
+            )?,
+            connections_given_way: factory.counter(
+                "proxy_connections_given_way_total",
+                "Connections to health and metrics that were closed because too many were open.",
             )?,
         };
         metrics.show_all();

@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use super::sample::Family;
+use crate::descriptors;
 
 const fn gauge(name: &'static str, help: &'static str) -> Family {
     Family {
@@ -31,6 +32,7 @@ const RESIDENT: Family = gauge("process_resident_memory_bytes", "Resident memory
 const VIRTUAL: Family = gauge("process_virtual_memory_bytes", "Virtual memory in bytes.");
 const THREADS: Family = gauge("process_threads", "Threads.");
 const FILES: Family = gauge("process_open_fds", "Open file descriptors.");
+const MOST_FILES: Family = gauge("process_max_fds", "File descriptors that may be open.");
 const STARTED: Family = gauge(
     "process_start_time_seconds",
     "When the process was started, in seconds since 1970.",
@@ -45,7 +47,7 @@ pub struct Process {
 
 impl Process {
     pub(super) fn new() -> prometheus::Result<Self> {
-        let families = [CPU, RESIDENT, VIRTUAL, THREADS, FILES, STARTED];
+        let families = [CPU, RESIDENT, VIRTUAL, THREADS, FILES, MOST_FILES, STARTED];
         let descriptions = families.iter().map(Family::describe);
         Ok(Self {
             started: Timestamp::now(),
@@ -67,6 +69,10 @@ impl Collector for Process {
             (VIRTUAL, field(&status, "VmSize:").map(bytes)),
             (THREADS, field(&status, "Threads:")),
             (FILES, open_files()),
+            (
+                MOST_FILES,
+                u32::try_from(descriptors::limit()).ok().map(f64::from),
+            ),
             (STARTED, Some(self.started.as_duration().as_secs_f64())),
         ];
         let known = values

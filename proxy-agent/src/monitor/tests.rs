@@ -14,7 +14,7 @@ use proxy_common::{
 use super::*;
 use crate::{
     delta::refusal::Capacities,
-    health::TIMEOUT,
+    health::{Question, TIMEOUT},
     maps::{faulty::FaultyMaps, memory::MemoryMaps},
     model::{Change, SliceName},
     plan::{BackendPlan, FrontendAddress, FrontendPlan, Protocol, TargetKey, TargetPlan},
@@ -194,6 +194,125 @@ fn h1_what_load_balancers_are_told_follows_the_plans() {
     assert_eq!(told(&monitor), None);
 }
 
+/// A plan whose health check counts so many endpoints.
+fn ready(last: u8, count: usize) -> ServicePlan {
+    let check = HealthCheck {
+        port: 32_000 + u16::from(last),
+        ready: [(Family::V4, count)].into(),
+    };
+    ServicePlan {
+        health_check: Some(check),
+        ..plan(last)
+    }
+}
+
+fn told(monitor: &Monitor, service: &str) -> Option<usize> {
+    let checks = monitor.checks.borrow();
+    checks
+        .get(&name(service))
+        .map(|check| check.ready[&Family::V4])
+}
+
+#[test]
+fn h1_load_balancers_hear_of_no_endpoint_of_a_service_that_was_refused() {
+    let mut monitor = Monitor::start(&ServeConfig::default()).unwrap();
+    let mut programmer = programmer(Capacities {
+        frontends: 1,
+        ..Capacities::default()
+    });
+    let changes = vec![(name("a"), ready(1, 2)), (name("b"), ready(2, 2))];
+    program(&mut monitor, &mut programmer, changes);
+    assert_eq!(told(&monitor, "a"), Some(2));
+    assert_eq!(
+        told(&monitor, "b"),
+        Some(0),
+        "its port is open, and says no"
+    );
+    // There is room when the other goes.
+    let gone = vec![(name("a"), ServicePlan::default())];
+    program(&mut monitor, &mut programmer, gone);
+    programmer.tick(Instant::now() + TIMEOUT);
+    monitor.settle(&programmer);
+    assert_eq!((told(&monitor, "a"), told(&monitor, "b")), (None, Some(2)));
+}
+
+#[test]
+fn h1_while_a_change_is_not_in_the_maps_the_lower_count_is_told() {
+    let mut monitor = Monitor::start(&ServeConfig::default()).unwrap();
+    let mut programmer = programmer(Capacities::default());
+    program(
+        &mut monitor,
+        &mut programmer,
+        vec![(name("web"), ready(1, 2))],
+    );
+    programmer.maps_mut().set_probability(1.0);
+    for (planned, expected) in [(3, 2), (0, 0), (1, 1), (4, 2)] {
+        let mut plan = ready(1, planned);
+        // Something that must be written.
+        plan.frontends[0].port = 81;
+        program(&mut monitor, &mut programmer, vec![(name("web"), plan)]);
+        assert_eq!(
+            told(&monitor, "web"),
+            Some(expected),
+            "{planned} are planned"
+        );
+    }
+    programmer.maps_mut().set_probability(0.0);
+    programmer.tick(Instant::now() + TIMEOUT);
+    monitor.settle(&programmer);
+    assert_eq!(told(&monitor, "web"), Some(4));
+}
+
+#[test]
+fn h2_a_refused_service_keeps_the_last_time_that_all_was_as_planned() {
+    let mut monitor = Monitor::start(&ServeConfig::default()).unwrap();
+    let mut programmer = programmer(Capacities {
+        frontends: 1,
+        ..Capacities::default()
+    });
+    let changes = vec![(name("a"), plan(1)), (name("b"), plan(2))];
+    program(&mut monitor, &mut programmer, changes);
+    let body = |monitor: &Monitor, question| {
+        let now = Instant::now();
+        let report = monitor.health.report(question, now, Timestamp::now());
+        (report.is_ok(), serde_json::to_value(report).unwrap())
+    };
+    for question in [Question::Health, Question::Life, Question::Readiness] {
+        let (ok, body) = body(&monitor, question);
+        assert!(ok, "one Service does not take the node away");
+        assert_eq!(
+            (&body["state"], &body["servicesRefused"]),
+            (&"refusing".into(), &1.into())
+        );
+        assert_eq!(body["lastUpdated"], "0001-01-01T00:00:00Z", "not yet");
+    }
+    assert_eq!(sample(&monitor, SYNCED), Some(0.0));
+    let gone = vec![(name("b"), ServicePlan::default())];
+    program(&mut monitor, &mut programmer, gone);
+    let (_, body) = body(&monitor, Question::Health);
+    assert_eq!(body["state"], "serving");
+    assert!(sample(&monitor, SYNCED) > Some(0.0));
+}
+
+#[test]
+fn h2_an_agent_is_healthy_from_the_first_list_in_the_maps_to_the_end_of_its_loop() {
+    let mut monitor = Monitor::start(&ServeConfig::default()).unwrap();
+    let mut programmer = programmer(Capacities::default());
+    let health = Arc::clone(&monitor.health);
+    let healthy = || health.is_healthy(Instant::now());
+    monitor.settle(&programmer);
+    assert!(!healthy(), "nothing was planned");
+    programmer.maps_mut().set_probability(1.0);
+    program(&mut monitor, &mut programmer, vec![(name("web"), plan(1))]);
+    assert!(!healthy(), "nothing could be written");
+    programmer.maps_mut().set_probability(0.0);
+    programmer.tick(Instant::now() + TIMEOUT);
+    monitor.settle(&programmer);
+    assert!(healthy());
+    drop(monitor);
+    assert!(!healthy());
+}
+
 #[test]
 fn h2_a_node_object_that_goes_leaves_its_last_word() {
     let monitor = Monitor::start(&ServeConfig::default()).unwrap();
@@ -204,12 +323,13 @@ fn h2_a_node_object_that_goes_leaves_its_last_word() {
         leaving,
     };
     let fit = |monitor: &Monitor| {
-        let question = crate::health::Question::Health;
+        let question = Question::Health;
         let report = monitor
             .health
             .report(question, Instant::now(), Timestamp::now());
         report.is_ok()
     };
+    monitor.serves_earlier();
     monitor.set_node(None);
     assert!(fit(&monitor));
     monitor.set_node(Some(&node(true)));

@@ -15,7 +15,7 @@ use axum::{
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::sleep};
 
-use super::{RETRY, Shown, answer, http, listen};
+use super::{RETRY, Shown, answer, clients::Clients, http, listen};
 use crate::{
     health::{
         Health,
@@ -40,7 +40,7 @@ struct Open {
 }
 
 /// Keeps sockets open as Services want them, as long as the agent runs.
-pub async fn run(shown: Shown) {
+pub async fn run(shown: Shown, clients: &Clients) {
     let Shown {
         health,
         metrics,
@@ -51,7 +51,7 @@ pub async fn run(shown: Shown) {
     loop {
         let wanted = checks.borrow_and_update().sockets();
         let serve = |subject: &Subject| router(subject.clone(), &health, &checks);
-        for problem in sockets.reconcile(&wanted, serve).await {
+        for problem in sockets.reconcile(&wanted, clients, serve).await {
             // Nobody listens only while the agent ends.
             problems.send(problem).ok();
         }
@@ -77,6 +77,7 @@ impl Sockets {
     async fn reconcile(
         &mut self,
         wanted: &BTreeMap<SocketAddr, Subject>,
+        clients: &Clients,
         router: impl Fn(&Subject) -> Router,
     ) -> Vec<Problem> {
         let is_over = |at: &SocketAddr, open: &mut Open| wanted.get(at) != Some(&open.subject);
@@ -91,11 +92,11 @@ impl Sockets {
             if self.open.contains_key(&at) {
                 continue;
             }
-            match listen::open_one_family(at).and_then(TcpListener::from_std) {
+            match self.listen(at, clients.limits().listeners) {
                 Ok(listener) => {
                     tracing::info!(%at, service = %subject.service, "listening for health checks");
                     let mut server = JoinSet::new();
-                    server.spawn(http::serve(listener, router(subject)));
+                    server.spawn(http::serve(listener, router(subject), clients.clone()));
                     let subject = subject.clone();
                     self.open.insert(at, Open { subject, server });
                 }
@@ -109,6 +110,15 @@ impl Sockets {
             }
         }
         problems
+    }
+
+    fn listen(&self, at: SocketAddr, most: usize) -> io::Result<TcpListener> {
+        if self.open.len() >= most {
+            return Err(io::Error::other(format!(
+                "{most} health checks are served already, as many as the limit of open files allows"
+            )));
+        }
+        TcpListener::from_std(listen::open_one_family(at)?)
     }
 }
 

@@ -7,7 +7,14 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-const BACKLOG: i32 = 128;
+use crate::dataplane::sys::socket::defer_accept;
+
+/// Connections that may wait to be accepted: as many as a flood brings between two turns of the server.
+const BACKLOG: i32 = 4096;
+
+/// For so many seconds a connection on which nothing arrives is not accepted. When one is accepted its request is mostly
+/// there, and is answered before another can take its place.
+const SILENT: i32 = 5;
 
 /// Which packets an IPv6 socket takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,6 +56,7 @@ fn bind(at: SocketAddr, families: Families) -> io::Result<TcpListener> {
     // Connections that are closing must not keep the next agent out.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    defer_accept(&socket, SILENT)?;
     socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -20,7 +20,7 @@ use crate::{
 /// What `/proxyMode` says.
 pub const MODE: &str = "ebpf";
 
-/// `/healthz` and `/livez`.
+/// `/healthz`, `/livez` and `/readyz`.
 pub fn health(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Router {
     let asked = |question| {
         let (health, metrics) = (Arc::clone(health), Arc::clone(metrics));
@@ -29,6 +29,7 @@ pub fn health(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Router {
             match question {
                 Question::Health => metrics.kube_proxy.answered_healthz(report.is_ok()),
                 Question::Life => metrics.kube_proxy.answered_livez(report.is_ok()),
+                Question::Readiness => {}
             }
             told(&report)
         })
@@ -36,6 +37,7 @@ pub fn health(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Router {
     Router::new()
         .route("/healthz", asked(Question::Health))
         .route("/livez", asked(Question::Life))
+        .route("/readyz", asked(Question::Readiness))
 }
 
 /// `/metrics` and `/proxyMode`; and `/healthz`, which there says that the server answers, no more.

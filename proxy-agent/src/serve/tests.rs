@@ -33,7 +33,8 @@ fn free_port() -> SocketAddr {
 
 impl Fixture {
     fn start() -> Self {
-        let health = Arc::new(Health::new(Instant::now(), Timestamp::now()));
+        let health = Arc::new(Health::new(Instant::now()));
+        health.caught_up(Timestamp::now(), 0);
         let metrics = Arc::new(Metrics::new().unwrap());
         let checks = watch::Sender::new(Checks::default());
         let (tell, problems) = mpsc::unbounded_channel();
@@ -42,6 +43,7 @@ impl Fixture {
             healthz: Some(at),
             metrics: Some(metrics_at),
             hard_fail: true,
+            local: None,
         };
         let shown = Shown {
             health: Arc::clone(&health),
@@ -167,7 +169,7 @@ fn h2_healthz_and_livez_say_how_the_proxy_does() {
     let (health, life) = (get(fixture.at, "/healthz"), get(fixture.at, "/livez"));
     assert_eq!((health.status, life.status), (503, 503));
     assert_eq!(health.json()["healthy"], false);
-    fixture.health.caught_up(Timestamp::now());
+    fixture.health.caught_up(Timestamp::now(), 0);
     assert_eq!(get(fixture.at, "/healthz").status, 200);
 
     assert_eq!(get(fixture.at, "/metrics").status, 404);
@@ -237,8 +239,11 @@ fn h1_health_checks_come_and_go_and_take_their_connections_with_them() {
     fixture.set("web", Some((first.port(), 1)));
     eventually("the port is served", || ask(first, "/").is_ok());
     let mut kept = TcpStream::connect(first).unwrap();
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
     kept.set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
+    kept.read_exact(&mut [0]).expect("an answer");
     eventually("one socket is counted", || {
         fixture.sample("proxy_health_check_ports{state=\"serving\"}") == Some(1.0)
     });
@@ -246,7 +251,14 @@ fn h1_health_checks_come_and_go_and_take_their_connections_with_them() {
     fixture.set("web", Some((second.port(), 1)));
     eventually("the other port is served", || ask(second, "/").is_ok());
     assert!(TcpStream::connect(first).is_err(), "the first is closed");
-    assert_eq!(kept.read(&mut [0]).unwrap_or(0), 0, "and its connection");
+    // What was answered before comes first.
+    let end = kept
+        .read_to_end(&mut Vec::new())
+        .map_err(|error| error.kind());
+    assert!(
+        matches!(end, Ok(_) | Err(io::ErrorKind::ConnectionReset)),
+        "and its connection: {end:?}"
+    );
 
     // The port changes hands at once: without a moment in which it can't be had.
     fixture.checks.send_modify(|checks| {
@@ -306,11 +318,30 @@ fn h2_a_port_that_is_taken_stops_the_agent_only_if_it_is_told_to() {
 }
 
 #[test]
-fn a_client_that_says_nothing_keeps_nobody_else_out() {
+fn h2_until_the_first_list_is_in_the_maps_nothing_but_life_is_claimed() {
     let fixture = Fixture::start();
-    let silent: Vec<_> = (0..64)
-        .map(|_| TcpStream::connect(fixture.at).unwrap())
-        .collect();
-    assert_eq!(get(fixture.at, "/livez").status, 200);
-    drop(silent);
+    let statuses = |health: &Arc<Health>, metrics: &Arc<Metrics>| {
+        let at = free_port();
+        let router = proxy::health(health, metrics);
+        let server = Server::open("/healthz", Some(at), router, true)
+            .unwrap()
+            .unwrap();
+        let clients = Clients::new(Limits::of(1024), metrics.own.connections_given_way.clone());
+        thread::spawn(move || {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(server.run(clients));
+        });
+        ["/healthz", "/livez", "/readyz"].map(|path| get(at, path).status)
+    };
+    let health = Arc::new(Health::new(Instant::now()));
+    assert_eq!(statuses(&health, &fixture.metrics), [503, 200, 503]);
+    health.serves_earlier();
+    assert_eq!(statuses(&health, &fixture.metrics), [200, 200, 503]);
+    health.caught_up(Timestamp::now(), 0);
+    assert_eq!(statuses(&health, &fixture.metrics), [200, 200, 200]);
+    health.end();
+    assert_eq!(statuses(&health, &fixture.metrics), [503, 503, 503]);
 }
+
+mod flood;
+mod local;

@@ -13,7 +13,7 @@ mod counters;
 mod walk;
 
 pub use batch::BatchError;
-pub use checked::{Checked, OpenError, capacity};
+pub use checked::{Checked, OpenError, capacity, has_elements};
 pub use counters::CounterMap;
 pub use walk::{Position, Walk};
 

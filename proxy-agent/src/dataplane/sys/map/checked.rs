@@ -14,10 +14,10 @@ use proxy_common::abi::{MapKind, MapSpec, TypedSpec};
 
 use super::{
     super::{
-        Command, bpf,
+        Command, address_of_mut, bpf,
         object::{self, MapInfo},
     },
-    ElementAttr,
+    ElementAttr, is_absent,
 };
 
 /// Why a map was not opened.
@@ -102,6 +102,27 @@ fn check(fd: &OwnedFd, expected: &MapSpec) -> Result<u32, OpenError> {
             info.value_size as usize,
             info.flags,
         )))
+    }
+}
+
+/// Whether the hash map pinned at a path has an element. Keys may have any size: it may be another version's map.
+pub fn has_elements(path: &Path) -> io::Result<bool> {
+    let fd = object::open(path)?;
+    if !is_map(&fd) {
+        return Ok(false);
+    }
+    let info: MapInfo = object::info(&fd)?;
+    let mut first = vec![0; info.key_size as usize];
+    let mut attr = ElementAttr {
+        map_fd: fd.as_raw_fd().cast_unsigned(),
+        value: address_of_mut(&mut first),
+        ..ElementAttr::default()
+    };
+    // SAFETY: `first` has the size of the map's keys. A null key asks for the first key.
+    match unsafe { bpf(Command::MapGetNextKey, &mut attr) } {
+        Ok(_) => Ok(true),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

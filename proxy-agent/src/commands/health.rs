@@ -1,0 +1,52 @@
+//! `health`: what the agent of this node says of itself. For probes: it fails unless the answer is yes, and nothing but
+//! the agent can answer.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use crate::{commands::BpffsArgs, serve::local};
+
+/// Flags of `health`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct HealthArgs {
+    #[command(flatten)]
+    bpffs: BpffsArgs,
+
+    /// What to ask.
+    #[arg(value_enum, default_value_t)]
+    question: Asked,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Asked {
+    /// Whether the first full list is in the maps, and what came later (/readyz)
+    #[default]
+    Ready,
+    /// Whether the agent works, be it that it waits for the API server (/livez)
+    Live,
+    /// Whether load balancers may send traffic to this node (/healthz)
+    Node,
+}
+
+impl Asked {
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Ready => "/readyz",
+            Self::Live => "/livez",
+            Self::Node => "/healthz",
+        }
+    }
+}
+
+/// Prints the answer.
+pub fn run(args: &HealthArgs) -> anyhow::Result<ExitCode> {
+    let answer = local::ask(&args.bpffs.bpffs, args.question.path())
+        .context("the agent of this node does not answer")?;
+    println!("{}", answer.body);
+    Ok(if answer.ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,57 @@
+//! How many files this process may open. Sockets, maps and links count.
+
+use std::io;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// More is never needed, and programs that are started inherit the limit: some close every number up to it.
+const MOST: u64 = 1 << 20;
+/// With less, a node with many devices, or a flood of connections, may leave too few for the agent's own work.
+const FEW: u64 = 4096;
+
+/// Raises the soft limit as far as the hard limit allows, and says what came of it.
+pub fn raise() {
+    match raised() {
+        Ok(limit) if limit < FEW => tracing::warn!(
+            limit,
+            "few files may be open at once; raise the hard limit (RLIMIT_NOFILE) of the container's runtime"
+        ),
+        Ok(limit) => tracing::info!(limit, "files that may be open at once"),
+        Err(error) => {
+            tracing::warn!(%error, limit = limit(), "the limit of open files can't be raised");
+        }
+    }
+}
+
+fn raised() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let wanted = hard.min(MOST);
+    if soft < wanted {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)?;
+    }
+    Ok(soft.max(wanted))
+}
+
+/// The soft limit; what every process has at least, where it can't be read.
+pub fn limit() -> usize {
+    const POSIX: u64 = 1024;
+    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(POSIX, |(soft, _)| soft);
+    usize::try_from(soft).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_is_raised_to_the_hard_one_and_never_lowered() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let low = hard / 2;
+        setrlimit(Resource::RLIMIT_NOFILE, low, hard).unwrap();
+        let wanted = hard.min(MOST);
+        assert_eq!(raised().unwrap(), wanted);
+        assert_eq!(limit() as u64, wanted);
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (wanted, hard));
+        assert_eq!(raised().unwrap(), wanted, "again");
+    }
+}
