@@ -196,12 +196,9 @@ impl Programs {
         if OBJECT.is_empty() {
             return Err(LoadError::NoObject);
         }
+        process::lift_memlock_limit();
         for spec in MAPS {
             check_pinned(pins, spec)?;
-        }
-        // Before 5.11 maps count as locked memory; later kernels do not care, and a real lack shows at loading.
-        if let Err(error) = process::unlimited_memlock() {
-            tracing::debug!(%error, "could not lift the limit on locked memory");
         }
         let set_retval = u32::from(features.set_retval);
         let mut loader = EbpfLoader::new();

@@ -6,6 +6,7 @@ use super::{
     attach::{self, AttachError},
     pin::{self, PinError, PinFolder},
 };
+use crate::telemetry::chain;
 
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,29 +28,46 @@ pub enum RemoveError {
     Pin(#[from] PinError),
 }
 
-/// Detaches all programs, then removes all maps, of every version under the folder, and the folder.
+/// Detaches all programs, then removes all maps, of every version under the folder, and the folder. What can't be removed
+/// does not keep the rest; the first reason is returned.
 pub fn all(pins: &PinFolder) -> Result<Removed, RemoveError> {
     let mut removed = Removed::default();
-    for version in pin::names(pins.base())? {
-        removed.programs += detach_links(&pins.base().join(version))?;
+    let mut failures = Vec::new();
+    let versions = pins.versions()?;
+    for version in &versions {
+        removed.programs += count(detach_links(version), &mut failures);
     }
-    removed.programs += attach::detach_filters()?;
-    for version in pin::names(pins.base())? {
-        removed.maps += version_folder(&pins.base().join(version))?;
+    removed.programs += count(attach::detach_filters(), &mut failures);
+    for version in &versions {
+        removed.maps += count(version_folder(version), &mut failures);
     }
-    pin::remove_folder(pins.base())?;
-    Ok(removed)
+    if failures.is_empty() {
+        pin::remove_folder(pins.base())?;
+        return Ok(removed);
+    }
+    Err(failures.swap_remove(0))
+}
+
+fn count<E: Into<RemoveError>>(
+    removed: Result<usize, E>,
+    failures: &mut Vec<RemoveError>,
+) -> usize {
+    removed.unwrap_or_else(|error| {
+        let error = error.into();
+        tracing::debug!(error = chain(&error), "something could not be removed");
+        failures.push(error);
+        0
+    })
 }
 
 /// Detaches the links and removes the maps of every version but this one, which serves by now. Filters need nothing:
 /// those of another version have been replaced. Flows that only the other version knew end with its maps.
 pub fn other_versions(pins: &PinFolder) -> Result<Removed, RemoveError> {
     let mut removed = Removed::default();
-    for version in pin::names(pins.base())? {
-        let folder = pins.base().join(version);
-        if folder != pins.root() {
-            removed.programs += detach_links(&folder)?;
-            removed.maps += version_folder(&folder)?;
+    for version in pins.versions()? {
+        if version != pins.root() {
+            removed.programs += detach_links(&version)?;
+            removed.maps += version_folder(&version)?;
         }
     }
     Ok(removed)
@@ -59,10 +77,14 @@ pub fn other_versions(pins: &PinFolder) -> Result<Removed, RemoveError> {
 fn detach_links(version: &Path) -> Result<usize, AttachError> {
     let links = version.join("links");
     let mut detached = 0;
+    let mut failure = Ok(());
     for name in pin::names(&links)? {
-        detached += usize::from(attach::detach_pinned(&links.join(name))?);
+        match attach::detach_pinned(&links.join(name)) {
+            Ok(was_there) => detached += usize::from(was_there),
+            Err(error) => failure = Err(error),
+        }
     }
-    Ok(detached)
+    failure.map(|()| detached)
 }
 
 /// Removes the pins and folders of one version; returns the number of maps.
