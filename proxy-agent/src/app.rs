@@ -46,9 +46,10 @@ use crate::{
     plan::ServiceName,
     planner::{Planner, PlannerConfig},
     programmer::{Outcome, Programmer},
+    ready,
     serve::ServeConfig,
     source::{Feed, Source, Update},
-    telemetry::chain,
+    telemetry::{chain, flood::Flood},
 };
 
 /// Elements of the flow tables that are looked at in one step: some milliseconds.
@@ -120,33 +121,57 @@ pub struct App {
     /// Those that were told already.
     device_problems: Vec<DeviceProblem>,
     source: Feed,
+    flood: Flood,
     ready: bool,
     inspector: Inspector,
     _netfilter: Keeper,
-    _lock: PinLock,
+    /// Held until the end.
+    _lock: Option<PinLock>,
 }
 
 impl App {
     /// Takes over what an earlier run left, loads and attaches the programs. Nothing that serves is removed here.
+    ///
+    /// What can be refused is asked for first. Where no earlier run left anything, a start that fails leaves nothing either.
     pub async fn start(config: AppConfig) -> Result<Self> {
+        let cgroup = probe::open_cgroup(config.cgroup.as_deref())?;
+        let mode = tc_mode(config.tc)?;
+        let pins = PinFolder::new(&config.bpffs);
+        let lock = pins.lock()?;
+        if let Some(path) = &config.ready_file
+            && let Err(error) = ready::clear(path)
+        {
+            tracing::error!(%error, path = %path.display(), "--ready-file can't be removed, and does not tell when all is programmed");
+        }
+        let is_first = pins.versions()?.is_empty();
+        match Self::start_locked(config, &cgroup, mode).await {
+            Ok(app) => Ok(Self {
+                _lock: Some(lock),
+                ..app
+            }),
+            Err(error) => {
+                if is_first && let Err(error) = remove::all(&pins) {
+                    tracing::error!(
+                        error = chain(&error),
+                        "what was made before the start failed can't be removed; run cleanup"
+                    );
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts where nobody else works.
+    async fn start_locked(config: AppConfig, cgroup: &File, mode: TcMode) -> Result<Self> {
         let started = Instant::now();
+        let source = config.source.clone().follow()?;
         let monitor = Monitor::start(&config.serve)?;
         let pins = PinFolder::new(&config.bpffs);
-        pins.create()?;
-        let lock = pins.lock()?;
-        let cgroup = probe::open_cgroup(config.cgroup.as_deref())?;
         let features = Features {
             set_retval: probe::has_set_retval()
                 .context("could not probe the kernel for bpf_set_retval")?,
         };
-        let mode = match (config.tc, probe::has_tcx()) {
-            (Some(TcMode::Tcx), false) => {
-                bail!("this kernel has no tcx (Linux 6.6 has): use --tc auto or --tc clsact")
-            }
-            (Some(mode), _) => mode,
-            (None, true) => TcMode::Tcx,
-            (None, false) => TcMode::Clsact,
-        };
+        pins.create()?;
         let programs = Programs::load(&pins, features, config.datapath_log)?;
         let clock = Clock::new(&programs)?;
         let inspector = Inspector::start(&programs)?;
@@ -176,19 +201,20 @@ impl App {
             observed,
             ports: BTreeMap::new(),
             device_problems: Vec::new(),
-            source: config.source.clone().follow()?,
+            source,
+            flood: Flood::new(started),
             ready: false,
             inspector,
             _netfilter: Keeper::start(config.netfilter.clone())?,
             config,
-            _lock: lock,
+            _lock: None,
         };
         let outcome = app
             .programmer
             .set_node_name(&app.config.planner.node_name, Instant::now());
         app.settle(outcome);
         app.take_devices();
-        app.attachments.attach_sockets(&cgroup)?;
+        app.attachments.attach_sockets(cgroup)?;
         let frontends = app.programmer.usage().frontends;
         if frontends > 0 || remove::another_version_serves(&PinFolder::new(&app.config.bpffs)) {
             app.monitor.serves_earlier();
@@ -268,12 +294,13 @@ impl App {
     /// Says what did not come of a call to the programmer, and ends what cannot end by itself.
     fn settle(&mut self, outcome: Outcome) {
         self.monitor.settle(&self.programmer);
-        for refused in outcome.refused {
-            tracing::error!("{refused}");
-        }
-        for unplaced in &outcome.unplaced {
-            tracing::error!("{unplaced}");
-        }
+        let refused = outcome.refused.iter().map(ToString::to_string);
+        let unplaced = outcome.unplaced.iter().map(ToString::to_string);
+        self.flood.tell(
+            &refused.chain(unplaced).collect::<Vec<_>>(),
+            |complaint| tracing::error!("{complaint}"),
+            |more| tracing::error!("{more} more such lines were left out"),
+        );
         tell_failures(&outcome.failed);
         if let Some(aborter) = &self.aborter {
             aborter.abort(&outcome.gone);
@@ -362,11 +389,19 @@ impl App {
     }
 
     /// Tells what is wrong with objects: the log, and their owners.
-    fn complain(&self, problems: &[Problem]) {
+    fn complain(&mut self, problems: &[Problem]) {
         self.monitor.count_problems(problems);
-        for problem in problems {
-            tracing::warn!(object = %problem.object, "{}", problem.message);
-            if let Some(reporter) = &self.source.reporter {
+        self.flood.tell(
+            problems,
+            |problem| tracing::warn!(object = %problem.object, "{}", problem.message),
+            |more| {
+                tracing::warn!(
+                    "and {more} more problems of objects that are not logged one by one"
+                );
+            },
+        );
+        if let Some(reporter) = &self.source.reporter {
+            for problem in problems {
                 reporter.report(problem);
             }
         }
@@ -409,7 +444,7 @@ impl App {
         // Whoever waits for it then finds all the rest said.
         if full
             && let Some(path) = &self.config.ready_file
-            && let Err(error) = File::create(path)
+            && let Err(error) = ready::announce(path)
         {
             tracing::error!(%error, path = %path.display(), "--ready-file can't be created");
         }
@@ -454,6 +489,18 @@ impl App {
                 "what another version left can't be removed; run cleanup, then start again"
             ),
         }
+    }
+}
+
+/// How programs go on devices.
+fn tc_mode(asked: Option<TcMode>) -> Result<TcMode> {
+    match (asked, probe::has_tcx()) {
+        (Some(TcMode::Tcx), false) => {
+            bail!("this kernel has no tcx (Linux 6.6 has): use --tc auto or --tc clsact")
+        }
+        (Some(mode), _) => Ok(mode),
+        (None, true) => Ok(TcMode::Tcx),
+        (None, false) => Ok(TcMode::Clsact),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{
-    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource,
+    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ContextValue,
+    parser::ValueSource,
 };
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     config::file::{ConfigFile, ConfigFileError, Setting},
     netfilter::host,
     telemetry::LogArgs,
+    text,
 };
 
 /// Service proxy in eBPF, in place of kube-proxy.
@@ -61,7 +63,7 @@ impl Cli {
     /// Reads the command line, and the file of `run --config`, whose fields stand for flags that were not given; returns
     /// what of the file is not followed, too.
     pub fn load(mut arguments: Vec<OsString>) -> Result<(Self, Vec<String>), CliError> {
-        let matches = Self::command().try_get_matches_from(&arguments)?;
+        let matches = Self::matches(&arguments)?;
         let Some((run, path)) = config_of(&matches) else {
             return Ok((Self::from_arg_matches(&matches)?, Vec::new()));
         };
@@ -71,8 +73,13 @@ impl Cli {
             .iter()
             .filter(|setting| !is_given(run, setting.flag));
         arguments.extend(news.map(Setting::argument));
-        let matches = Self::command().try_get_matches_from(&arguments)?;
+        let matches = Self::matches(&arguments)?;
         Ok((Self::from_arg_matches(&matches)?, file.notices))
+    }
+
+    fn matches(arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
+        let matches = Self::command().try_get_matches_from(arguments);
+        matches.map_err(plain)
     }
 
     /// Runs the command.
@@ -92,6 +99,31 @@ impl Cli {
         }
         .map(|()| ExitCode::SUCCESS)
     }
+}
+
+/// What is said of wrong arguments: short lines, of which none is forged.
+pub fn complaint(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let lines = text
+        .lines()
+        .map(|line| text::plain(line, text::SENTENCE) + "\n");
+    lines.collect()
+}
+
+/// The error with the values that it quotes made fit for a terminal: they may come from a file or the environment.
+fn plain(mut error: clap::Error) -> clap::Error {
+    let values: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(value) => Some((kind, value.clone())),
+            _ => None,
+        })
+        .collect();
+    for (kind, value) in values {
+        let value = text::plain(&value, text::SENTENCE).into_owned();
+        error.insert(kind, ContextValue::String(value));
+    }
+    error
 }
 
 /// `run`, and its file.
@@ -171,6 +203,28 @@ mod tests {
             let words = command.unwrap().iter().filter_map(|word| word.as_str());
             let cli = Cli::try_parse_from(words).unwrap();
             assert!(matches!(cli.command, Command::Health(_)), "{probe}");
+        }
+    }
+
+    #[test]
+    fn values_that_errors_quote_are_fit_for_a_terminal() {
+        let hostile = format!("10\u{1b}[2J\nerror: forged {}", "x".repeat(100_000));
+        for flag in [
+            "--slow-start",
+            "--snat-ports",
+            "--tc",
+            "--api-server",
+            "--source",
+        ] {
+            let arguments = ["proxy-agent", "run", "--source=file:x", flag, &hostile];
+            let loaded = Cli::load(arguments.map(OsString::from).to_vec());
+            let Err(CliError::Arguments(error)) = loaded else {
+                panic!("{flag}: {loaded:?}");
+            };
+            let text = complaint(&error);
+            assert!(!text.contains('\u{1b}'), "{flag}: {text:?}");
+            assert!(!text.contains("\nerror: forged"), "{flag}: {text:?}");
+            assert!(text.len() < 5000, "{flag}: {}", text.len());
         }
     }
 

@@ -12,7 +12,10 @@ pub use endpoint_slice::{WEIGHT_ANNOTATION, endpoint_slice};
 pub use node::node;
 pub use service::{ALGORITHM_ANNOTATION, SLOW_START_ANNOTATION, service};
 
-use crate::model::{ObjectRef, Problem};
+use crate::{
+    model::{ObjectRef, Problem},
+    text,
+};
 
 /// The outcome of a conversion.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,10 +26,14 @@ pub struct Converted<T> {
     pub problems: Vec<Problem>,
 }
 
+/// Problems of one object that are told one by one.
+const TOLD: usize = 20;
+
 /// Collects the problems of one object.
 struct Reporter {
     object: ObjectRef,
     problems: Vec<Problem>,
+    more: usize,
 }
 
 impl Reporter {
@@ -34,17 +41,32 @@ impl Reporter {
         Self {
             object,
             problems: Vec::new(),
+            more: 0,
         }
     }
 
-    fn report(&mut self, message: impl Into<String>) {
-        self.problems.push(Problem {
-            object: self.object.clone(),
-            message: message.into(),
-        });
+    /// Tells a problem. What is quoted of the object may be of any length and hold anything.
+    fn report(&mut self, message: impl AsRef<str>) {
+        if self.problems.len() == TOLD {
+            self.more += 1;
+        } else {
+            let message = text::plain(message.as_ref(), text::SENTENCE);
+            self.add(message.into_owned());
+        }
     }
 
-    fn finish<T>(self, value: T) -> Converted<T> {
+    fn add(&mut self, message: String) {
+        let object = self.object.clone();
+        self.problems.push(Problem { object, message });
+    }
+
+    fn finish<T>(mut self, value: T) -> Converted<T> {
+        if self.more > 0 {
+            self.add(format!(
+                "{} more faults of this object are not told one by one",
+                self.more
+            ));
+        }
         Converted {
             value,
             problems: self.problems,

@@ -7,6 +7,7 @@
 //!                    pure
 //! ```
 
+mod child;
 mod events;
 pub mod forward;
 pub mod host;

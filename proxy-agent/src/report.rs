@@ -13,9 +13,12 @@ use proxy_common::abi::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Problem, service::family_of},
+    model::{ObjectRef, Problem, service::family_of},
     plan::{self, FrontendAddress, FrontendPlan, ServiceName, ServicePlan},
 };
+
+/// Warnings that are listed.
+const MOST_WARNINGS: usize = 1000;
 
 /// The whole output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,8 +177,17 @@ impl Report {
         }
         warnings.sort_unstable();
         warnings.dedup();
+        let node = node.into();
+        let more = warnings.len().saturating_sub(MOST_WARNINGS);
+        if more > 0 {
+            warnings.truncate(MOST_WARNINGS);
+            warnings.push(Problem {
+                object: ObjectRef::plain("Node", &node),
+                message: format!("{more} more warnings are not listed"),
+            });
+        }
         Self {
-            node: node.into(),
+            node,
             frontends: frontends.into_values().collect(),
             warnings,
         }

@@ -1,8 +1,27 @@
-//! Logging, to the standard error.
+//! Logging, to the standard error. Whatever is logged is made plain here, so that no place that logs need think of it.
 
-use tracing_subscriber::EnvFilter;
+pub mod flood;
+mod json;
+
+use std::{fmt, io};
+
+use tracing::{Dispatch, field::Field};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        MakeWriter,
+        format::{Writer, debug_fn},
+    },
+    util::SubscriberInitExt as _,
+};
+
+use self::json::Lines;
+use crate::text;
 
 const CLIENT_OFF: &str = "kube_client=off";
+
+/// The longest that a message or the value of a field is shown, in bytes.
+const LONGEST: usize = 2000;
 
 /// How to log.
 #[derive(Clone, Debug, clap::Args)]
@@ -29,17 +48,39 @@ pub fn init(args: &LogArgs) {
         Err(error) => (EnvFilter::new("info"), Some(error)),
     };
     let filter = quiet(filter, &args.log_level);
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    if args.log_json {
-        subscriber.json().init();
-    } else {
-        subscriber.with_ansi(false).init();
-    }
+    dispatch(filter, args.log_json, io::stderr).init();
     if let Some(error) = wrong {
         tracing::warn!(%error, filter = args.log_level, "--log-level is not understood, info is used");
+    }
+}
+
+fn dispatch<W>(filter: EnvFilter, json: bool, writer: W) -> Dispatch
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false);
+    if json {
+        builder.json().with_writer(Lines(writer)).into()
+    } else {
+        builder
+            .fmt_fields(debug_fn(write_field))
+            .with_ansi(false)
+            .with_writer(writer)
+            .into()
+    }
+}
+
+/// One field of a line of text.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let value = format!("{value:?}");
+    let value = text::plain(&value, LONGEST);
+    match field.name() {
+        "message" => write!(writer, "{value}"),
+        // Where a record of the crate `log` comes from.
+        name if name.starts_with("log.") => Ok(()),
+        name => write!(writer, " {}={value}", name.trim_start_matches("r#")),
     }
 }
 
@@ -61,3 +102,6 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

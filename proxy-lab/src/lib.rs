@@ -2,7 +2,7 @@
 
 pub mod address;
 mod agent;
-mod bpffs;
+pub mod bpffs;
 pub mod capture;
 mod cgroup;
 pub mod clock;

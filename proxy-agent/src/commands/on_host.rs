@@ -2,7 +2,7 @@
 
 use std::{io::ErrorKind, process::ExitCode};
 
-use crate::netfilter::host;
+use crate::{netfilter::host, text};
 
 /// What to run.
 #[derive(Clone, Debug, clap::Args)]
@@ -18,7 +18,8 @@ pub struct OnHostArgs {
 /// Becomes the program, or says why it cannot.
 pub fn run(args: &OnHostArgs) -> ExitCode {
     let error = host::become_program(&args.program, &args.arguments);
-    eprintln!("{}: {error}", args.program);
+    let why = format!("{}: {error}", args.program);
+    eprintln!("{}", text::plain(&why, text::SENTENCE));
     if error.kind() == ErrorKind::NotFound {
         u8::try_from(host::NOT_INSTALLED).map_or(ExitCode::FAILURE, ExitCode::from)
     } else {

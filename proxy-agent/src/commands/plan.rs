@@ -14,6 +14,7 @@ use crate::{
     plan::{FrontendAddress, ServicePlan},
     planner::Planner,
     report::Report,
+    text,
 };
 
 /// Flags of `plan`.
@@ -70,7 +71,7 @@ impl Output {
     pub fn print(self, report: &Report) -> anyhow::Result<()> {
         let text = match self {
             Self::Table => report.to_string(),
-            Self::Json => report.to_json()? + "\n",
+            Self::Json => text::plain_json(&report.to_json()?).into_owned() + "\n",
         };
         print_text(&text)
     }

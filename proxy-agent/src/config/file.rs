@@ -3,14 +3,19 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 
+use crate::files;
+
 const KIND: &str = "KubeProxyConfiguration";
 const GROUP: &str = "kubeproxy.config.k8s.io/";
+
+/// Notices that are told one by one: more than kube-proxy has fields.
+const MOST_NOTICES: usize = 50;
 
 /// Fields that are kube-proxy's only, with what is here instead.
 const NOT_FOLLOWED: &[(&str, &str)] = &[
@@ -96,7 +101,7 @@ impl Setting {
 impl ConfigFile {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, ConfigFileError> {
-        let text = fs::read_to_string(path)
+        let text = files::read_configuration(path)
             .map_err(|error| ConfigFileError::Read(path.to_owned(), error))?;
         Self::parse(path, &text)
     }
@@ -118,6 +123,12 @@ impl ConfigFile {
         let mut file = Self::default();
         for (name, value) in fields.iter().filter(|(_, value)| says_something(value)) {
             file.take(path, name, value)?;
+        }
+        let more = file.notices.len().saturating_sub(MOST_NOTICES);
+        if more > 0 {
+            file.notices.truncate(MOST_NOTICES);
+            file.notices
+                .push(format!("{more} more fields are not followed"));
         }
         Ok(file)
     }
@@ -250,6 +261,18 @@ mod tests {
                 "future is not known, and not followed",
             ]
         );
+    }
+
+    #[test]
+    fn many_fields_that_nobody_knows_are_summed_up() {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        for number in 0..1000 {
+            writeln!(text, "field{number}: 1").unwrap();
+        }
+        let notices = parse(&text).unwrap().notices;
+        assert_eq!(notices.len(), MOST_NOTICES + 1);
+        assert_eq!(notices[MOST_NOTICES], "950 more fields are not followed");
     }
 
     #[test]

@@ -172,11 +172,8 @@ impl Programs {
         if OBJECT.is_empty() {
             return Err(LoadError::NoObject);
         }
+        process::lift_memlock_limit();
         open::check_pinned(pins)?;
-        // Before 5.11 maps count as locked memory; later kernels do not care, and a real lack shows at loading.
-        if let Err(error) = process::unlimited_memlock() {
-            tracing::debug!(%error, "could not lift the limit on locked memory");
-        }
         let set_retval = u32::from(features.set_retval);
         let mut loader = EbpfLoader::new();
         loader.override_global("HAVE_SET_RETVAL", &set_retval, true);

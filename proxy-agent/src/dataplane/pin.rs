@@ -1,7 +1,12 @@
 //! Where everything is pinned: `<bpffs>/v<ABI_VERSION>/{maps,links}`.
 //!
-//! A pin keeps a map or a link alive without the agent. One agent at a time works on a folder: it holds a lock
+//! A pin keeps a map or a link alive without the agent. One agent at a time works on the base: it holds a lock
 //! on it, which ends with the process, however that ends.
+//!
+//! `/sys/fs/bpf` is open to every user of the node by default. So the base is ours alone (mode 0700): else anybody could open it
+//! and hold the lock, or pin what we would take for ours.
+
+mod trust;
 
 use std::{
     fs::{self, File, TryLockError},
@@ -25,6 +30,18 @@ pub enum PinError {
         .0.display()
     )]
     NotBpffs(PathBuf),
+    /// Somebody else may have put there what we would use.
+    #[error(
+        "{} can't be used, since it {why}: look at what it is, then remove it or give it to root alone (chown root, chmod 700), \
+         or name another folder with --bpffs",
+        .path.display()
+    )]
+    Untrusted {
+        /// The folder, or one above it.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Another process works on it.
     #[error("another agent works on {}; stop it first", .0.display())]
     Busy(PathBuf),
@@ -101,13 +118,26 @@ impl PinFolder {
         self.links().join(name)
     }
 
-    /// Makes the folders; the base must lie on a bpf file system.
+    /// Makes the folders; the base must lie on a bpf file system, and be ours.
     pub fn create(&self) -> Result<(), PinError> {
-        self.check_file_system()?;
-        for folder in [self.maps(), self.links()] {
-            fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
+        self.own_base()?;
+        for folder in [self.root(), self.maps(), self.links()] {
+            trust::make(&folder)?;
         }
         Ok(())
+    }
+
+    /// The base, which is made if it is missing, and closed to all others.
+    fn own_base(&self) -> Result<File, PinError> {
+        self.check_file_system()?;
+        trust::check_parents(&self.base)?;
+        trust::make(&self.base)?;
+        trust::close(&self.base)
+    }
+
+    /// Whether there is a base, of whatever kind.
+    pub fn exists(&self) -> bool {
+        fs::symlink_metadata(&self.base).is_ok()
     }
 
     /// Fails unless the base, or the nearest folder above it that exists, is on a bpf file system.
@@ -125,29 +155,53 @@ impl PinFolder {
         }
     }
 
-    /// Fails unless something is pinned.
+    /// Fails unless something is pinned, by us.
     pub fn check_present(&self) -> Result<(), PinError> {
-        if self.maps().is_dir() {
-            Ok(())
-        } else {
-            Err(PinError::Nothing(self.root()))
+        if !self.exists() {
+            return Err(PinError::Nothing(self.root()));
+        }
+        trust::check_parents(&self.base)?;
+        trust::open(&self.base)?;
+        for folder in [self.root(), self.maps()] {
+            if fs::symlink_metadata(&folder).is_err() {
+                return Err(PinError::Nothing(self.root()));
+            }
+            trust::open(&folder)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the folder for this process; makes it if it is missing. Whoever else works on it keeps it.
+    pub fn lock(&self) -> Result<PinLock, PinError> {
+        loop {
+            let base = self.own_base()?;
+            match base.try_lock() {
+                Ok(()) if trust::is_at(&base, &self.base) => return Ok(PinLock(base)),
+                // A cleanup has removed it meanwhile.
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(PinError::Busy(self.base.clone())),
+                Err(TryLockError::Error(error)) => return Err(failed("lock", &self.base)(error)),
+            }
         }
     }
 
-    /// Takes the folder for this process.
-    pub fn lock(&self) -> Result<PinLock, PinError> {
-        let folder = File::open(&self.base).map_err(failed("open", &self.base))?;
-        match folder.try_lock() {
-            Ok(()) => Ok(PinLock(folder)),
-            Err(TryLockError::WouldBlock) => Err(PinError::Busy(self.base.clone())),
-            Err(TryLockError::Error(error)) => Err(failed("lock", &self.base)(error)),
-        }
+    /// The folders of all versions. What else is there is not ours.
+    pub fn versions(&self) -> Result<Vec<PathBuf>, PinError> {
+        let names = names(&self.base)?;
+        let ours = names.iter().filter(|name| is_version(name));
+        Ok(ours.map(|name| self.base.join(name)).collect())
     }
 
     /// Names of the pinned links, sorted.
     pub fn link_names(&self) -> Result<Vec<String>, PinError> {
         names(&self.links())
     }
+}
+
+/// Whether a folder of this name is of one version: `v<number>`.
+fn is_version(name: &str) -> bool {
+    let number = name.strip_prefix('v').unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Names in a folder, sorted; none where the folder is not there.
@@ -174,11 +228,12 @@ pub fn unpin(path: &Path) -> Result<bool, PinError> {
     }
 }
 
-/// Removes an empty folder; what is not there is fine.
+/// Removes an empty folder; what is not there is fine, and so is one with something of somebody else's in it.
 pub fn remove_folder(path: &Path) -> Result<(), PinError> {
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound, ResourceBusy};
     match fs::remove_dir(path) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if matches!(error.kind(), DirectoryNotEmpty | NotFound | ResourceBusy) => Ok(()),
         Err(error) => Err(failed("remove", path)(error)),
     }
 }

@@ -7,6 +7,7 @@ use super::{
     pin::{self, PinError, PinFolder},
     sys::map,
 };
+use crate::telemetry::chain;
 
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,32 +29,48 @@ pub enum RemoveError {
     Pin(#[from] PinError),
 }
 
-/// Detaches all programs, then removes all maps, of every version under the folder, and the folder. If a program can't be detached,
-/// the others are detached all the same, and the maps stay.
+/// Detaches all programs, then removes all maps, of every version under the folder, and the folder. Something that cannot be
+/// removed does not keep the rest, except that maps stay while a program is attached. The first reason is returned.
 pub fn all(pins: &PinFolder) -> Result<Removed, RemoveError> {
     let mut removed = Removed::default();
-    let versions = pin::names(pins.base())?.into_iter();
-    let links = versions.map(|version| detach_links(&pins.base().join(version)));
-    let detached: Vec<_> = links.chain([attach::detach_filters()]).collect();
-    for detached in detached {
-        removed.programs += detached?;
+    let mut failures = Vec::new();
+    let versions = pins.versions()?;
+    for version in &versions {
+        removed.programs += count(detach_links(version), &mut failures);
     }
-    for version in pin::names(pins.base())? {
-        removed.maps += version_folder(&pins.base().join(version))?;
+    removed.programs += count(attach::detach_filters(), &mut failures);
+    if failures.is_empty() {
+        for version in &versions {
+            removed.maps += count(version_folder(version), &mut failures);
+        }
     }
-    pin::remove_folder(pins.base())?;
-    Ok(removed)
+    if failures.is_empty() {
+        pin::remove_folder(pins.base())?;
+        return Ok(removed);
+    }
+    Err(failures.swap_remove(0))
+}
+
+fn count<E: Into<RemoveError>>(
+    removed: Result<usize, E>,
+    failures: &mut Vec<RemoveError>,
+) -> usize {
+    removed.unwrap_or_else(|error| {
+        let error = error.into();
+        tracing::debug!(error = chain(&error), "something could not be removed");
+        failures.push(error);
+        0
+    })
 }
 
 /// Detaches the links and removes the maps of every version but this one, which serves by now. Filters need nothing:
 /// those of another version have been replaced. Flows that only the other version knew end with its maps.
 pub fn other_versions(pins: &PinFolder) -> Result<Removed, RemoveError> {
     let mut removed = Removed::default();
-    for version in pin::names(pins.base())? {
-        let folder = pins.base().join(version);
-        if folder != pins.root() {
-            removed.programs += detach_links(&folder)?;
-            removed.maps += version_folder(&folder)?;
+    for version in pins.versions()? {
+        if version != pins.root() {
+            removed.programs += detach_links(&version)?;
+            removed.maps += version_folder(&version)?;
         }
     }
     Ok(removed)
@@ -65,12 +82,9 @@ pub fn another_version_serves(pins: &PinFolder) -> bool {
         pin::names(&version.join("links")).is_ok_and(|links| !links.is_empty())
             && map::has_elements(&version.join("maps/FRONTENDS")).unwrap_or(false)
     };
-    let versions = pin::names(pins.base()).unwrap_or_default();
-    let mut others = versions
-        .into_iter()
-        .map(|version| pins.base().join(version))
-        .filter(|folder| *folder != pins.root());
-    others.any(|folder| serves(&folder))
+    let versions = pins.versions().unwrap_or_default();
+    let others = versions.iter().filter(|folder| **folder != pins.root());
+    others.into_iter().any(|folder| serves(folder))
 }
 
 /// Detaches the links of one version; returns how many. One that can't be detached keeps no other from it.

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::text;
 
 /// What a [`Problem`] is about; shown as `Service default/web`, `Node worker-1`, `file services.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -38,10 +40,11 @@ impl ObjectRef {
 
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.namespace {
-            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
-            None => write!(f, "{} {}", self.kind, self.name),
+        write!(f, "{} ", text::plain(&self.kind, text::NAME))?;
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{}/", text::plain(namespace, text::NAME))?;
         }
+        f.write_str(&text::plain(&self.name, text::NAME))
     }
 }
 
@@ -70,11 +73,39 @@ pub struct Problem {
     /// What it is about.
     pub object: ObjectRef,
     /// A sentence that says what is wrong and what becomes of it.
+    #[serde(serialize_with = "serialize_plain")]
     pub message: String,
+}
+
+fn serialize_plain<S: Serializer>(message: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&text::plain(message, text::SENTENCE))
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.object, self.message)
+        let message = text::plain(&self.message, text::SENTENCE);
+        write!(f, "{}: {message}", self.object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_one_short_line_in_every_form() {
+        let hostile = format!("web\n\u{1b}[2J\u{202e}{}", "x".repeat(100_000));
+        let problem = Problem {
+            object: ObjectRef::namespaced("Service", &hostile, &hostile),
+            message: hostile.clone(),
+        };
+        let json = serde_json::to_value(&problem).unwrap();
+        let texts =
+            [&json["object"], &json["message"]].map(|text| text.as_str().unwrap().to_owned());
+        for text in [problem.to_string()].iter().chain(&texts) {
+            assert!(text.len() < 2000, "{}", text.len());
+            assert!(text.contains("left out"));
+            assert!(!text.contains(['\n', '\u{1b}', '\u{202e}']), "{text:?}");
+        }
     }
 }

@@ -60,7 +60,7 @@ fn keep(mut kept: Vec<Kept>, mut stopped: oneshot::Receiver<()>) {
         // Without nftables in the kernel there is nothing to hear of.
         let events = Events::open().ok();
         loop {
-            let most = look(&mut kept, &Installed);
+            let most = look(&mut kept, &Installed::for_a_look());
             if kept.is_empty() {
                 return;
             }

@@ -2,11 +2,13 @@
 
 use std::{
     fs,
-    io::{ErrorKind, Write as _},
-    process::{Command, Output, Stdio},
+    io::{self, ErrorKind},
+    process::{Command, Output},
+    time::{Duration, Instant},
 };
 
-use super::host;
+use super::{child, host};
+use crate::text;
 
 /// Why a program did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -42,20 +44,44 @@ pub trait Tools {
     fn legacy_tables(&self, v6: bool) -> String;
 }
 
-/// Those that are installed here, else those of the host that this is a container of.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Installed;
+/// How long one program may take. It waits for the lock of iptables for 5 s (`-w 5`).
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long all programs of one look may take together.
+const LOOK: Duration = Duration::from_secs(30);
+/// The longest that a program's complaint is told, in bytes.
+const LONGEST_COMPLAINT: usize = 600;
+
+/// Those that are installed here, else those of the host that this is a container of; for one look at the rules. None is
+/// waited for for long.
+#[derive(Clone, Copy, Debug)]
+pub struct Installed {
+    until: Instant,
+}
 
 impl Installed {
+    /// For a look that begins now.
+    pub fn for_a_look() -> Self {
+        Self {
+            until: Instant::now() + LOOK,
+        }
+    }
+
     /// Runs a program until its end; `NotFound` where it is not installed.
-    fn finish(program: &str, arguments: &[&str], input: &str) -> std::io::Result<Output> {
-        let here = feed(Command::new(program).args(arguments), input);
-        match here {
+    fn finish(&self, program: &str, arguments: &[&str], input: &str) -> io::Result<Output> {
+        let finish = |command: &mut Command| {
+            let left = self.until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let problem = "no time was left for it: others before it took too long";
+                return Err(io::Error::new(ErrorKind::TimedOut, problem));
+            }
+            child::finish(command.args(arguments), input, TIMEOUT)
+        };
+        match finish(&mut Command::new(program)) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let Some(mut there) = host::command(program) else {
                     return Err(error);
                 };
-                let output = feed(there.args(arguments), input)?;
+                let output = finish(&mut there)?;
                 if output.status.code() == Some(host::NOT_INSTALLED) {
                     return Err(error);
                 }
@@ -66,39 +92,25 @@ impl Installed {
     }
 }
 
-/// Runs a command with this input.
-fn feed(command: &mut Command, input: &str) -> std::io::Result<Output> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    // A program that ends without reading says why on its standard error.
-    let _ = child
-        .stdin
-        .take()
-        .map(|mut stdin| stdin.write_all(input.as_bytes()));
-    child.wait_with_output()
-}
-
 impl Tools for Installed {
     fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<String, ToolError> {
         let line = || [&[program], arguments].concat().join(" ");
-        let failed = |error: std::io::Error| match error.kind() {
+        let failed = |error: io::Error| match error.kind() {
             ErrorKind::NotFound => ToolError::Missing(program.to_owned()),
             _ => ToolError::Run {
                 line: line(),
                 problem: error.to_string(),
             },
         };
-        let output = Self::finish(program, arguments, input).map_err(failed)?;
+        let output = self.finish(program, arguments, input).map_err(failed)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
         Err(ToolError::Failed {
             line: line(),
-            said: said.split_whitespace().collect::<Vec<_>>().join(" "),
+            said: text::plain(&said, LONGEST_COMPLAINT).into_owned(),
         })
     }
 
@@ -106,6 +118,36 @@ impl Tools for Installed {
         let name = if v6 { "ip6" } else { "ip" };
         // Not there: the kernel does not have them.
         fs::read_to_string(format!("/proc/self/net/{name}_tables_names")).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_program_says_is_short_and_one_that_hung_leaves_no_time_for_others() {
+        let tools = Installed::for_a_look();
+        assert_eq!(tools.run("cat", &[], "text").unwrap(), "text");
+        let script = "head -c 300000 /dev/zero | tr '\\0' x >&2; printf '\\033[2J' >&2; exit 1";
+        let error = tools.run("sh", &["-c", script], "").unwrap_err();
+        let ToolError::Failed { said, .. } = error else {
+            panic!("{error}");
+        };
+        assert!(
+            said.len() <= LONGEST_COMPLAINT && said.ends_with("\\u{1b}[2J"),
+            "{said}"
+        );
+
+        let late = Installed {
+            until: Instant::now(),
+        };
+        let error = late.run("true", &[], "").unwrap_err().to_string();
+        assert!(error.contains("no time was left"), "{error}");
+        assert!(matches!(
+            tools.run("no-such-program-here", &[], ""),
+            Err(ToolError::Missing(_))
+        ));
     }
 }
 

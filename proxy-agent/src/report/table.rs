@@ -4,6 +4,8 @@ use std::{fmt, net::IpAddr};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
+use crate::text;
+
 use super::{Algorithm, Backend, Empty, Frontend, Protocol, Report, Scope};
 
 /// Backends that are shown of one frontend.
@@ -35,7 +37,8 @@ impl fmt::Display for Report {
                 backends(row),
             ]);
         }
-        writeln!(f, "node {}: {} frontends", self.node, self.frontends.len())?;
+        let node = text::plain(&self.node, text::NAME);
+        writeln!(f, "node {node}: {} frontends", self.frontends.len())?;
         for line in table.lines() {
             writeln!(f, "{}", line.trim_end())?;
         }
@@ -55,10 +58,12 @@ fn is_the_same_but_scope(one: &Frontend, other: &Frontend) -> bool {
 }
 
 fn service(frontend: &Frontend) -> String {
+    let service = text::plain(&frontend.service, 2 * text::NAME);
     if frontend.port_name.is_empty() {
-        frontend.service.clone()
+        service.into_owned()
     } else {
-        format!("{}:{}", frontend.service, frontend.port_name)
+        let port = text::plain(&frontend.port_name, text::NAME);
+        format!("{service}:{port}")
     }
 }
 
@@ -109,7 +114,9 @@ fn backends(frontend: &Frontend) -> String {
 fn backend(backend: &Backend) -> String {
     let address = endpoint(backend.address, backend.port);
     let node = backend.node.as_ref();
-    let place = node.map_or_else(String::new, |node| format!("@{node}"));
+    let place = node.map_or_else(String::new, |node| {
+        format!("@{}", text::plain(node, text::NAME))
+    });
     let leaving = if backend.terminating {
         " (terminating)"
     } else {
@@ -130,5 +137,50 @@ const fn name(protocol: Protocol) -> &'static str {
         Protocol::Sctp => "SCTP",
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Kind, *};
+
+    #[test]
+    fn no_name_forges_a_row() {
+        let hostile = || {
+            format!(
+                "web\n10.0.0.1:1 UDP anywhere\u{1b}[2J{}",
+                "x".repeat(50_000)
+            )
+        };
+        let report = Report {
+            node: hostile(),
+            frontends: vec![Frontend {
+                service: hostile(),
+                port_name: hostile(),
+                kind: Kind::ClusterIP,
+                address: "10.96.0.1".parse().unwrap(),
+                port: 80,
+                protocol: Protocol::Tcp,
+                scope: Scope::Cluster,
+                algorithm: Algorithm::Random,
+                affinity_seconds: None,
+                slow_start_seconds: None,
+                source_ranges: None,
+                admits_node: true,
+                empty: None,
+                backends: vec![Backend {
+                    address: "10.244.0.1".parse().unwrap(),
+                    port: 80,
+                    node: Some(hostile()),
+                    zone: None,
+                    weight: 1,
+                    terminating: false,
+                }],
+            }],
+            warnings: Vec::new(),
+        };
+        let text = report.to_string();
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(text.len() < 6000 && !text.contains('\u{1b}'), "{text}");
     }
 }

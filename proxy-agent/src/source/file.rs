@@ -11,8 +11,7 @@ mod follow;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::{self, Read as _},
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,11 +23,20 @@ use super::{
     Update,
     object::{Key, Object},
 };
-use crate::model::{Event, ObjectRef, Problem};
+use crate::{
+    files,
+    model::{Event, ObjectRef, Problem},
+};
 
 /// The largest file that is read, in bytes: the manifests of tens of thousands of Services. What is larger is a mistake, and must
 /// not take the memory of the node.
 const LARGEST_FILE: u64 = 64 << 20;
+
+/// The most files that a folder may have. More are a mistake too: they are looked at every few seconds.
+const MOST_FILES: usize = 50_000;
+
+/// Problems of a file that are told one by one.
+const TOLD: usize = 100;
 
 /// A folder of manifests, and what it said when it was last read.
 #[derive(Debug)]
@@ -42,11 +50,16 @@ pub struct Folder {
     failure: Option<String>,
     /// The same for its files.
     failures: BTreeMap<String, String>,
+    most_files: usize,
+    /// Whether it was told that there are more.
+    crowded: bool,
 }
 
 #[derive(Debug, Default)]
 struct File {
     fingerprint: Option<Fingerprint>,
+    /// What was wrong with it when it was read: what is still wrong is not told again.
+    problems: BTreeSet<Problem>,
     /// `None`: seen, but of no use here.
     objects: BTreeMap<Key, Option<Arc<Object>>>,
 }
@@ -79,6 +92,8 @@ impl Folder {
             synced: false,
             failure: None,
             failures: BTreeMap::new(),
+            most_files: MOST_FILES,
+            crowded: false,
         }
     }
 
@@ -95,7 +110,7 @@ impl Folder {
     /// Reads what changed. After the first success the events end with [`Event::Synced`].
     pub fn read(&mut self, look: &Look) -> Update {
         let mut update = Update::default();
-        match self.candidates(look) {
+        match self.candidates(look, &mut update.problems) {
             Ok(names) => {
                 if self.failure.take().is_some() && self.synced {
                     update.problems.push(self.problem("is readable again"));
@@ -121,31 +136,52 @@ impl Folder {
     }
 
     /// The names of the files to look at: those that exist, and those that are gone.
-    fn candidates(&self, look: &Look) -> io::Result<BTreeSet<String>> {
-        let known = || self.files.keys().chain(self.failures.keys()).cloned();
-        match look {
-            Look::At(names) => {
+    fn candidates(
+        &mut self,
+        look: &Look,
+        problems: &mut Vec<Problem>,
+    ) -> io::Result<BTreeSet<String>> {
+        let mut names: BTreeSet<String> = self
+            .files
+            .keys()
+            .chain(self.failures.keys())
+            .cloned()
+            .collect();
+        let (known, found) = match look {
+            Look::At(found) => {
                 fs::metadata(&self.path)?;
-                Ok(names
-                    .iter()
-                    .filter(|name| Syntax::of(name).is_some())
-                    .cloned()
-                    .collect())
+                (std::mem::take(&mut names), found.clone())
             }
             Look::Everywhere => {
-                let mut names: BTreeSet<String> = known().collect();
+                let mut found = BTreeSet::new();
                 for entry in fs::read_dir(&self.path)? {
-                    if let Some(name) = entry?
-                        .file_name()
-                        .to_str()
-                        .filter(|n| Syntax::of(n).is_some())
-                    {
-                        names.insert(name.to_owned());
-                    }
+                    found.extend(entry?.file_name().into_string());
                 }
-                Ok(names)
+                (names.clone(), found)
+            }
+        };
+        let mut room = self.most_files.saturating_sub(known.len());
+        let mut passed_over = 0_usize;
+        for name in found.into_iter().filter(|name| Syntax::of(name).is_some()) {
+            if known.contains(&name) {
+                names.insert(name);
+            } else if room > 0 {
+                room -= 1;
+                names.insert(name);
+            } else {
+                passed_over += 1;
             }
         }
+        if passed_over > 0 && !self.crowded {
+            let most = self.most_files;
+            problems.push(self.problem(&format!(
+                "has more than {most} manifests; {passed_over} of them are passed over"
+            )));
+        }
+        if *look == Look::Everywhere {
+            self.crowded = passed_over > 0;
+        }
+        Ok(names)
     }
 
     fn read_files(&mut self, names: BTreeSet<String>, look: &Look, update: &mut Update) {
@@ -153,9 +189,14 @@ impl Folder {
         for name in names {
             let path = self.path.join(&name);
             let fingerprint = match fs::metadata(&path) {
-                Ok(metadata) if metadata.is_file() => Some(Fingerprint::of(&metadata)),
-                Ok(_) => continue,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Ok(metadata) => Some(Fingerprint::of(&metadata)),
+                // A link to what is missing is not gone.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        && fs::symlink_metadata(&path).is_err() =>
+                {
+                    None
+                }
                 Err(error) => {
                     update.problems.extend(self.unreadable(name, &error));
                     continue;
@@ -171,21 +212,33 @@ impl Folder {
                 // Files that go because the folder goes are not taken away.
                 None if fs::metadata(&self.path).is_err() => return,
                 None => None,
-                Some(_) => match read_file(&path) {
-                    Ok(bytes) => {
-                        self.failures.remove(&name);
-                        let previous = known.map(|file| &file.objects);
-                        let objects = read_objects(&name, &bytes, previous, &mut update.problems);
-                        Some(File {
-                            fingerprint,
-                            objects,
-                        })
+                Some(_) => {
+                    match files::open(&path).and_then(|file| files::read(file, LARGEST_FILE)) {
+                        Ok(bytes) => {
+                            self.failures.remove(&name);
+                            let previous = known.map(|file| &file.objects);
+                            let (objects, problems) = read_objects(&name, &bytes, previous);
+                            let is_new = |problem: &Problem| {
+                                known.is_none_or(|file| !file.problems.contains(problem))
+                            };
+                            let news: Vec<_> = problems
+                                .iter()
+                                .filter(|problem| is_new(problem))
+                                .cloned()
+                                .collect();
+                            update.problems.extend(news);
+                            Some(File {
+                                fingerprint,
+                                problems: problems.into_iter().collect(),
+                                objects,
+                            })
+                        }
+                        Err(error) => {
+                            update.problems.extend(self.unreadable(name, &error));
+                            continue;
+                        }
                     }
-                    Err(error) => {
-                        update.problems.extend(self.unreadable(name, &error));
-                        continue;
-                    }
-                },
+                }
             };
             if fingerprint.is_none() {
                 self.failures.remove(&name);
@@ -291,36 +344,26 @@ impl Fingerprint {
     }
 }
 
-/// Reads a file that is no larger than one may be.
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let too_large = || {
-        let megabytes = LARGEST_FILE >> 20;
-        io::Error::other(format!("it is larger than {megabytes} MiB"))
-    };
-    let file = fs::File::open(path)?;
-    if file.metadata()?.len() > LARGEST_FILE {
-        return Err(too_large());
-    }
-    let mut bytes = Vec::new();
-    // It may have grown.
-    file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST_FILE {
-        return Err(too_large());
-    }
-    Ok(bytes)
-}
-
-/// The objects of a file. Where a document can't be read, `previous` fills in.
+/// The objects of a file, and what is wrong with it. Where a document can't be read, `previous` fills in.
 fn read_objects(
     name: &str,
     bytes: &[u8],
     previous: Option<&BTreeMap<Key, Option<Arc<Object>>>>,
-    problems: &mut Vec<Problem>,
-) -> BTreeMap<Key, Option<Arc<Object>>> {
+) -> (BTreeMap<Key, Option<Arc<Object>>>, Vec<Problem>) {
     let file = ObjectRef::plain("file", name);
+    let told = |message| Problem {
+        object: file.clone(),
+        message,
+    };
     let syntax = Syntax::of(name).unwrap_or(Syntax::Yaml);
-    let Parsed { found, errors } = document::parse(syntax, bytes);
+    let parsed = document::parse(syntax, bytes);
+    let Parsed {
+        found,
+        errors,
+        more_errors,
+    } = parsed;
     let mut objects = BTreeMap::new();
+    let mut problems = Vec::new();
     for object in found {
         problems.extend(object.problems);
         if objects.contains_key(&object.key) {
@@ -331,22 +374,35 @@ fn read_objects(
         }
         objects.insert(object.key, object.value.map(Arc::new));
     }
+    let more = problems.len().saturating_sub(TOLD);
+    if more > 0 {
+        problems.truncate(TOLD);
+        problems.push(told(format!(
+            "{more} more problems of its objects are not told one by one"
+        )));
+    }
     let broken = !errors.is_empty();
     let kept = if previous.is_some() {
         "what it gave before stays"
     } else {
         "it is passed over"
     };
-    problems.extend(errors.into_iter().map(|error| Problem {
-        object: file.clone(),
-        message: format!("{error}; {kept}"),
-    }));
+    problems.extend(
+        errors
+            .into_iter()
+            .map(|error| told(format!("{error}; {kept}"))),
+    );
+    if more_errors > 0 {
+        problems.push(told(format!(
+            "{more_errors} more documents or items can't be read; {kept}"
+        )));
+    }
     if broken {
         for (key, object) in previous.into_iter().flatten() {
             objects.entry(key.clone()).or_insert_with(|| object.clone());
         }
     }
-    objects
+    (objects, problems)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::{Flag, Flow, FlowReport, State};
-use crate::report::Protocol;
+use crate::{report::Protocol, text};
 
 const COLUMNS: usize = 9;
 const HEADER: [&str; COLUMNS] = [
@@ -24,7 +24,7 @@ impl fmt::Display for FlowReport {
             line(f, &widths, &cells)?;
         }
         for warning in &self.warnings {
-            writeln!(f, "warning: {warning}")?;
+            writeln!(f, "warning: {}", text::plain(warning, text::SENTENCE))?;
         }
         Ok(())
     }

@@ -56,18 +56,18 @@ pub fn monotonic() -> Duration {
     )
 }
 
-/// Lifts the limit on locked memory, which maps and programs count against before Linux 5.11.
-pub fn unlimited_memlock() -> io::Result<()> {
-    let limit = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    // SAFETY: `limit` is readable.
-    let result = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+/// Lifts the limit on locked memory, which maps and programs count against before Linux 5.11: whatever an earlier run left
+/// counts, so that without this a second one could make nothing. Later kernels do not care, and a real lack shows when
+/// something is made.
+pub fn lift_memlock_limit() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource::RLIMIT_MEMLOCK, getrlimit, setrlimit};
+    // Without `SYS_RESOURCE`, as far as it goes.
+    let lifted = setrlimit(RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).or_else(|_| {
+        let (_, most) = getrlimit(RLIMIT_MEMLOCK)?;
+        setrlimit(RLIMIT_MEMLOCK, most, most)
+    });
+    if let Err(error) = lifted {
+        tracing::debug!(%error, "could not lift the limit on locked memory");
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Command, address_of, address_of_mut, bpf, owned};
+use super::{Command, address_of, address_of_mut, bpf, owned, process};
 
 #[derive(Default, FromBytes, IntoBytes)]
 #[repr(C)]
@@ -219,6 +219,7 @@ struct LoadAttr {
 
 /// Loads a program given as instructions (`struct bpf_insn`), for probing what this kernel accepts.
 pub fn load(prog_type: u32, attach_type: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
+    process::lift_memlock_limit();
     let mut attr = LoadAttr {
         prog_type,
         insn_cnt: u32::try_from(instructions.len()).map_err(io::Error::other)?,
@@ -229,4 +230,30 @@ pub fn load(prog_type: u32, attach_type: u32, instructions: &[u64]) -> io::Resul
     };
     // SAFETY: the instructions and the terminated license live until after the call; no log is asked for.
     owned(unsafe { bpf(Command::ProgLoad, &mut attr) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::resource::{Resource::RLIMIT_MEMLOCK, getrlimit, setrlimit};
+
+    use super::{super::super::probe, *};
+
+    /// Before Linux 5.11 a probe fails where the limit holds: the maps of an earlier run count against it.
+    #[test]
+    fn the_limit_on_locked_memory_is_lifted_before_a_program_is_loaded() {
+        const SMALL: u64 = 1 << 16;
+        let (_, most) = getrlimit(RLIMIT_MEMLOCK).unwrap();
+        assert!(most > SMALL, "this process may lock next to nothing");
+        let loads: [fn(); 2] = [
+            || drop(probe::has_set_retval()),
+            // Whatever the kernel says to no instructions at all.
+            || drop(load(0, 0, &[])),
+        ];
+        for load in loads {
+            setrlimit(RLIMIT_MEMLOCK, SMALL, most).unwrap();
+            load();
+            let (limit, _) = getrlimit(RLIMIT_MEMLOCK).unwrap();
+            assert!(limit >= most, "{limit}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::source::object::Found;
+use crate::{source::object::Found, text};
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +27,19 @@ impl Syntax {
     }
 }
 
+/// The longest that an error is told, in bytes: more is said behind it.
+const LONGEST_ERROR: usize = 800;
+/// Errors of a file that are told one by one.
+const TOLD: usize = 5;
+
 /// What became of a file.
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
     pub found: Vec<Found>,
-    /// Documents, and items of lists, that can't be read: which, and why.
+    /// Documents, and items of lists, that can't be read: which, and why. The first of them only.
     pub errors: Vec<String>,
+    /// How many more there are.
+    pub more_errors: usize,
 }
 
 /// What an object says about itself.
@@ -65,7 +72,7 @@ trait Form {
 pub(super) fn parse(syntax: Syntax, bytes: &[u8]) -> Parsed {
     let mut parsed = Parsed::default();
     let Ok(text) = std::str::from_utf8(bytes) else {
-        parsed.errors.push("it is not UTF-8".to_owned());
+        parsed.fail("it is not UTF-8");
         return parsed;
     };
     let text = text.trim_start_matches('\u{feff}');
@@ -76,7 +83,7 @@ pub(super) fn parse(syntax: Syntax, bytes: &[u8]) -> Parsed {
                 let place = format!("document {}", index + 1);
                 match value {
                     Ok(value) => parsed.add(&place, &value),
-                    Err(error) => parsed.errors.push(format!("{place}: {error}")),
+                    Err(error) => parsed.fail(&format!("{place}: {error}")),
                 }
             }
         }
@@ -92,7 +99,17 @@ pub(super) fn parse(syntax: Syntax, bytes: &[u8]) -> Parsed {
 impl Parsed {
     fn add(&mut self, place: &str, form: &impl Form) {
         if let Err(error) = self.add_object(place, form) {
-            self.errors.push(format!("{place}: {error}"));
+            self.fail(&format!("{place}: {error}"));
+        }
+    }
+
+    /// Notes an error, which may quote the file.
+    fn fail(&mut self, error: &str) {
+        if self.errors.len() < TOLD {
+            let error = text::plain(error, LONGEST_ERROR);
+            self.errors.push(error.into_owned());
+        } else {
+            self.more_errors += 1;
         }
     }
 
@@ -147,6 +164,9 @@ impl Form for Value {
     }
 }
 
+/// Bytes of text that aliases may add to any document.
+const SMALL: usize = 64 << 10;
+
 /// A YAML document and the number of lines before it.
 struct Yaml<'a> {
     text: &'a str,
@@ -155,25 +175,24 @@ struct Yaml<'a> {
 
 impl Form for Yaml<'_> {
     fn decode<T: DeserializeOwned>(&self) -> Result<T, String> {
-        let options = || {
-            serde_saphyr::options! {
-                // Large lists are fine; depth, which takes the reader's stack, and aliases stay limited.
-                budget: serde_saphyr::budget! {
-                    max_events: usize::MAX,
-                    max_nodes: usize::MAX,
-                    max_total_scalar_bytes: usize::MAX,
-                },
-                alias_limits: serde_saphyr::alias_limits! {
-                    max_total_replayed_events: 100_000,
-                },
-                with_snippet: false,
-            }
+        let options = serde_saphyr::options! {
+            // Large lists are fine. Depth, which takes the reader's stack, and what aliases add stay limited: without aliases
+            // a document has no more text than it has bytes, or half as much again where escapes stand for more.
+            budget: serde_saphyr::budget! {
+                max_events: usize::MAX,
+                max_nodes: usize::MAX,
+                max_total_scalar_bytes: 2 * self.text.len() + SMALL,
+            },
+            alias_limits: serde_saphyr::alias_limits! {
+                max_total_replayed_events: 100_000,
+            },
+            with_snippet: false,
         };
-        serde_saphyr::from_str_with_options(self.text, options()).or_else(|_| {
-            // Once more at its place in the file, so that the message has the right line.
-            let padded = "\n".repeat(self.line) + self.text;
-            serde_saphyr::from_str_with_options(&padded, options())
-                .map_err(|error| error.to_string())
+        serde_saphyr::from_str_with_options(self.text, options).map_err(|error| {
+            // The line of the file, not of the document.
+            error.render_with_options(serde_saphyr::render_options! {
+                line_offset: self.line as u64,
+            })
         })
     }
 }

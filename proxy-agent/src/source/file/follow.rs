@@ -5,7 +5,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender},
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender},
     thread,
     time::{Duration, Instant},
 };
@@ -29,6 +29,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const CHECK: Duration = Duration::from_millis(500);
 /// How often all files are looked at.
 const RESCAN: Duration = Duration::from_secs(10);
+/// Events of inotify that may wait while a file is read.
+const MOST_EVENTS: usize = 10_000;
 /// Updates that may wait for the reader.
 const BACKLOG: usize = 16;
 
@@ -46,7 +48,7 @@ struct Follower {
     folder: Folder,
     watch: Option<Watch>,
     events: Receiver<notify::Result<notify::Event>>,
-    sender: Sender<notify::Result<notify::Event>>,
+    sender: SyncSender<notify::Result<notify::Event>>,
     last_scan: Instant,
 }
 
@@ -60,7 +62,7 @@ type Identity = (u64, u64);
 
 impl Follower {
     fn new(path: PathBuf) -> Self {
-        let (sender, events) = std::sync::mpsc::channel();
+        let (sender, events) = std::sync::mpsc::sync_channel(MOST_EVENTS);
         Self {
             folder: Folder::new(path),
             watch: None,
@@ -129,8 +131,8 @@ impl Follower {
         };
         let sender = self.sender.clone();
         let watcher = notify::recommended_watcher(move |event| {
-            // The receiver lives as long as the watcher.
-            let _ = sender.send(event);
+            // What does not fit is seen when all files are looked at.
+            let _ = sender.try_send(event);
         })
         .and_then(|mut watcher| {
             watcher.watch(self.folder.path(), RecursiveMode::NonRecursive)?;

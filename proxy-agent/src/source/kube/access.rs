@@ -10,7 +10,7 @@
 //! files is read again for each new client.
 
 use std::{
-    env,
+    env, io,
     path::{Path, PathBuf},
 };
 
@@ -18,6 +18,7 @@ use http::Uri;
 use kube::config::{AuthInfo, Config, Kubeconfig, KubeconfigError};
 
 use super::pace::Pace;
+use crate::{files, telemetry::chain};
 
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -61,6 +62,15 @@ pub enum AccessError {
         #[source]
         /// Why.
         source: KubeconfigError,
+    },
+    /// A file of the service account can't be read.
+    #[error("the file {path} of the service account can't be used", path = path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        #[source]
+        /// Why.
+        source: io::Error,
     },
     /// The flags name none, and this is no pod.
     #[error(
@@ -117,7 +127,8 @@ impl Access {
             path: path.to_owned(),
             source,
         };
-        let kubeconfig = Kubeconfig::read_from(path).map_err(error)?;
+        let kubeconfig = read_kubeconfig(path).map_err(error)?;
+        check_files(&kubeconfig).map_err(error)?;
         let asks_for_proxy = kubeconfig
             .clusters
             .iter()
@@ -148,7 +159,9 @@ impl Access {
         let mut config = Config::new(server.clone());
         if in_pod {
             let authority = self.service_account.join("ca.crt");
+            check_file(&token)?;
             if authority.exists() {
+                check_file(&authority)?;
                 // The file alone is trusted, and read again as it changes. Without a set here the client would first look
                 // for the system's, and fail where there is none: in our image.
                 config.root_cert = Some(Vec::new());
@@ -178,12 +191,53 @@ impl Access {
     }
 }
 
+/// Reads a kubeconfig, if it is a file that ends.
+fn read_kubeconfig(path: &Path) -> Result<Kubeconfig, KubeconfigError> {
+    files::check_configuration(path)
+        .map_err(|source| KubeconfigError::ReadConfig(source, path.to_owned()))?;
+    Kubeconfig::read_from(path)
+}
+
+/// Fails where a file that a kubeconfig names, and that the client will read, is none.
+fn check_files(kubeconfig: &Kubeconfig) -> Result<(), KubeconfigError> {
+    let clusters = kubeconfig
+        .clusters
+        .iter()
+        .filter_map(|named| named.cluster.as_ref());
+    let users = kubeconfig
+        .auth_infos
+        .iter()
+        .filter_map(|named| named.auth_info.as_ref());
+    let named = clusters
+        .map(|cluster| &cluster.certificate_authority)
+        .chain(
+            users.flat_map(|user| [&user.client_certificate, &user.client_key, &user.token_file]),
+        );
+    for path in named.flatten().map(Path::new) {
+        match files::check_configuration(path) {
+            // The client says that better, where it needs it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => {
+                result.map_err(|source| KubeconfigError::ReadConfig(source, path.to_owned()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_file(path: &Path) -> Result<(), AccessError> {
+    files::check_configuration(path).map_err(|source| AccessError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// The address of the cluster in a kubeconfig; `None` where there is no such file.
 fn server_of(path: &Path) -> Result<Option<Uri>, String> {
     if !path.exists() {
         return Ok(None);
     }
-    let kubeconfig = Kubeconfig::read_from(path).map_err(|error| error.to_string())?;
+    let kubeconfig = read_kubeconfig(path).map_err(|error| chain(&error))?;
     let context = kubeconfig.current_context.as_deref();
     let cluster = kubeconfig
         .contexts

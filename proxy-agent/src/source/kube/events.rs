@@ -34,6 +34,7 @@ use super::{
 use crate::{
     model::{ObjectRef, Problem},
     telemetry::chain,
+    text,
 };
 
 /// Who tells.
@@ -264,7 +265,7 @@ impl Recorder<'_> {
             type_: Some("Warning".to_owned()),
             reason: Some("LeftOut".to_owned()),
             action: Some("Programming".to_owned()),
-            note: Some(shortened(&problem.message, LONGEST_NOTE)),
+            note: Some(text::plain(&problem.message, LONGEST_NOTE).into_owned()),
             event_time: Some(MicroTime(Timestamp::now())),
             regarding: Some(ObjectReference {
                 api_version: Some(resource.api_version.to_owned()),

@@ -1,6 +1,6 @@
 //! Objects and files that are wrong, at the start and live: each is told, and the healthy Service beside is as it was.
 
-use std::{ffi::CString, fmt::Write as _, os::unix::fs::symlink};
+use std::{fmt::Write as _, os::unix::fs::symlink};
 
 use nix::{sys::stat::Mode, unistd::mkfifo};
 
@@ -185,18 +185,152 @@ fn a_file_that_cannot_be_read_is_told() {
     is_told(huge, &["file huge.yaml", "larger than"]);
 }
 
-/// None of these is a file, so none is a manifest; reading them may never end.
+/// None of these is a file that keeps data; reading them may never end.
 #[test]
-fn what_is_no_file_is_passed_over() {
-    let (dir, mut folder, mut beside) = beside();
-    fs::create_dir(dir.0.join("folder.yaml")).unwrap();
-    let fifo = CString::new(dir.0.join("fifo.yaml").to_str().unwrap()).unwrap();
-    mkfifo(fifo.as_c_str(), Mode::S_IRWXU).unwrap();
-    symlink("/dev/zero", dir.0.join("device.yaml")).unwrap();
-    symlink("nowhere", dir.0.join("dangling.yaml")).unwrap();
+fn what_is_no_file_is_told_and_nobody_waits_for_it() {
+    let link = |to: &'static str| move |dir: &Dir| symlink(to, dir.0.join("bad.yaml")).unwrap();
+    let fifo = |dir: &Dir, name: &str| mkfifo(&dir.0.join(name), Mode::S_IRWXU).unwrap();
+    let told = |words: &'static str| ["file bad.yaml", "can't be read", words];
+    is_told(
+        |dir| fs::create_dir(dir.0.join("bad.yaml")).unwrap(),
+        &told("a folder"),
+    );
+    is_told(|dir| fifo(dir, "bad.yaml"), &told("a pipe"));
+    is_told(
+        |dir| {
+            fifo(dir, "pipe");
+            link("pipe")(dir);
+        },
+        &told("a pipe"),
+    );
+    is_told(link("/dev/zero"), &told("a device"));
+    is_told(link("/proc/self/status"), &told("of the kernel's"));
+    is_told(link("nowhere"), &told("No such file"));
+}
+
+/// As a folder, a pipe, or a link to what is not there for a moment.
+#[test]
+fn what_takes_the_place_of_a_file_takes_nothing_away() {
+    let dir = Dir::new();
+    let path = dir.0.join("a.yaml");
+    dir.write("a.yaml", &service("a", "10.96.0.1"));
+    let mut folder = Folder::new(&dir.0);
+    assert_eq!(short(&folder.read(&EVERYWHERE)), ["+a 10.96.0.1", "synced"]);
+    dir.remove("a.yaml");
+    symlink("nowhere", &path).unwrap();
     let update = folder.read(&EVERYWHERE);
+    assert!(update.events.is_empty(), "{update:?}");
+    assert!(messages(&update)[0].contains("what it gave before stays"));
+    dir.remove("a.yaml");
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    assert!(folder.read(&EVERYWHERE).events.is_empty());
+    dir.remove("a.yaml");
+    assert_eq!(short(&folder.read(&EVERYWHERE)), ["-a"]);
+}
+
+/// The first of them one by one, and the lines are those of the file.
+#[test]
+fn many_broken_documents_are_summed_up_in_linear_time() {
+    const BROKEN: usize = 40_000;
+    let text = |count: usize| {
+        "---\nkind: Service\nspec: {\n".repeat(count) + "---\n" + &service("a", "10.96.0.1")
+    };
+    let took = |count| {
+        let dir = Dir::new();
+        dir.write("a.yaml", &text(count));
+        let started = Instant::now();
+        let update = Folder::new(&dir.0).read(&EVERYWHERE);
+        (started.elapsed(), update)
+    };
+    let (_, update) = took(BROKEN);
+    assert_eq!(short(&update), ["+a 10.96.0.1", "synced"]);
+    let told = messages(&update);
+    assert_eq!(told.len(), 6, "{told:?}");
+    assert!(
+        told[4].contains("document 5: ") && told[4].contains("line 15"),
+        "{told:?}"
+    );
+    assert_eq!(
+        told[5],
+        "file a.yaml: 39995 more documents or items can't be read; it is passed over"
+    );
+    // Sixteen times as many take sixteen times as long, and not 256 times; the shortest of three, as the machine is busy.
+    let shortest = |count| (0..3).map(|_| took(count).0).min().unwrap();
+    let (few, many) = (shortest(BROKEN / 16), shortest(BROKEN));
+    assert!(many < few * 64, "{few:?}, {many:?}");
+}
+
+#[test]
+fn the_same_faults_are_not_told_again_when_the_file_is_written_again() {
+    let dir = Dir::new();
+    let broken = "kind: [\n---\n".repeat(50);
+    let write = |ip| {
+        let wrong = service("w", "10.96.0.2").replace("port: 80", "port: 0");
+        dir.write(
+            "a.yaml",
+            &format!("{broken}{}---\n{wrong}", service("a", ip)),
+        );
+    };
+    write("10.96.0.1");
+    let mut folder = Folder::new(&dir.0);
+    assert_eq!(messages(&folder.read(&EVERYWHERE)).len(), 7);
+    // From now on there is something that stays.
+    write("10.96.0.3");
+    assert_eq!(messages(&folder.read(&EVERYWHERE)).len(), 6);
+    write("10.96.0.4");
+    let update = folder.read(&EVERYWHERE);
+    assert_eq!(short(&update), ["+a 10.96.0.4"]);
     assert_eq!(messages(&update), [""; 0]);
-    beside.stays(update.events, "what is no file");
+}
+
+#[test]
+fn problems_of_many_objects_of_a_file_are_summed_up() {
+    let dir = Dir::new();
+    let text: Vec<_> = (0..1000)
+        .map(|n| service(&format!("s{n}"), "10.96.0.300"))
+        .collect();
+    dir.write("a.yaml", &text.join("---\n"));
+    let told = messages(&Folder::new(&dir.0).read(&EVERYWHERE));
+    assert_eq!(told.len(), TOLD + 1);
+    assert_eq!(
+        told[TOLD],
+        "file a.yaml: 900 more problems of its objects are not told one by one"
+    );
+}
+
+#[test]
+fn a_folder_of_too_many_files_keeps_those_that_it_has() {
+    let dir = Dir::new();
+    let mut folder = Folder {
+        most_files: 2,
+        ..Folder::new(&dir.0)
+    };
+    dir.write("b.yaml", &service("b", "10.96.0.1"));
+    dir.write("c.yaml", &service("c", "10.96.0.2"));
+    assert_eq!(messages(&folder.read(&EVERYWHERE)), [""; 0]);
+    dir.write("a.yaml", &service("a", "10.96.0.3"));
+    for round in 0..2 {
+        let update = folder.read(&EVERYWHERE);
+        assert!(update.events.is_empty());
+        assert_eq!(messages(&update).len(), 1 - round, "{update:?}");
+    }
+    dir.remove("c.yaml");
+    assert_eq!(short(&folder.read(&EVERYWHERE)), ["-c"]);
+    assert_eq!(short(&folder.read(&EVERYWHERE)), ["+a 10.96.0.3"]);
+}
+
+/// A long text, and many aliases of it: more memory than any node has.
+#[test]
+fn a_long_text_that_aliases_repeat_is_told() {
+    let text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: x}}\nspec:\n  externalName: &a {}\n  externalIPs: [{}]\n",
+        "x".repeat(1 << 20),
+        vec!["*a"; 90].join(",")
+    );
+    is_told(
+        |dir| dir.write("bomb.yaml", &text),
+        &["file bomb.yaml", "document 1", "scalar"],
+    );
 }
 
 #[test]
