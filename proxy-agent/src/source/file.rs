@@ -30,6 +30,9 @@ use crate::model::{Event, ObjectRef, Problem};
 /// not take the memory of the node.
 const LARGEST_FILE: u64 = 64 << 20;
 
+/// What a folder is called where kinds of objects are told apart: it is read or not as a whole.
+pub const KIND: &str = "folder";
+
 /// A folder of manifests, and what it said when it was last read.
 #[derive(Debug)]
 pub struct Folder {
@@ -319,7 +322,11 @@ fn read_objects(
 ) -> BTreeMap<Key, Option<Arc<Object>>> {
     let file = ObjectRef::plain("file", name);
     let syntax = Syntax::of(name).unwrap_or(Syntax::Yaml);
-    let Parsed { found, errors } = document::parse(syntax, bytes);
+    let Parsed {
+        found,
+        refused,
+        errors,
+    } = document::parse(syntax, bytes);
     let mut objects = BTreeMap::new();
     for object in found {
         problems.extend(object.problems);
@@ -330,6 +337,25 @@ fn read_objects(
             });
         }
         objects.insert(object.key, object.value.map(Arc::new));
+    }
+    for refused in refused {
+        let before = previous.and_then(|previous| previous.get(&refused.object));
+        problems.push(Problem {
+            object: refused.object.object_ref(),
+            message: format!(
+                "can't be read ({}; {file}, {}); {}",
+                refused.reason,
+                refused.place,
+                match before {
+                    Some(_) => "what it said before stays",
+                    None => "it is passed over",
+                }
+            ),
+        });
+        if let Some(before) = before {
+            let before = before.clone();
+            objects.entry(refused.object).or_insert(before);
+        }
     }
     let broken = !errors.is_empty();
     let kept = if previous.is_some() {

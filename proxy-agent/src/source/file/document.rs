@@ -6,7 +6,10 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::source::object::Found;
+use crate::source::{
+    object::{ENDPOINT_SLICE, Found, Key, NODE, SERVICE, metadata},
+    schema::{self, Read, Scalars, Shape},
+};
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,24 +34,32 @@ impl Syntax {
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
     pub found: Vec<Found>,
+    /// Objects that can't be used.
+    pub refused: Vec<Refused>,
     /// Documents, and items of lists, that can't be read: which, and why.
     pub errors: Vec<String>,
 }
 
-/// What an object says about itself.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Header {
-    api_version: Option<String>,
-    kind: Option<String>,
-    #[serde(default)]
-    metadata: Option<Metadata>,
+/// An object with a name that can't be used.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// Which.
+    pub object: Key,
+    /// Where it is in the file.
+    pub place: String,
+    /// Why.
+    pub reason: String,
 }
 
-#[derive(Deserialize)]
-struct Metadata {
-    name: Option<String>,
-}
+/// What an object says about itself.
+const HEADER: Shape = Shape::Fields(&[
+    ("apiVersion", Shape::Text),
+    ("kind", Shape::Text),
+    (
+        "metadata",
+        Shape::Fields(&[("name", Shape::Text), ("namespace", Shape::Text)]),
+    ),
+]);
 
 #[derive(Deserialize)]
 struct List {
@@ -59,6 +70,9 @@ struct List {
 /// One form in which an object is given.
 trait Form {
     fn decode<T: DeserializeOwned>(&self) -> Result<T, String>;
+
+    /// Reads the fields of a shape.
+    fn read(&self, shape: &'static Shape) -> Result<Read, String>;
 }
 
 /// Reads a file.
@@ -97,32 +111,46 @@ impl Parsed {
     }
 
     fn add_object(&mut self, place: &str, form: &impl Form) -> Result<(), String> {
-        let header: Header = form.decode()?;
-        let Some(kind) = header.kind.filter(|kind| !kind.is_empty()) else {
-            return Err("it has no kind, so it is no Kubernetes object".to_owned());
-        };
-        let version = header.api_version.unwrap_or_default();
+        let header = form.read(&HEADER)?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let kind = text(&header.value["kind"]);
+        if kind.is_empty() {
+            let missing = || "it has no kind, so it is no Kubernetes object".to_owned();
+            return Err(header.wrong.unwrap_or_else(missing));
+        }
+        let version = text(&header.value["apiVersion"]);
         if let Some(item_kind) = kind.strip_suffix("List") {
             self.add_items(place, form.decode()?, &version, item_kind);
             return Ok(());
         }
-        let name = header.metadata.and_then(|metadata| metadata.name);
-        let is_named = name.is_some_and(|name| !name.is_empty());
-        let found: Found = match (version.as_str(), kind.as_str()) {
-            ("v1", "Service" | "Node") | ("discovery.k8s.io/v1", "EndpointSlice") if !is_named => {
-                return Err(format!("{kind} without metadata.name"));
+        let name = metadata(&header.value, "name");
+        let found = match (version.as_str(), kind.as_str(), name) {
+            ("v1", "Service" | "Node", None) | ("discovery.k8s.io/v1", "EndpointSlice", None) => {
+                let missing = || format!("{kind} without metadata.name");
+                return Err(header.wrong.unwrap_or_else(missing));
             }
-            ("v1", "Service") => form.decode::<core::Service>()?.into(),
-            ("v1", "Node") => form.decode::<core::Node>()?.into(),
-            ("discovery.k8s.io/v1", "EndpointSlice") => {
-                form.decode::<discovery::EndpointSlice>()?.into()
+            ("v1", "Service", _) => Found::of::<core::Service>(form.read(&SERVICE)?),
+            ("v1", "Node", _) => Found::of::<core::Node>(form.read(&NODE)?),
+            ("discovery.k8s.io/v1", "EndpointSlice", _) => {
+                Found::of::<discovery::EndpointSlice>(form.read(&ENDPOINT_SLICE)?)
             }
-            (_, "Service" | "Node" | "EndpointSlice") => {
+            (_, "Service" | "Node" | "EndpointSlice", _) => {
                 return Err(format!("{kind} of apiVersion {version:?} is not known"));
             }
             _ => return Ok(()),
         };
-        self.found.push(found);
+        match found {
+            Ok(found) => self.found.push(found),
+            Err(reason) => {
+                let namespace = metadata(&header.value, "namespace").map(str::to_owned);
+                let key = Key::of(&kind, namespace, name.unwrap_or_default().to_owned());
+                self.refused.extend(key.map(|object| Refused {
+                    object,
+                    place: place.to_owned(),
+                    reason,
+                }));
+            }
+        }
         Ok(())
     }
 
@@ -145,6 +173,10 @@ impl Form for Value {
     fn decode<T: DeserializeOwned>(&self) -> Result<T, String> {
         T::deserialize(self).map_err(|error| error.to_string())
     }
+
+    fn read(&self, shape: &'static Shape) -> Result<Read, String> {
+        schema::read(shape, Scalars::Quoted, self).map_err(|error| error.to_string())
+    }
 }
 
 /// A YAML document and the number of lines before it.
@@ -153,28 +185,45 @@ struct Yaml<'a> {
     line: usize,
 }
 
+impl Yaml<'_> {
+    /// Reads the text, and once more at its place in the file if it is broken, so that the message has the right line.
+    fn parse<T>(
+        &self,
+        mut parse: impl FnMut(&str) -> Result<T, serde_saphyr::Error>,
+    ) -> Result<T, String> {
+        parse(self.text).or_else(|_| {
+            let padded = "\n".repeat(self.line) + self.text;
+            parse(&padded).map_err(|error| error.to_string())
+        })
+    }
+}
+
 impl Form for Yaml<'_> {
     fn decode<T: DeserializeOwned>(&self) -> Result<T, String> {
-        let options = || {
-            serde_saphyr::options! {
-                // Large lists are fine; depth, which takes the reader's stack, and aliases stay limited.
-                budget: serde_saphyr::budget! {
-                    max_events: usize::MAX,
-                    max_nodes: usize::MAX,
-                    max_total_scalar_bytes: usize::MAX,
-                },
-                alias_limits: serde_saphyr::alias_limits! {
-                    max_total_replayed_events: 100_000,
-                },
-                with_snippet: false,
-            }
-        };
-        serde_saphyr::from_str_with_options(self.text, options()).or_else(|_| {
-            // Once more at its place in the file, so that the message has the right line.
-            let padded = "\n".repeat(self.line) + self.text;
-            serde_saphyr::from_str_with_options(&padded, options())
-                .map_err(|error| error.to_string())
+        self.parse(|text| serde_saphyr::from_str_with_options(text, options()))
+    }
+
+    fn read(&self, shape: &'static Shape) -> Result<Read, String> {
+        self.parse(|text| {
+            serde_saphyr::with_deserializer_from_str_with_options(text, options(), |from| {
+                schema::read(shape, Scalars::Plain, from)
+            })
         })
+    }
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        // Large lists are fine; depth, which takes the reader's stack, and aliases stay limited.
+        budget: serde_saphyr::budget! {
+            max_events: usize::MAX,
+            max_nodes: usize::MAX,
+            max_total_scalar_bytes: usize::MAX,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: 100_000,
+        },
+        with_snippet: false,
     }
 }
 
