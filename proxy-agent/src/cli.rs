@@ -8,7 +8,10 @@ use clap::{
 
 use crate::{
     commands,
-    config::file::{ConfigFile, ConfigFileError, Setting},
+    config::{
+        environment,
+        file::{ConfigFile, ConfigFileError, Setting},
+    },
     netfilter::host,
     telemetry::LogArgs,
 };
@@ -71,6 +74,15 @@ impl Cli {
         arguments.extend(news.map(Setting::argument));
         let matches = Self::command().try_get_matches_from(&arguments)?;
         Ok((Self::from_arg_matches(&matches)?, file.notices))
+    }
+
+    /// What is wrong with the names of environment variables.
+    pub fn review_environment(&self) -> Vec<String> {
+        // That is part of a run, which has told.
+        if matches!(self.command, Command::OnHost(_)) {
+            return Vec::new();
+        }
+        environment::review(&Self::command(), &std::env::vars_os().collect::<Vec<_>>())
     }
 
     /// Runs the command.

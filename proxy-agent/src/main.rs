@@ -17,6 +17,9 @@ fn main() -> ExitCode {
         }
     };
     telemetry::init(&cli.log);
+    for notice in cli.review_environment() {
+        tracing::warn!("{notice}");
+    }
     for notice in notices {
         tracing::warn!("--config: {notice}");
     }

@@ -112,7 +112,7 @@ impl Agent {
         let file = File::create(&log).map_err(LabError::file("creating", &log))?;
         let second = file.try_clone().map_err(LabError::file("opening", &log))?;
         let mut command = Command::new(host_binary::lab_host()?);
-        command
+        without_own_variables(&mut command)
             .arg("exec")
             .arg("--netns")
             .arg(node.netns().path())
@@ -260,8 +260,22 @@ where
     S: AsRef<std::ffi::OsStr>,
 {
     let mut command = Command::new(agent_binary()?);
-    command.args(arguments);
+    without_own_variables(&mut command).args(arguments);
     node.netns().run(move || command::output(&mut command))
+}
+
+/// Takes away the variables of the lab and of its tests, which the agent would call misspelt ones of its own.
+fn without_own_variables(command: &mut Command) -> &mut Command {
+    let is_own = |name: &OsString| {
+        let name = name.to_string_lossy();
+        ["PROXY_LAB_", "PROXY_AGENT_", "PROXY_EBPF_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+    };
+    for name in std::env::vars_os().map(|(name, _)| name).filter(is_own) {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// The last lines of a file.

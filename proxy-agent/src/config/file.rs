@@ -9,8 +9,20 @@ use std::{
 
 use serde_json::Value;
 
+use super::nearest::did_you_mean;
+
 const KIND: &str = "KubeProxyConfiguration";
 const GROUP: &str = "kubeproxy.config.k8s.io/";
+
+/// Fields that mean something here.
+const FOLLOWED: [&str; 6] = [
+    "hostnameOverride",
+    "healthzBindAddress",
+    "metricsBindAddress",
+    "bindAddressHardFail",
+    "nodePortAddresses",
+    "clientConnection",
+];
 
 /// Fields that are kube-proxy's only, with what is here instead.
 const NOT_FOLLOWED: &[(&str, &str)] = &[
@@ -170,10 +182,14 @@ impl ConfigFile {
             }
             other => {
                 let known = NOT_FOLLOWED.iter().find(|(name, _)| *name == other);
-                self.notices.push(match known {
-                    Some((_, why)) => format!("{other} is not followed: {why}"),
-                    None => format!("{other} is not known, and not followed"),
-                });
+                let notice = if let Some((_, why)) = known {
+                    format!("{other} is not followed: {why}")
+                } else {
+                    let names = NOT_FOLLOWED.iter().map(|(name, _)| *name);
+                    let hint = did_you_mean(other, names.chain(FOLLOWED));
+                    format!("{other} is not known, and not followed{hint}")
+                };
+                self.notices.push(notice);
                 return Ok(());
             }
         };
