@@ -39,8 +39,11 @@ pub(super) enum Shape {
 pub(super) enum Scalars {
     /// In quotes: JSON.
     Quoted,
-    /// In quotes or not: in YAML, a plain `50` may be meant as a string.
+    /// In quotes or not: YAML, where a plain `50`, `10.1` or `y` is meant as a string where one belongs. A list or map in the
+    /// place of a string is an error of the text then, see [`Scalars::Guessed`].
     Plain,
+    /// The same, but plain scalars are what they look like: good to find what is wrong, not to use what is right.
+    Guessed,
 }
 
 /// What was read of an object.
@@ -156,6 +159,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Whether a scalar is a string, whatever it looks like.
+    fn is_plain_text(&self) -> bool {
+        self.scalars == Scalars::Plain && matches!(self.shape, Shape::Text | Shape::Time)
+    }
+
     fn wrong<T>(&self, found: &str) -> Option<T> {
         self.faults.borrow_mut().push(Fault {
             text: format!(
@@ -170,7 +178,9 @@ impl<'a> Reader<'a> {
 
     fn scalar(&self, text: &dyn fmt::Display, found: &str) -> Option<Value> {
         match (self.shape, self.scalars) {
-            (Shape::Text, Scalars::Plain) => Some(Value::String(text.to_string())),
+            (Shape::Text, Scalars::Plain | Scalars::Guessed) => {
+                Some(Value::String(text.to_string()))
+            }
             _ => self.wrong(found),
         }
     }
@@ -187,7 +197,11 @@ impl<'de> DeserializeSeed<'de> for Reader<'_> {
     type Value = Option<Value>;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
-        from.deserialize_any(self)
+        if self.is_plain_text() {
+            from.deserialize_option(self)
+        } else {
+            from.deserialize_any(self)
+        }
     }
 }
 
@@ -207,7 +221,11 @@ impl<'de> Visitor<'de> for Reader<'_> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
-        from.deserialize_any(self)
+        if self.is_plain_text() {
+            from.deserialize_str(self)
+        } else {
+            from.deserialize_any(self)
+        }
     }
 
     fn visit_bool<E: Error>(self, flag: bool) -> Result<Self::Value, E> {
@@ -231,7 +249,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
         // Go does not take 80.0 for an integer either.
-        Ok(self.wrong(&format!("the number {number:?}")))
+        Ok(self.scalar(&number, &format!("the number {number:?}")))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {

@@ -204,9 +204,24 @@ impl Form for Yaml<'_> {
     }
 
     fn read(&self, shape: &'static Shape) -> Result<Read, String> {
-        self.parse(|text| {
-            serde_saphyr::with_deserializer_from_str_with_options(text, options(), |from| {
-                schema::read(shape, Scalars::Plain, from)
+        let read = |scalars| {
+            self.parse(|text| {
+                serde_saphyr::with_deserializer_from_str_with_options(text, options(), |from| {
+                    schema::read(shape, scalars, from)
+                })
+            })
+        };
+        read(Scalars::Plain).or_else(|error| {
+            let Read {
+                value,
+                left_out,
+                wrong,
+            } = read(Scalars::Guessed).map_err(|_| error.clone())?;
+            let wrong = left_out.into_iter().chain(wrong).next().ok_or(error)?;
+            Ok(Read {
+                value,
+                left_out: Vec::new(),
+                wrong: Some(wrong),
             })
         })
     }

@@ -252,11 +252,11 @@ fn of_a_field_that_is_there_twice_the_last_counts_and_case_matters() {
 
 #[test]
 fn in_yaml_a_number_without_quotes_may_be_a_string() {
-    let text =
-        "metadata: {name: 7, annotations: {weight: 50, flag: true}}\nspec: {ports: [{port: 80}]}\n";
+    let text = "metadata: {name: 7, annotations: {weight: 050, flag: y, share: 10.10}}\nspec: {ports: [{port: 80}]}\n";
     let Read { value, wrong, .. } = read_yaml(&SERVICE, text);
     assert_eq!(wrong, None);
-    let metadata = json!({"name": "7", "annotations": {"weight": "50", "flag": "true"}});
+    let metadata =
+        json!({"name": "7", "annotations": {"weight": "050", "flag": "y", "share": "10.10"}});
     assert_eq!(
         value,
         json!({"metadata": metadata, "spec": {"ports": [{"port": 80}]}})
