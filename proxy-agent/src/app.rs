@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -39,7 +40,7 @@ use crate::{
         netlink::Watcher,
         observed::Observed,
     },
-    maps::ApplyError,
+    journal::Journal,
     model::{Event, Problem},
     monitor::Monitor,
     netfilter::{Keeper, Rules},
@@ -57,6 +58,8 @@ const COLLECT: usize = 20_000;
 /// How often is looked at what drivers can do for XDP, and whether another's program has gone.
 const UPLINK_REVIEW: Duration = Duration::from_secs(30);
 
+/// What fails where a driver refuses a program.
+const XDP: &str = "XDP on an uplink, which is left to tc,";
 /// The maps are compared with the plans this long after the start …
 const FIRST_REVIEW: Duration = Duration::from_mins(1);
 /// … and then as often as this, and when writes that had failed have succeeded.
@@ -108,6 +111,7 @@ impl AppConfig {
 pub struct App {
     config: AppConfig,
     monitor: Monitor,
+    journal: Journal,
     planner: Planner,
     programmer: Programmer<KernelMaps>,
     attachments: Attachments,
@@ -191,6 +195,7 @@ impl App {
             .context("could not read this node's devices")?;
         let mut app = Self {
             monitor,
+            journal: Journal::default(),
             planner: Planner::new(config.planner.clone()),
             programmer,
             uplinks: Uplinks::new(pins.clone(), config.xdp),
@@ -209,6 +214,7 @@ impl App {
             config,
             _lock: None,
         };
+        app.monitor.watch_source(Arc::clone(&app.source.pulse));
         let outcome = app
             .programmer
             .set_node_name(&app.config.planner.node_name, Instant::now());
@@ -242,6 +248,7 @@ impl App {
         loop {
             self.monitor.alive();
             let deadline = self.programmer.deadline();
+            let summary = self.journal.deadline();
             tokio::select! {
                 () = ended(&mut terminate, &mut interrupt) => break,
                 update = self.source.updates.recv() => match update {
@@ -252,10 +259,11 @@ impl App {
                     match observed {
                         Ok(observed) => self.observed = observed,
                         Err(error) => {
-                            tracing::error!(error = chain(&error), "devices can't be followed; trying again");
+                            self.journal.fails("following devices", &error, Instant::now());
                             continue;
                         }
                     }
+                    self.journal.works("following devices", Instant::now());
                     self.take_devices();
                     self.program();
                 }
@@ -271,6 +279,9 @@ impl App {
                     self.review_maps();
                     maps_review_at = Instant::now() + REVIEW;
                 }
+                () = sleep_until(summary.unwrap_or_else(Instant::now).into()), if summary.is_some() => {
+                    self.journal.tell(self.programmer.statistics().total());
+                }
                 () = sleep_until(review_at.into()), if self.uplinks.is_used() => {
                     self.take_uplinks();
                     review_at = Instant::now() + UPLINK_REVIEW;
@@ -279,9 +290,10 @@ impl App {
                     match self.collector.step(COLLECT) {
                         Ok(collected) => {
                             self.monitor.collected(self.collector.elements(), collected.flows());
+                            self.journal.works("collecting flows", Instant::now());
                             tracing::trace!(?collected, "flows collected");
                         }
-                        Err(error) => tracing::error!(error = chain(&error), "flows can't be collected"),
+                        Err(error) => self.journal.fails("collecting flows", &error, Instant::now()),
                     }
                     collect_at = Instant::now() + self.collector.pause();
                 }
@@ -294,16 +306,16 @@ impl App {
     /// Says what did not come of a call to the programmer, and ends what cannot end by itself.
     fn settle(&mut self, outcome: Outcome) {
         self.monitor.settle(&self.programmer);
-        let refused = outcome.refused.iter().map(ToString::to_string);
-        let unplaced = outcome.unplaced.iter().map(ToString::to_string);
-        self.flood.tell(
-            &refused.chain(unplaced).collect::<Vec<_>>(),
-            |complaint| tracing::error!("{complaint}"),
-            |more| tracing::error!("{more} more such lines were left out"),
-        );
-        tell_failures(&outcome.failed);
+        let refused = self.journal.refused(&outcome);
+        self.complain(&refused);
+        for unplaced in &outcome.unplaced {
+            tracing::error!("{unplaced}");
+        }
+        let behind = self.programmer.is_behind();
+        self.journal.wrote(&outcome, behind, Instant::now());
+        let Outcome { gone, .. } = outcome;
         if let Some(aborter) = &self.aborter {
-            aborter.abort(&outcome.gone);
+            aborter.abort(&gone);
         }
     }
 
@@ -318,9 +330,20 @@ impl App {
         }
         if node {
             self.monitor.set_node(self.planner.node());
+            self.take_node();
             self.take_addresses();
         }
         self.program();
+    }
+
+    /// Without a Node object of this name, zones and primary addresses are not known, and endpoints here not local.
+    fn take_node(&mut self) {
+        let name = &self.config.planner.node_name;
+        let missing = self.planner.is_synced() && self.planner.node().is_none();
+        let warning = missing.then(|| {
+            format!("there is no Node named {name:?}: zones, local endpoints and primary addresses go by it; see --hostname-override")
+        });
+        self.journal.holds("this node's Node object", warning);
     }
 
     /// Makes attachments, maps and plans what devices and addresses are now.
@@ -349,8 +372,10 @@ impl App {
     /// Makes XDP on uplinks what it should be now. What a driver can may change without an event.
     fn take_uplinks(&mut self) {
         let programs = self.attachments.programs_mut();
-        for error in self.uplinks.reconcile(programs, &self.ports) {
-            tracing::error!(error = chain(&error), "a device is left to tc");
+        let errors = self.uplinks.reconcile(programs, &self.ports);
+        match errors.last() {
+            Some(error) => self.journal.fails(XDP, error, Instant::now()),
+            None => self.journal.works(XDP, Instant::now()),
         }
         let ports = std::mem::take(&mut self.ports);
         self.program_devices(&ports);
@@ -381,6 +406,11 @@ impl App {
             let flags = node_addrs(&addresses, &self.config.node_port_addresses, &primary);
             let outcome = self.programmer.set_node_addrs(flags, Instant::now());
             self.settle(outcome);
+            let nowhere = self
+                .config
+                .node_port_addresses
+                .nowhere(&addresses, &primary);
+            self.journal.holds("--nodeport-addresses", nowhere);
             let listen = self.config.node_port_addresses.listen(&addresses, &primary);
             self.monitor.set_check_addresses(listen);
         }
@@ -434,13 +464,17 @@ impl App {
             self.ready = true;
             self.retire_other_versions();
         }
-        self.monitor.programmed(full, started.elapsed());
-        tracing::info!(
-            services,
-            operations = self.programmer.statistics().total() - before,
-            elapsed = ?started.elapsed(),
-            "programmed"
-        );
+        let elapsed = started.elapsed();
+        self.monitor.programmed(full, elapsed);
+        let total = self.programmer.statistics().total();
+        let operations = total - before;
+        if full {
+            tracing::info!(services, operations, ?elapsed, "programmed");
+            self.journal.told(total);
+        } else {
+            tracing::debug!(services, operations, ?elapsed, "programmed");
+            self.journal.passed(services, elapsed, Instant::now());
+        }
         // Whoever waits for it then finds all the rest said.
         if full
             && let Some(path) = &self.config.ready_file
@@ -501,19 +535,6 @@ fn tc_mode(asked: Option<TcMode>) -> Result<TcMode> {
         (Some(mode), _) => Ok(mode),
         (None, true) => Ok(TcMode::Tcx),
         (None, false) => Ok(TcMode::Clsact),
-    }
-}
-
-/// Says why writes failed. Of many that failed for the same reason, one is enough.
-fn tell_failures(failures: &[ApplyError]) {
-    let mut counts = BTreeMap::<_, (String, usize)>::new();
-    for failure in failures {
-        let reason = (failure.kind, failure.source.raw_os_error());
-        let (_, count) = counts.entry(reason).or_insert_with(|| (chain(failure), 0));
-        *count += 1;
-    }
-    for (message, count) in counts.values() {
-        tracing::error!(failures = count, "{message}");
     }
 }
 

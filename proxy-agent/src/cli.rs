@@ -9,7 +9,10 @@ use clap::{
 
 use crate::{
     commands,
-    config::file::{ConfigFile, ConfigFileError, Setting},
+    config::{
+        environment,
+        file::{ConfigFile, ConfigFileError, Setting},
+    },
     netfilter::host,
     telemetry::LogArgs,
     text,
@@ -80,6 +83,15 @@ impl Cli {
     fn matches(arguments: &[OsString]) -> Result<ArgMatches, clap::Error> {
         let matches = Self::command().try_get_matches_from(arguments);
         matches.map_err(plain)
+    }
+
+    /// What is wrong with the names of environment variables.
+    pub fn review_environment(&self) -> Vec<String> {
+        // That is part of a run, which has told.
+        if matches!(self.command, Command::OnHost(_)) {
+            return Vec::new();
+        }
+        environment::review(&Self::command(), &std::env::vars_os().collect::<Vec<_>>())
     }
 
     /// Runs the command.

@@ -1,7 +1,9 @@
 //! Flags that `run` and `plan` share. They have kube-proxy's names where the meaning is the same, and each can be given
 //! by environment too.
 
+pub mod environment;
 pub mod file;
+pub mod nearest;
 mod node_port_addresses;
 mod serve;
 

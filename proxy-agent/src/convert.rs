@@ -2,6 +2,7 @@
 //! of the object goes on.
 
 mod address;
+mod annotations;
 mod endpoint_slice;
 mod node;
 mod service;

@@ -19,6 +19,9 @@ fn main() -> ExitCode {
         Err(error) => return fail(&telemetry::chain(&error)),
     };
     telemetry::init(&cli.log);
+    for notice in cli.review_environment() {
+        tracing::warn!("{notice}");
+    }
     for notice in notices {
         tracing::warn!("--config: {notice}");
     }

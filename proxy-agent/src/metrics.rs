@@ -8,6 +8,7 @@ mod kube_proxy;
 mod own;
 mod process;
 mod sample;
+mod source;
 
 use prometheus::{
     Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -20,6 +21,7 @@ pub use self::{
     kube_proxy::{KubeProxy, Policy},
     own::Own,
     process::Process,
+    source::Source,
 };
 
 /// Values of the label `ip_family`.
@@ -43,6 +45,8 @@ pub struct Metrics {
     pub own: Own,
     /// What the datapath counts.
     pub datapath: Datapath,
+    /// When the source of objects was heard.
+    pub source: Source,
 }
 
 impl Metrics {
@@ -57,11 +61,14 @@ impl Metrics {
         let datapath = Datapath::new()?;
         registry.register(Box::new(datapath.clone()))?;
         registry.register(Box::new(Process::new()?))?;
+        let source = Source::new()?;
+        registry.register(Box::new(source.clone()))?;
         Ok(Self {
             registry,
             kube_proxy,
             own,
             datapath,
+            source,
         })
     }
 

@@ -26,6 +26,7 @@ use crate::{
     planner::Trigger,
     programmer::Programmer,
     serve::{self, ServeConfig, ServeError, Shown},
+    source::pulse::Pulse,
 };
 
 /// The loop's side of what the servers show.
@@ -117,6 +118,11 @@ impl Monitor {
         self.metrics.own.set_capacities(capacities.iter());
     }
 
+    /// When the source was heard, to be read at each scrape.
+    pub fn watch_source(&self, pulse: Arc<Pulse>) {
+        self.metrics.source.watch(pulse);
+    }
+
     /// Counts sockets that were aborted, by protocol; from whatever thread.
     pub fn aborted_sockets(&self) -> impl Fn(Protocol, usize) + Send + use<> {
         let metrics = Arc::clone(&self.metrics);
@@ -166,6 +172,7 @@ impl Monitor {
 
     /// What this node's object says. While there is none, the last word stands.
     pub fn set_node(&self, node: Option<&Node>) {
+        self.metrics.own.node_found.set(node.is_some().into());
         if let Some(node) = node {
             self.health.set_leaving(node.leaving);
         }
@@ -186,7 +193,6 @@ impl Monitor {
     /// Plans go to the programmer now.
     pub fn queued(&mut self, changes: &[(ServiceName, ServicePlan)], triggers: Vec<Trigger>) {
         self.planned = true;
-        self.metrics.own.source_synced.set(1);
         self.metrics.kube_proxy.queued(Timestamp::now());
         self.triggers.add(triggers);
         for (name, plan) in changes {

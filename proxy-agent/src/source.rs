@@ -8,13 +8,18 @@ pub mod kube;
 #[cfg(test)]
 mod malformed;
 mod object;
+pub mod pulse;
+mod schema;
 
-use std::{path::PathBuf, str::FromStr};
+use std::{path::PathBuf, str::FromStr, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use tokio::sync::mpsc;
 
-use self::kube::{Cluster, Reporter};
+use self::{
+    kube::{Cluster, Reporter},
+    pulse::Pulse,
+};
 use crate::model::{Event, Problem};
 
 /// What a source has to say at one moment.
@@ -75,17 +80,23 @@ pub struct Feed {
     pub updates: mpsc::Receiver<Update>,
     /// Tells the owners of objects what is wrong with them, where the source has a way to.
     pub reporter: Option<Reporter>,
+    /// When it was last heard.
+    pub pulse: Arc<Pulse>,
 }
 
 impl Source {
     /// Follows it, on a thread of its own, until the feed is dropped.
     pub fn follow(self) -> anyhow::Result<Feed> {
         match self {
-            Self::File(folder) => Ok(Feed {
-                updates: file::follow(folder)
-                    .context("could not follow the folder with the objects")?,
-                reporter: None,
-            }),
+            Self::File(folder) => {
+                let pulse = Arc::new(Pulse::new(&[file::KIND]));
+                Ok(Feed {
+                    updates: file::follow(folder, Arc::clone(&pulse))
+                        .context("could not follow the folder with the objects")?,
+                    reporter: None,
+                    pulse,
+                })
+            }
             Self::Kube(cluster) => cluster.follow(),
         }
     }

@@ -6,7 +6,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use crate::command;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, without_own_variables};
 use crate::error::{LabError, Result};
 use crate::host_binary;
 use crate::lab::Lab;
@@ -195,6 +195,6 @@ where
     S: AsRef<OsStr>,
 {
     let mut command = Command::new(agent_binary()?);
-    command.args(arguments);
+    without_own_variables(&mut command).args(arguments);
     node.netns().run(move || command::output(&mut command))
 }

@@ -44,7 +44,10 @@ impl Daemon {
             options.map_err(LabError::file("opening", log))
         };
         let mut command = Command::new(host_binary::lab_host()?);
-        command.arg("exec").arg("--netns").arg(netns.path());
+        without_own_variables(&mut command)
+            .arg("exec")
+            .arg("--netns")
+            .arg(netns.path());
         command.arg("--cgroup").arg(cgroup);
         command
             .arg("--")
@@ -186,4 +189,18 @@ pub(crate) fn log_tail(path: &Path) -> String {
         .unwrap_or_else(|error| format!("({}: {error})", path.display()));
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(TAIL)..].join("\n")
+}
+
+/// Removes the environment variables of the lab and its tests. The agent would report them as misspelt flags.
+pub(crate) fn without_own_variables(command: &mut Command) -> &mut Command {
+    let is_own = |name: &OsString| {
+        let name = name.to_string_lossy();
+        ["PROXY_LAB_", "PROXY_AGENT_", "PROXY_EBPF_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+    };
+    for name in std::env::vars_os().map(|(name, _)| name).filter(is_own) {
+        command.env_remove(name);
+    }
+    command
 }

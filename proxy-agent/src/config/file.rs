@@ -9,6 +9,7 @@ use std::{
 
 use serde_json::Value;
 
+use super::nearest::did_you_mean;
 use crate::files;
 
 const KIND: &str = "KubeProxyConfiguration";
@@ -16,6 +17,15 @@ const GROUP: &str = "kubeproxy.config.k8s.io/";
 
 /// Notices that are told one by one: more than kube-proxy has fields.
 const MOST_NOTICES: usize = 50;
+/// Fields that mean something here.
+const FOLLOWED: [&str; 6] = [
+    "hostnameOverride",
+    "healthzBindAddress",
+    "metricsBindAddress",
+    "bindAddressHardFail",
+    "nodePortAddresses",
+    "clientConnection",
+];
 
 /// Fields that are kube-proxy's only, with what is here instead.
 const NOT_FOLLOWED: &[(&str, &str)] = &[
@@ -181,10 +191,14 @@ impl ConfigFile {
             }
             other => {
                 let known = NOT_FOLLOWED.iter().find(|(name, _)| *name == other);
-                self.notices.push(match known {
-                    Some((_, why)) => format!("{other} is not followed: {why}"),
-                    None => format!("{other} is not known, and not followed"),
-                });
+                let notice = if let Some((_, why)) = known {
+                    format!("{other} is not followed: {why}")
+                } else {
+                    let names = NOT_FOLLOWED.iter().map(|(name, _)| *name);
+                    let hint = did_you_mean(other, names.chain(FOLLOWED));
+                    format!("{other} is not known, and not followed{hint}")
+                };
+                self.notices.push(notice);
                 return Ok(());
             }
         };

@@ -83,6 +83,28 @@ impl NodePortAddresses {
         selected.chain(all).collect()
     }
 
+    /// Why node ports of a family that this node has answer nowhere, if they do.
+    pub fn nowhere(&self, addresses: &BTreeSet<IpAddr>, primary: &[IpAddr]) -> Option<String> {
+        let usable = |ip: &&IpAddr| !ip.is_loopback() && !is_link_local(**ip);
+        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) =
+            addresses.iter().filter(usable).partition(|ip| ip.is_ipv4());
+        let nowhere = |family: &Vec<IpAddr>| {
+            !family.is_empty() && !family.iter().any(|ip| self.selects(*ip, primary))
+        };
+        let families: Vec<&str> = [(&v4, "IPv4"), (&v6, "IPv6")]
+            .into_iter()
+            .filter_map(|(family, name)| nowhere(family).then_some(name))
+            .collect();
+        // A Node object of one family is a cluster of one family.
+        if families.is_empty() || (*self == Self::Primary && families.len() == 1) {
+            return None;
+        }
+        Some(format!(
+            "--nodeport-addresses selects none of this node's {} addresses: node ports do not answer there",
+            families.join(" and ")
+        ))
+    }
+
     fn is_all_of(&self, any: IpAddr) -> bool {
         let Self::Ranges(ranges) = self else {
             return false;
@@ -164,6 +186,27 @@ mod tests {
             "what is not this node's (yet) can't be listened on"
         );
         assert!(listen(&["203.0.113.0/24", "2001:db8:1::/48"], &[]).is_empty());
+    }
+
+    #[test]
+    fn node_ports_that_answer_nowhere_are_told() {
+        let ips = |texts: &[&str]| texts.iter().map(|text| ip(text)).collect::<BTreeSet<_>>();
+        let nowhere = |values: &[&str], mine: &[&str], primary: &[&str]| {
+            let primary: Vec<_> = primary.iter().map(|text| ip(text)).collect();
+            parse(values).unwrap().nowhere(&ips(mine), &primary)
+        };
+        let both = ["192.0.2.1", "2001:db8::1", "fe80::1", "127.0.0.1"];
+        assert_eq!(nowhere(&[], &both, &[]), None);
+        assert_eq!(nowhere(&["192.0.2.0/24", "10.0.0.0/8"], &both, &[]), None);
+        let told = nowhere(&["10.0.0.0/8"], &both, &[]).unwrap();
+        assert!(told.contains("IPv4") && !told.contains("IPv6"), "{told}");
+        let told = nowhere(&["10.0.0.0/8", "fd00::/8"], &both, &[]).unwrap();
+        assert!(told.contains("IPv4 and IPv6"), "{told}");
+        // A range of a family that the node does not have.
+        let v4 = ["192.0.2.1", "fe80::1"];
+        assert_eq!(nowhere(&["192.0.2.0/24", "fd00::/8"], &v4, &[]), None);
+        assert_eq!(nowhere(&["primary"], &both, &["192.0.2.1"]), None);
+        assert!(nowhere(&["primary"], &both, &["192.0.2.9"]).is_some());
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use k8s_openapi::{api::discovery::v1, jiff::Timestamp};
 use proxy_common::addr::Family;
 
-use super::{Converted, Reporter, address::parse_host, port_number, service::protocol};
+use super::{
+    Converted, Reporter, address::parse_host, annotations, port_number, service::protocol,
+};
 use crate::{
     model::{
         Change, Endpoint, EndpointPort, EndpointSlice, ObjectRef, SliceName,
@@ -61,6 +63,7 @@ pub fn endpoint_slice(object: &v1::EndpointSlice) -> Converted<Change<EndpointSl
             return reporter.finish(Change::Delete(name));
         }
     };
+    annotations::check(metadata, &[WEIGHT_ANNOTATION], &mut reporter);
     let weight = annotation(WEIGHT_ANNOTATION).map_or(DEFAULT_WEIGHT, |text| {
         text.parse().ok().and_then(port_number).map_or_else(
             || {

@@ -9,7 +9,7 @@ use proxy_common::{abi::target::Algorithm, addr::Family};
 use super::{
     Converted, Reporter,
     address::{parse_host, parse_range},
-    port_number, slow_start,
+    annotations, port_number, slow_start,
 };
 use crate::{
     model::{ObjectRef, Service, ServicePort, Sharing, TrafficPolicy},
@@ -84,6 +84,9 @@ pub fn service(object: &v1::Service) -> Converted<Service> {
         &mut reporter,
     );
     service.affinity_seconds = affinity(spec, &mut reporter);
+    let known = [ALGORITHM_ANNOTATION, SLOW_START_ANNOTATION];
+    annotations::check(metadata, &known, &mut reporter);
+    annotations::check_labels(metadata, &mut reporter);
     service.algorithm = algorithm(object, &mut reporter);
     service.slow_start = slow_start(object, &mut reporter);
     service.source_ranges = source_ranges(spec, &mut reporter);

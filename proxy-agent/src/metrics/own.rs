@@ -29,8 +29,8 @@ pub struct Own {
     devices: IntGaugeVec,
     /// Devices that should have programs, and could not be given them all.
     pub device_failures: IntGauge,
-    /// Whether the first full list of objects was there.
-    pub source_synced: IntGauge,
+    /// Whether the source has this node's Node.
+    pub node_found: IntGauge,
     source_updated: Gauge,
     flows_collected: IntCounter,
     sockets_aborted: IntCounterVec,
@@ -127,9 +127,9 @@ impl Own {
                 "proxy_device_failures",
                 "Programs that could not be attached to, or detached from, devices.",
             )?,
-            source_synced: factory.gauge(
-                "proxy_source_synced",
-                "1 when the first full list of objects was there.",
+            node_found: factory.gauge(
+                "proxy_node_found",
+                "1 while there is a Node object of this node's name.",
             )?,
             source_updated: factory.register(Gauge::new(
                 "proxy_source_last_update_timestamp_seconds",
@@ -283,6 +283,6 @@ fn number(count: usize) -> i64 {
 }
 
 /// Brings a counter up to a total that is counted elsewhere.
-fn raise(counter: &IntCounter, total: u64) {
+pub(super) fn raise(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
 }

@@ -37,6 +37,8 @@ const MOST_FILES: usize = 50_000;
 
 /// Problems of a file that are told one by one.
 const TOLD: usize = 100;
+/// What a folder is called where kinds of objects are told apart: it is read or not as a whole.
+pub const KIND: &str = "folder";
 
 /// A folder of manifests, and what it said when it was last read.
 #[derive(Debug)]
@@ -356,12 +358,12 @@ fn read_objects(
         message,
     };
     let syntax = Syntax::of(name).unwrap_or(Syntax::Yaml);
-    let parsed = document::parse(syntax, bytes);
     let Parsed {
         found,
+        refused,
         errors,
         more_errors,
-    } = parsed;
+    } = document::parse(syntax, bytes);
     let mut objects = BTreeMap::new();
     let mut problems = Vec::new();
     for object in found {
@@ -373,6 +375,25 @@ fn read_objects(
             });
         }
         objects.insert(object.key, object.value.map(Arc::new));
+    }
+    for refused in refused {
+        let before = previous.and_then(|previous| previous.get(&refused.object));
+        problems.push(Problem {
+            object: refused.object.object_ref(),
+            message: format!(
+                "can't be read ({}; {file}, {}); {}",
+                refused.reason,
+                refused.place,
+                match before {
+                    Some(_) => "what it said before stays",
+                    None => "it is passed over",
+                }
+            ),
+        });
+        if let Some(before) = before {
+            let before = before.clone();
+            objects.entry(refused.object).or_insert(before);
+        }
     }
     let more = problems.len().saturating_sub(TOLD);
     if more > 0 {

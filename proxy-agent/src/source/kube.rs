@@ -2,6 +2,8 @@
 //! thirty thousand objects must not keep the maps waiting, nor a long write the watches.
 
 mod access;
+mod answer;
+mod body;
 mod connector;
 mod contact;
 mod decode;
@@ -10,9 +12,10 @@ mod failure;
 mod known;
 mod merge;
 mod pace;
+mod position;
 mod watch;
 
-use std::thread;
+use std::{sync::Arc, thread};
 
 use anyhow::Context as _;
 use tokio::{
@@ -33,13 +36,13 @@ use self::{
     pace::Pace,
     watch::Watch,
 };
-use super::{Feed, Update};
+use super::{Feed, Update, pulse::Pulse};
 use crate::model::Problem;
 
 /// Parts that may wait to be put together.
 const BACKLOG: usize = 16;
 /// All that is followed.
-const KINDS: [&str; 3] = [Service::KIND, EndpointSlice::KIND, Node::KIND];
+pub const KINDS: [&str; 3] = [Service::KIND, EndpointSlice::KIND, Node::KIND];
 
 /// A cluster as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,20 +72,23 @@ impl Cluster {
         // One update waits while the one before is programmed; the rest is put together.
         let (sender, updates) = mpsc::channel(1);
         let (reporter, problems) = Reporter::new();
+        let pulse = Arc::new(Pulse::new(&KINDS));
+        let contact = Contact::new(Arc::clone(&pulse));
         thread::Builder::new()
             .name("kube-source".to_owned())
-            .spawn(move || runtime.block_on(self.run(&sender, problems)))
+            .spawn(move || runtime.block_on(self.run(&sender, problems, contact)))
             .context("could not start the thread of the API server's objects")?;
         Ok(Feed {
             updates,
             reporter: Some(reporter),
+            pulse,
         })
     }
 
     /// Lists everything once.
     pub fn read(self) -> anyhow::Result<Update> {
         let connector = Connector::new(self.access, self.pace);
-        let contact = Contact::default();
+        let contact = Contact::new(Arc::new(Pulse::new(&KINDS)));
         let (parts, from) = mpsc::channel(KINDS.len());
         let (updates, mut to) = mpsc::channel(KINDS.len());
         let node = only(&self.node_name);
@@ -103,9 +109,13 @@ impl Cluster {
         })
     }
 
-    async fn run(self, updates: &mpsc::Sender<Update>, problems: mpsc::Receiver<Problem>) {
+    async fn run(
+        self,
+        updates: &mpsc::Sender<Update>,
+        problems: mpsc::Receiver<Problem>,
+        contact: Contact,
+    ) {
         let connector = Connector::new(self.access, self.pace);
-        let contact = Contact::default();
         let (parts, from) = mpsc::channel(BACKLOG);
         let node = only(&self.node_name);
         let services = Watch::<Service>::new(&connector, &contact, parts.clone(), None);

@@ -1,14 +1,10 @@
 //! Everything that can be wrong within an object, one thing at a time, for the tests of the sources.
 
-use std::collections::BTreeMap;
+mod beside;
 
 use serde_json::{Value, json};
 
-use crate::{
-    model::Event,
-    plan::{ServiceName, ServicePlan},
-    planner::{Planner, PlannerConfig},
-};
+pub use self::beside::Beside;
 
 /// An object with one thing wrong.
 pub struct Case {
@@ -20,8 +16,6 @@ pub struct Case {
     pub object: Value,
     /// Words of what is told.
     pub told: &'static str,
-    /// Whether nothing of it can be read, by its types.
-    pub unreadable: bool,
 }
 
 /// Objects that are in order: a Service with two endpoints, and this node.
@@ -159,6 +153,21 @@ pub fn cases() -> Vec<Case> {
             json!({"kube-proxy-ebpf.io/slow-start": "30s-1s"}),
             "\"30s-1s\" is no duration",
         ),
+        (
+            "metadata/annotations",
+            json!({"kube-proxy-ebpf.io/algoritm": "maglev"}),
+            "\"kube-proxy-ebpf.io/algoritm\" is not known here, and has no effect; did you mean kube-proxy-ebpf.io/algorithm?",
+        ),
+        (
+            "metadata/annotations",
+            json!({"kube-proxy-epbf.io/slow-start": "30s"}),
+            "\"kube-proxy-epbf.io/slow-start\" is not known here",
+        ),
+        (
+            "metadata/labels",
+            json!({"kube-proxy-ebpf.io/algorithm": "maglev"}),
+            "label \"kube-proxy-ebpf.io/algorithm\" has no effect",
+        ),
     ];
     let slices: Vec<(&str, Value, &str)> = vec![
         ("addressType", json!("IPX"), "addressType \"IPX\""),
@@ -199,6 +208,11 @@ pub fn cases() -> Vec<Case> {
             "\"heavy\" is no number",
         ),
         (
+            "metadata/annotations",
+            json!({"kube-proxy-ebpf.io/wieght": "5"}),
+            "did you mean kube-proxy-ebpf.io/weight?",
+        ),
+        (
             "metadata/labels",
             json!({}),
             "the label kubernetes.io/service-name is missing",
@@ -209,24 +223,85 @@ pub fn cases() -> Vec<Case> {
         json!([{"type": "InternalIP", "address": "192.0.2.256"}]),
         "is no IP address",
     )];
-    let unreadable: Vec<(&str, &str, Value)> = vec![
-        ("Service", "spec", json!(7)),
-        ("Service", "spec/ports", json!("http")),
-        ("Service", "spec/ports", json!([{"port": "http"}])),
-        ("Service", "spec/externalIPs", json!({"a": "b"})),
-        ("Service", "metadata/labels", json!(["a"])),
-        ("EndpointSlice", "endpoints", json!("10.244.0.1")),
+    let types: Vec<(&str, &str, Value, &str)> = vec![
+        (
+            "Service",
+            "spec",
+            json!(7),
+            "spec: expected an object, found the number 7",
+        ),
+        (
+            "Service",
+            "spec/ports",
+            json!("http"),
+            "spec.ports: expected a list",
+        ),
+        (
+            "Service",
+            "spec/ports",
+            json!([{"port": "http"}, {"port": 80}]),
+            "spec.ports[0].port: expected a 32-bit integer, found a string; spec.ports[0] is left out",
+        ),
+        (
+            "Service",
+            "spec/ports",
+            json!([{"port": 80.0}]),
+            "spec.ports[0].port: expected a 32-bit integer, found the number 80.0",
+        ),
+        (
+            "Service",
+            "spec/externalIPs",
+            json!({"a": "b"}),
+            "spec.externalIPs: expected a list",
+        ),
+        (
+            "Service",
+            "spec/loadBalancerSourceRanges",
+            json!([["10.0.0.0/8"]]),
+            "spec.loadBalancerSourceRanges[0]: expected a string, found a list",
+        ),
+        (
+            "Service",
+            "metadata/labels",
+            json!(["a"]),
+            "metadata.labels: expected a map of strings",
+        ),
+        (
+            "Service",
+            "metadata/creationTimestamp",
+            json!("yesterday"),
+            "metadata.creationTimestamp: expected a time",
+        ),
+        (
+            "EndpointSlice",
+            "endpoints",
+            json!("10.244.0.1"),
+            "endpoints: expected a list",
+        ),
         (
             "EndpointSlice",
             "endpoints",
             json!([{"addresses": "10.244.0.1"}]),
+            "endpoints[0].addresses: expected a list",
+        ),
+        (
+            "EndpointSlice",
+            "endpoints",
+            json!([{"addresses": ["10.244.0.1"], "conditions": {"ready": "yes"}}]),
+            "endpoints[0].conditions.ready: expected true or false",
         ),
         (
             "EndpointSlice",
             "ports",
             json!([{"port": 4_294_967_296_i64}]),
+            "ports[0].port: expected a 32-bit integer, found the number 4294967296",
         ),
-        ("Node", "status/addresses", json!(["192.0.2.1"])),
+        (
+            "Node",
+            "status/addresses",
+            json!(["192.0.2.1"]),
+            "status.addresses[0]: expected an object",
+        ),
     ];
     let wrong = [
         ("Service", services),
@@ -239,14 +314,10 @@ pub fn cases() -> Vec<Case> {
             .into_iter()
             .map(move |(path, value, told)| (kind, path, value, told))
     });
-    let wrong = wrong.map(|(kind, path, value, told)| (kind, path, value, told, false));
-    let unreadable = unreadable
-        .into_iter()
-        .map(|(kind, path, value)| (kind, path, value, "expected", true));
     wrong
-        .chain(unreadable)
+        .chain(types)
         .enumerate()
-        .map(|(number, (kind, path, value, told, unreadable))| {
+        .map(|(number, (kind, path, value, told))| {
             let mut object = base(kind, number);
             set(&mut object, path, value);
             Case {
@@ -254,7 +325,6 @@ pub fn cases() -> Vec<Case> {
                 name: object["metadata"]["name"].as_str().unwrap().to_owned(),
                 object,
                 told,
-                unreadable,
             }
         })
         .collect()
@@ -315,49 +385,4 @@ fn set(object: &mut Value, path: &str, value: Value) {
         place = &mut place[field];
     }
     *place = value;
-}
-
-/// A planner, and what it makes of the healthy Service.
-pub struct Beside {
-    planner: Planner,
-    expected: ServicePlan,
-}
-
-impl Beside {
-    /// With the events that the healthy objects gave.
-    pub fn new(healthy: Vec<Event>) -> Self {
-        let mut planner = Planner::new(PlannerConfig {
-            node_name: "here".to_owned(),
-            ..PlannerConfig::default()
-        });
-        for event in healthy {
-            planner.apply(event);
-        }
-        let expected = planner.plan_all().remove(&good()).expect("a plan");
-        assert_eq!(
-            expected.targets.values().map(|t| t.backends.len()).max(),
-            Some(2)
-        );
-        Self { planner, expected }
-    }
-
-    /// Whatever else there is, the healthy Service is as it was.
-    pub fn stays(&mut self, events: Vec<Event>, after: &str) {
-        for event in events {
-            self.planner.apply(event);
-        }
-        let mut plans: BTreeMap<_, _> = self.planner.plan_all();
-        assert_eq!(
-            plans.remove(&good()).as_ref(),
-            Some(&self.expected),
-            "after {after}"
-        );
-    }
-}
-
-fn good() -> ServiceName {
-    ServiceName {
-        namespace: "default".to_owned(),
-        name: "good".to_owned(),
-    }
 }

@@ -6,7 +6,13 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{source::object::Found, text};
+use crate::{
+    source::{
+        object::{ENDPOINT_SLICE, Found, Key, NODE, SERVICE, metadata},
+        schema::{self, Read, Scalars, Shape},
+    },
+    text,
+};
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,26 +42,34 @@ const TOLD: usize = 5;
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
     pub found: Vec<Found>,
+    /// Objects that can't be used.
+    pub refused: Vec<Refused>,
     /// Documents, and items of lists, that can't be read: which, and why. The first of them only.
     pub errors: Vec<String>,
     /// How many more there are.
     pub more_errors: usize,
 }
 
-/// What an object says about itself.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Header {
-    api_version: Option<String>,
-    kind: Option<String>,
-    #[serde(default)]
-    metadata: Option<Metadata>,
+/// An object with a name that can't be used.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// Which.
+    pub object: Key,
+    /// Where it is in the file.
+    pub place: String,
+    /// Why.
+    pub reason: String,
 }
 
-#[derive(Deserialize)]
-struct Metadata {
-    name: Option<String>,
-}
+/// What an object says about itself.
+const HEADER: Shape = Shape::Fields(&[
+    ("apiVersion", Shape::Text),
+    ("kind", Shape::Text),
+    (
+        "metadata",
+        Shape::Fields(&[("name", Shape::Text), ("namespace", Shape::Text)]),
+    ),
+]);
 
 #[derive(Deserialize)]
 struct List {
@@ -66,6 +80,9 @@ struct List {
 /// One form in which an object is given.
 trait Form {
     fn decode<T: DeserializeOwned>(&self) -> Result<T, String>;
+
+    /// Reads the fields of a shape.
+    fn read(&self, shape: &'static Shape) -> Result<Read, String>;
 }
 
 /// Reads a file.
@@ -114,32 +131,46 @@ impl Parsed {
     }
 
     fn add_object(&mut self, place: &str, form: &impl Form) -> Result<(), String> {
-        let header: Header = form.decode()?;
-        let Some(kind) = header.kind.filter(|kind| !kind.is_empty()) else {
-            return Err("it has no kind, so it is no Kubernetes object".to_owned());
-        };
-        let version = header.api_version.unwrap_or_default();
+        let header = form.read(&HEADER)?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let kind = text(&header.value["kind"]);
+        if kind.is_empty() {
+            let missing = || "it has no kind, so it is no Kubernetes object".to_owned();
+            return Err(header.wrong.unwrap_or_else(missing));
+        }
+        let version = text(&header.value["apiVersion"]);
         if let Some(item_kind) = kind.strip_suffix("List") {
             self.add_items(place, form.decode()?, &version, item_kind);
             return Ok(());
         }
-        let name = header.metadata.and_then(|metadata| metadata.name);
-        let is_named = name.is_some_and(|name| !name.is_empty());
-        let found: Found = match (version.as_str(), kind.as_str()) {
-            ("v1", "Service" | "Node") | ("discovery.k8s.io/v1", "EndpointSlice") if !is_named => {
-                return Err(format!("{kind} without metadata.name"));
+        let name = metadata(&header.value, "name");
+        let found = match (version.as_str(), kind.as_str(), name) {
+            ("v1", "Service" | "Node", None) | ("discovery.k8s.io/v1", "EndpointSlice", None) => {
+                let missing = || format!("{kind} without metadata.name");
+                return Err(header.wrong.unwrap_or_else(missing));
             }
-            ("v1", "Service") => form.decode::<core::Service>()?.into(),
-            ("v1", "Node") => form.decode::<core::Node>()?.into(),
-            ("discovery.k8s.io/v1", "EndpointSlice") => {
-                form.decode::<discovery::EndpointSlice>()?.into()
+            ("v1", "Service", _) => Found::of::<core::Service>(form.read(&SERVICE)?),
+            ("v1", "Node", _) => Found::of::<core::Node>(form.read(&NODE)?),
+            ("discovery.k8s.io/v1", "EndpointSlice", _) => {
+                Found::of::<discovery::EndpointSlice>(form.read(&ENDPOINT_SLICE)?)
             }
-            (_, "Service" | "Node" | "EndpointSlice") => {
+            (_, "Service" | "Node" | "EndpointSlice", _) => {
                 return Err(format!("{kind} of apiVersion {version:?} is not known"));
             }
             _ => return Ok(()),
         };
-        self.found.push(found);
+        match found {
+            Ok(found) => self.found.push(found),
+            Err(reason) => {
+                let namespace = metadata(&header.value, "namespace").map(str::to_owned);
+                let key = Key::of(&kind, namespace, name.unwrap_or_default().to_owned());
+                self.refused.extend(key.map(|object| Refused {
+                    object,
+                    place: place.to_owned(),
+                    reason,
+                }));
+            }
+        }
         Ok(())
     }
 
@@ -162,6 +193,10 @@ impl Form for Value {
     fn decode<T: DeserializeOwned>(&self) -> Result<T, String> {
         T::deserialize(self).map_err(|error| error.to_string())
     }
+
+    fn read(&self, shape: &'static Shape) -> Result<Read, String> {
+        schema::read(shape, Scalars::Quoted, self).map_err(|error| error.to_string())
+    }
 }
 
 /// Bytes of text that aliases may add to any document.
@@ -173,11 +208,23 @@ struct Yaml<'a> {
     line: usize,
 }
 
-impl Form for Yaml<'_> {
-    fn decode<T: DeserializeOwned>(&self) -> Result<T, String> {
-        let options = serde_saphyr::options! {
-            // Large lists are fine. Depth, which takes the reader's stack, and what aliases add stay limited: without aliases
-            // a document has no more text than it has bytes, or half as much again where escapes stand for more.
+impl Yaml<'_> {
+    fn parse<T>(
+        &self,
+        parse: impl FnOnce(&str, serde_saphyr::Options) -> Result<T, serde_saphyr::Error>,
+    ) -> Result<T, String> {
+        parse(self.text, self.options()).map_err(|error| {
+            // The line of the file, not of the document.
+            error.render_with_options(serde_saphyr::render_options! {
+                line_offset: self.line as u64,
+            })
+        })
+    }
+
+    /// Large lists are fine. Depth, which takes the reader's stack, and the text that aliases add stay limited: without aliases
+    /// a document has no more text than it has bytes, or half as much again where escapes stand for more.
+    fn options(&self) -> serde_saphyr::Options {
+        serde_saphyr::options! {
             budget: serde_saphyr::budget! {
                 max_events: usize::MAX,
                 max_nodes: usize::MAX,
@@ -187,11 +234,34 @@ impl Form for Yaml<'_> {
                 max_total_replayed_events: 100_000,
             },
             with_snippet: false,
+        }
+    }
+}
+
+impl Form for Yaml<'_> {
+    fn decode<T: DeserializeOwned>(&self) -> Result<T, String> {
+        self.parse(|text, options| serde_saphyr::from_str_with_options(text, options))
+    }
+
+    fn read(&self, shape: &'static Shape) -> Result<Read, String> {
+        let read = |scalars| {
+            self.parse(|text, options| {
+                serde_saphyr::with_deserializer_from_str_with_options(text, options, |from| {
+                    schema::read(shape, scalars, from)
+                })
+            })
         };
-        serde_saphyr::from_str_with_options(self.text, options).map_err(|error| {
-            // The line of the file, not of the document.
-            error.render_with_options(serde_saphyr::render_options! {
-                line_offset: self.line as u64,
+        read(Scalars::Plain).or_else(|error| {
+            let Read {
+                value,
+                left_out,
+                wrong,
+            } = read(Scalars::Guessed).map_err(|_| error.clone())?;
+            let wrong = left_out.into_iter().chain(wrong).next().ok_or(error)?;
+            Ok(Read {
+                value,
+                left_out: Vec::new(),
+                wrong: Some(wrong),
             })
         })
     }

@@ -5,7 +5,10 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -16,8 +19,8 @@ use notify::{
 };
 use tokio::sync::mpsc;
 
-use super::{Folder, Look, document::Syntax};
-use crate::source::Update;
+use super::{Folder, KIND, Look, document::Syntax};
+use crate::source::{Update, pulse::Pulse};
 
 /// Changes that come this close to each other are read together.
 const QUIET: Duration = Duration::from_millis(20);
@@ -36,11 +39,11 @@ const BACKLOG: usize = 16;
 
 /// Reads the folder, and goes on reading it as it changes, on a thread of its own. It ends when the receiver is
 /// dropped.
-pub fn follow(path: PathBuf) -> io::Result<mpsc::Receiver<Update>> {
+pub fn follow(path: PathBuf, pulse: Arc<Pulse>) -> io::Result<mpsc::Receiver<Update>> {
     let (sender, receiver) = mpsc::channel(BACKLOG);
     thread::Builder::new()
         .name("file-source".to_owned())
-        .spawn(move || Follower::new(path).run(&sender))?;
+        .spawn(move || Follower::new(path).run(&sender, &pulse))?;
     Ok(receiver)
 }
 
@@ -72,7 +75,7 @@ impl Follower {
         }
     }
 
-    fn run(mut self, updates: &mpsc::Sender<Update>) {
+    fn run(mut self, updates: &mpsc::Sender<Update>, pulse: &Pulse) {
         let mut look = Some(Look::Everywhere);
         self.check_watch();
         while !updates.is_closed() {
@@ -80,6 +83,10 @@ impl Follower {
                 let update = self.folder.read(&look);
                 if look == Look::Everywhere {
                     self.last_scan = Instant::now();
+                }
+                if self.folder.failure().is_none() {
+                    pulse.heard(KIND, Instant::now());
+                    pulse.listed(KIND);
                 }
                 if !update.is_empty() && updates.blocking_send(update).is_err() {
                     return;

@@ -1,135 +1,61 @@
 //! JSON of the API server → objects. Only what is used is read: neither `managedFields` nor images of the Node are ever
 //! kept. What can't be read costs itself alone.
 
-use std::{borrow::Cow, collections::BTreeMap, marker::PhantomData};
+use std::borrow::Cow;
 
-use k8s_openapi::{
-    api::{core::v1 as core, discovery::v1 as discovery},
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
-};
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use kube::core::Status;
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
-use serde_json::Value;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 
 use crate::{
     model::SliceName,
     plan::ServiceName,
-    source::object::{Found, Key},
+    source::{
+        object::{ENDPOINT_SLICE, Found, IDENTITY, Key, NODE, SERVICE, metadata},
+        schema::{self, Read, Scalars, Shape},
+    },
 };
 
 /// Marks the bookmark that ends the list that a watch began with (KEP-3157).
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
-type Map = BTreeMap<String, String>;
-
 /// One kind of objects that are followed.
-pub(super) trait Manifest: DeserializeOwned {
+pub(super) trait Manifest {
     /// Its name.
     const KIND: &'static str;
     /// Where the API has it.
     const PATH: &'static str;
     /// Which of them are of use.
     const LABELS: Option<&'static str>;
-
-    /// What the object says about itself.
-    fn metadata(&self) -> &Metadata;
-
-    /// Converts it.
-    fn found(self) -> Found;
+    /// The fields that are used.
+    const SHAPE: &'static Shape;
+    /// The API's type.
+    type Object: DeserializeOwned + Into<Found>;
 
     /// The key of an object, where its content is not known.
     fn key(namespace: &str, name: &str) -> Key;
 }
 
-/// The fields of `metadata` that are used.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Metadata {
-    name: Option<String>,
-    namespace: Option<String>,
-    labels: Option<Map>,
-    annotations: Option<Map>,
-    creation_timestamp: Option<Time>,
-    deletion_timestamp: Option<Time>,
-    resource_version: Option<String>,
-}
+/// Services.
+#[derive(Debug)]
+pub(super) struct Service;
 
-/// A Service.
-#[derive(Deserialize)]
-pub(super) struct Service {
-    #[serde(default)]
-    metadata: Metadata,
-    spec: Option<core::ServiceSpec>,
-    status: Option<core::ServiceStatus>,
-}
+/// `EndpointSlices`.
+#[derive(Debug)]
+pub(super) struct EndpointSlice;
 
-/// An `EndpointSlice`.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct EndpointSlice {
-    #[serde(default)]
-    metadata: Metadata,
-    #[serde(default)]
-    address_type: String,
-    endpoints: Option<Vec<discovery::Endpoint>>,
-    ports: Option<Vec<discovery::EndpointPort>>,
-}
-
-/// A Node.
-#[derive(Deserialize)]
-pub(super) struct Node {
-    #[serde(default)]
-    metadata: Metadata,
-    spec: Option<core::NodeSpec>,
-    status: Option<NodeStatus>,
-}
-
-#[derive(Deserialize)]
-struct NodeStatus {
-    addresses: Option<Vec<core::NodeAddress>>,
-}
-
-impl From<Metadata> for ObjectMeta {
-    fn from(metadata: Metadata) -> Self {
-        let Metadata {
-            name,
-            namespace,
-            labels,
-            annotations,
-            creation_timestamp,
-            deletion_timestamp,
-            resource_version: _,
-        } = metadata;
-        Self {
-            name,
-            namespace,
-            labels,
-            annotations,
-            creation_timestamp,
-            deletion_timestamp,
-            ..Self::default()
-        }
-    }
-}
+/// Nodes.
+#[derive(Debug)]
+pub(super) struct Node;
 
 impl Manifest for Service {
     const KIND: &'static str = "Service";
     const PATH: &'static str = "/api/v1/services";
     // Those of other proxies too: their ClusterIPs are theirs.
     const LABELS: Option<&'static str> = None;
-
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn found(self) -> Found {
-        core::Service {
-            metadata: self.metadata.into(),
-            spec: self.spec,
-            status: self.status,
-        }
-        .into()
-    }
+    const SHAPE: &'static Shape = &SERVICE;
+    type Object = core::Service;
 
     fn key(namespace: &str, name: &str) -> Key {
         Key::Service(ServiceName {
@@ -144,20 +70,8 @@ impl Manifest for EndpointSlice {
     const PATH: &'static str = "/apis/discovery.k8s.io/v1/endpointslices";
     const LABELS: Option<&'static str> =
         Some("kubernetes.io/service-name,!service.kubernetes.io/headless");
-
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn found(self) -> Found {
-        discovery::EndpointSlice {
-            metadata: self.metadata.into(),
-            address_type: self.address_type,
-            endpoints: self.endpoints,
-            ports: self.ports,
-        }
-        .into()
-    }
+    const SHAPE: &'static Shape = &ENDPOINT_SLICE;
+    type Object = discovery::EndpointSlice;
 
     fn key(namespace: &str, name: &str) -> Key {
         Key::Slice(SliceName {
@@ -171,22 +85,8 @@ impl Manifest for Node {
     const KIND: &'static str = "Node";
     const PATH: &'static str = "/api/v1/nodes";
     const LABELS: Option<&'static str> = None;
-
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    fn found(self) -> Found {
-        core::Node {
-            metadata: self.metadata.into(),
-            spec: self.spec,
-            status: self.status.map(|status| core::NodeStatus {
-                addresses: status.addresses,
-                ..core::NodeStatus::default()
-            }),
-        }
-        .into()
-    }
+    const SHAPE: &'static Shape = &NODE;
+    type Object = core::Node;
 
     fn key(_: &str, name: &str) -> Key {
         Key::Node(name.to_owned())
@@ -202,59 +102,6 @@ pub(super) struct Item {
     pub version: String,
     /// What it is, or why that can't be read.
     pub content: Result<Found, String>,
-}
-
-/// What every object has.
-#[derive(Deserialize)]
-struct Header {
-    metadata: Identity,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Identity {
-    name: Option<String>,
-    namespace: Option<String>,
-    resource_version: Option<String>,
-    annotations: Option<Map>,
-}
-
-impl Item {
-    fn readable<T: Manifest>(object: T) -> Result<Self, String> {
-        let Metadata {
-            name,
-            namespace,
-            resource_version,
-            ..
-        } = object.metadata();
-        Ok(Self {
-            name: full_name::<T>(namespace.as_deref(), name.as_deref())?,
-            version: resource_version.clone().unwrap_or_default(),
-            content: Ok(object.found()),
-        })
-    }
-
-    fn unreadable<T: Manifest>(header: Header, reason: String) -> Result<Self, String> {
-        let Identity {
-            name,
-            namespace,
-            resource_version,
-            ..
-        } = header.metadata;
-        Ok(Self {
-            name: full_name::<T>(namespace.as_deref(), name.as_deref())?,
-            version: resource_version.unwrap_or_default(),
-            content: Err(reason),
-        })
-    }
-}
-
-fn full_name<T: Manifest>(namespace: Option<&str>, name: Option<&str>) -> Result<Box<str>, String> {
-    match (namespace, name) {
-        (_, None | Some("")) => Err(format!("a {} without a name", T::KIND)),
-        (None | Some(""), Some(name)) => Ok(name.into()),
-        (Some(namespace), Some(name)) => Ok(format!("{namespace}/{name}").into()),
-    }
 }
 
 /// One line of a watch.
@@ -273,63 +120,83 @@ pub(super) enum Line {
     },
     /// The server ends the watch.
     Failed(Box<Status>),
-    /// An object that can't be told from others, and why.
+    /// An event without an object that can be told from others, and why.
     Nameless(String),
 }
 
 #[derive(Deserialize)]
-struct Kind<'a> {
+struct Event<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
-}
-
-#[derive(Deserialize)]
-struct Of<T> {
-    object: T,
+    #[serde(borrow)]
+    object: Option<&'a RawValue>,
 }
 
 /// Reads a line of a watch; an error means that it is none.
 pub(super) fn line<T: Manifest>(bytes: &[u8]) -> Result<Line, String> {
-    let Kind { kind } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    // Go replaces what is not UTF-8 in the same way.
+    let text = String::from_utf8_lossy(bytes);
+    let Event { kind, object } = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let object = object.map_or("null", RawValue::get);
     match &*kind {
-        "ADDED" | "MODIFIED" => Ok(item::<T>(bytes).map_or_else(Line::Nameless, Line::Changed)),
-        "DELETED" => Ok(item::<T>(bytes).map_or_else(Line::Nameless, Line::Removed)),
-        "BOOKMARK" => {
-            let Header { metadata } = object(bytes)?;
-            let annotations = metadata.annotations.unwrap_or_default();
-            Ok(Line::Bookmark {
-                version: metadata
-                    .resource_version
-                    .ok_or("a bookmark without version")?,
-                complete: annotations
-                    .get(INITIAL_EVENTS_END)
-                    .is_some_and(|v| v == "true"),
-            })
-        }
-        "ERROR" => object(bytes).map(Box::new).map(Line::Failed),
+        "ADDED" | "MODIFIED" => Ok(item::<T>(object).map_or_else(Line::Nameless, Line::Changed)),
+        "DELETED" => Ok(item::<T>(object).map_or_else(Line::Nameless, Line::Removed)),
+        "BOOKMARK" => Ok(bookmark(object).unwrap_or_else(Line::Nameless)),
+        "ERROR" => serde_json::from_str(object)
+            .map(|status| Line::Failed(Box::new(status)))
+            .map_err(|error| error.to_string()),
         other => Err(format!("{other:?} is no type of a watch event")),
     }
 }
 
-fn object<O: DeserializeOwned>(bytes: &[u8]) -> Result<O, String> {
-    match serde_json::from_slice(bytes) {
-        Ok(Of { object }) => Ok(object),
-        Err(error) => Err(error.to_string()),
-    }
+fn bookmark(json: &str) -> Result<Line, String> {
+    let Read { value, wrong, .. } = read(&IDENTITY, json)?;
+    let version = metadata(&value, "resourceVersion");
+    let annotation = &value["metadata"]["annotations"][INITIAL_EVENTS_END];
+    Ok(Line::Bookmark {
+        version: version
+            .ok_or_else(|| wrong.unwrap_or_else(|| "a bookmark without version".to_owned()))?
+            .to_owned(),
+        complete: annotation == "true",
+    })
 }
 
-fn item<T: Manifest>(bytes: &[u8]) -> Result<Item, String> {
-    match object::<T>(bytes) {
-        Ok(object) => Item::readable(object),
-        Err(error) => Item::unreadable::<T>(object(bytes)?, error),
-    }
+/// Reads an object; an error means that it can't be told from others.
+pub(super) fn item<T: Manifest>(json: &str) -> Result<Item, String> {
+    let content = read(T::SHAPE, json);
+    let identity = match &content {
+        Ok(object) => Cow::Borrowed(&object.value),
+        // A number without end, for example: the name may still be readable.
+        Err(_) => Cow::Owned(read(&IDENTITY, json)?.value),
+    };
+    let version = metadata(&identity, "resourceVersion").unwrap_or_default();
+    let (namespace, name) = (
+        metadata(&identity, "namespace"),
+        metadata(&identity, "name"),
+    );
+    let name = match (namespace, name) {
+        (_, None) => {
+            let wrong = content.map_or_else(Some, |object| object.wrong);
+            return Err(wrong.unwrap_or_else(|| format!("a {} without a name", T::KIND)));
+        }
+        (None, Some(name)) => name.into(),
+        (Some(namespace), Some(name)) => format!("{namespace}/{name}").into(),
+    };
+    Ok(Item {
+        name,
+        version: version.to_owned(),
+        content: content.and_then(Found::of::<T::Object>),
+    })
 }
 
-/// A list, or a part of one.
-#[derive(Debug)]
+fn read(shape: &'static Shape, json: &str) -> Result<Read, String> {
+    let mut from = serde_json::Deserializer::from_str(json);
+    schema::read(shape, Scalars::Quoted, &mut from).map_err(|error| error.to_string())
+}
+
+/// What a list says beside its objects.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Page {
-    /// The objects; why not, where one has no name.
-    pub items: Vec<Result<Item, String>>,
     /// `resourceVersion` of the list.
     pub version: String,
     /// Where the list goes on.
@@ -337,12 +204,11 @@ pub(super) struct Page {
 }
 
 #[derive(Deserialize)]
-struct List<I> {
-    metadata: ListMetadata,
-    items: Option<Vec<I>>,
+struct List {
+    metadata: Option<ListMetadata>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ListMetadata {
     resource_version: Option<String>,
@@ -350,40 +216,15 @@ struct ListMetadata {
     next: Option<String>,
 }
 
-/// An object that is converted as soon as it is read: the list never stands in memory as objects.
-struct Converted<T>(Result<Item, String>, PhantomData<T>);
-
-impl<'de, T: Manifest> Deserialize<'de> for Converted<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        T::deserialize(deserializer).map(|object| Self(Item::readable(object), PhantomData))
-    }
-}
-
-/// Reads a list.
-pub(super) fn page<T: Manifest>(bytes: &[u8]) -> Result<Page, String> {
-    let (metadata, items) = if let Ok(list) = serde_json::from_slice::<List<Converted<T>>>(bytes) {
-        let items = list.items.into_iter().flatten();
-        (list.metadata, items.map(|item| item.0).collect())
-    } else {
-        // Once more, so that one object costs itself alone.
-        let list: List<Value> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        let items = list.items.into_iter().flatten();
-        let items = items.map(|item| from_value::<T>(&item)).collect();
-        (list.metadata, items)
-    };
+/// Reads a list without its objects.
+pub(super) fn page(bytes: &[u8]) -> Result<Page, String> {
+    let list: List = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let ListMetadata {
+        resource_version,
+        next,
+    } = list.metadata.ok_or("a list without metadata")?;
     Ok(Page {
-        items,
-        version: metadata.resource_version.unwrap_or_default(),
-        next: metadata.next.filter(|next| !next.is_empty()),
+        version: resource_version.unwrap_or_default(),
+        next: next.filter(|next| !next.is_empty()),
     })
-}
-
-fn from_value<T: Manifest>(value: &Value) -> Result<Item, String> {
-    match T::deserialize(value) {
-        Ok(object) => Item::readable(object),
-        Err(error) => {
-            let header = Header::deserialize(value).map_err(|error| error.to_string())?;
-            Item::unreadable::<T>(header, error.to_string())
-        }
-    }
 }

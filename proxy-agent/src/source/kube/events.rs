@@ -16,7 +16,6 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{
-    Api,
     api::{ListParams, PostParams},
     core::Request,
 };
@@ -27,6 +26,7 @@ use tokio::{
 };
 
 use super::{
+    answer,
     connector::{ConnectError, Connector},
     decode::{EndpointSlice, Manifest, Node, Service},
     failure::CONFLICT,
@@ -232,15 +232,18 @@ impl Recorder<'_> {
         let lookup = Request::new(resource.path()).list_metadata(
             &ListParams::default().fields(&format!("metadata.name={}", problem.object.name)),
         )?;
-        let found: Found = client.request(lookup).await?;
+        let found = answer::whole(&client, lookup).await?;
+        let found: Found = serde_json::from_slice(&found).map_err(kube::Error::SerdeError)?;
         let Some(uid) = found.items.into_iter().find_map(|item| item.metadata.uid) else {
             // It is gone, and its problem with it.
             return Ok(());
         };
         let event = self.event(problem, &resource, uid);
         let namespace = event.metadata.namespace.clone().unwrap_or_default();
-        let events: Api<Event> = Api::namespaced(client, &namespace);
-        match events.create(&PostParams::default(), &event).await {
+        let body = serde_json::to_vec(&event).map_err(kube::Error::SerdeError)?;
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+        let create = Request::new(path).create(&PostParams::default(), body)?;
+        match answer::whole(&client, create).await {
             // Another node was first.
             Err(kube::Error::Api(status)) if status.code == CONFLICT => Ok(()),
             result => result.map(|_| ()).map_err(Refusal::from),

@@ -4,14 +4,18 @@ use std::time::Duration;
 
 use kube::core::Status;
 
-use super::connector::ConnectError;
+use super::{body::TooLarge, connector::ConnectError};
+use crate::source::pulse::Restart;
 
 const UNAUTHORIZED: u16 = 401;
 const BAD_REQUEST: u16 = 400;
+const FORBIDDEN: u16 = 403;
 /// Something of that name is there already.
 pub(super) const CONFLICT: u16 = 409;
 const GONE: u16 = 410;
 const UNPROCESSABLE: u16 = 422;
+const TOO_MANY_REQUESTS: u16 = 429;
+const INTERNAL_ERROR: u16 = 500;
 const GATEWAY_TIMEOUT: u16 = 504;
 
 /// A list or watch that failed.
@@ -35,6 +39,12 @@ pub(super) enum Failure {
     /// The answer ended before it was complete.
     #[error("the answer ended too soon")]
     Unfinished,
+    /// The server ended the watch long before its time.
+    #[error("the server closed the watch soon after it began")]
+    ClosedEarly,
+    /// The answer is larger than any that could be of use.
+    #[error("the answer is too large")]
+    TooLarge(#[from] TooLarge),
     /// The answer stopped.
     #[error("nothing was heard for {0:?}")]
     Silent(Duration),
@@ -56,7 +66,7 @@ pub(super) enum Remedy {
     Reconnect,
     /// The same again.
     Repeat,
-    /// The watch again, from where it was: nothing is wrong yet.
+    /// The watch again, from where it was.
     Resume,
     /// List: the version that was come to is of no use any more.
     List,
@@ -64,7 +74,56 @@ pub(super) enum Remedy {
     AskOtherwise,
 }
 
+/// How much a failure says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Severity {
+    /// The server is not reached, or refuses: it is well again when it takes a request.
+    Request,
+    /// Its answers are of no use: it is well again when a watch goes on.
+    Answer,
+    /// It happens to healthy servers too, as long as it does not happen again and again.
+    NowAndThen,
+}
+
+/// After a list that was too large, which costs the network much.
+const AFTER_TOO_LARGE: Duration = Duration::from_mins(1);
+
 impl Failure {
+    /// The reason, for the metrics.
+    pub(super) fn restart(&self) -> Restart {
+        match self {
+            Self::Refused(kube::Error::Api(status)) | Self::Ended(status) => match status.code {
+                UNAUTHORIZED | FORBIDDEN => Restart::Forbidden,
+                GONE => Restart::Gone,
+                TOO_MANY_REQUESTS | INTERNAL_ERROR.. => Restart::Unavailable,
+                _ => Restart::Refused,
+            },
+            Self::Connect(_) | Self::Request(_) | Self::Refused(_) => Restart::Refused,
+            Self::NoAnswer(_) | Self::Silent(_) => Restart::Timeout,
+            Self::Broken(_) | Self::Unfinished | Self::ClosedEarly | Self::Closed => {
+                Restart::Closed
+            }
+            Self::Unreadable(_) => Restart::Garbage,
+            Self::TooLarge(_) => Restart::TooLarge,
+        }
+    }
+
+    /// How much it says.
+    pub(super) fn severity(&self) -> Severity {
+        match self {
+            Self::Unreadable(_) | Self::Silent(_) | Self::TooLarge(_) => Severity::Answer,
+            Self::Broken(_) | Self::Unfinished | Self::ClosedEarly | Self::Ended(_) => {
+                Severity::NowAndThen
+            }
+            Self::Refused(kube::Error::Api(status)) if status.code == GONE => Severity::NowAndThen,
+            Self::Connect(_)
+            | Self::Request(_)
+            | Self::Refused(_)
+            | Self::NoAnswer(_)
+            | Self::Closed => Severity::Request,
+        }
+    }
+
     /// What to do about it.
     pub(super) fn remedy(&self) -> Remedy {
         match self {
@@ -77,8 +136,10 @@ impl Failure {
                 _ => Remedy::Repeat,
             },
             Self::Refused(_) | Self::NoAnswer(_) | Self::Connect(_) => Remedy::Reconnect,
-            Self::Broken(_) | Self::Unfinished | Self::Silent(_) => Remedy::Resume,
-            Self::Ended(_) | Self::Unreadable(_) => Remedy::List,
+            Self::Broken(_) | Self::Unfinished | Self::Silent(_) | Self::ClosedEarly => {
+                Remedy::Resume
+            }
+            Self::Ended(_) | Self::Unreadable(_) | Self::TooLarge(_) => Remedy::List,
             Self::Request(_) | Self::Closed => Remedy::Repeat,
         }
     }
@@ -86,6 +147,7 @@ impl Failure {
     /// How long the server asks to be left alone.
     pub(super) fn retry_after(&self) -> Duration {
         let details = match self {
+            Self::TooLarge(_) => return AFTER_TOO_LARGE,
             Self::Refused(kube::Error::Api(status)) => status.details.as_ref(),
             _ => None,
         };

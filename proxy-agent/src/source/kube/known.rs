@@ -36,6 +36,8 @@ type Versions = HashMap<Box<str>, u64>;
 struct Listing {
     versions: Versions,
     update: Update,
+    /// Objects, those that can't be read too.
+    count: usize,
 }
 
 impl<T> Default for Known<T> {
@@ -52,15 +54,13 @@ impl<T> Default for Known<T> {
 impl<T: Manifest> Known<T> {
     /// Begins a list. Of one that was not completed, only what was wrong with its objects is still to be told.
     pub(super) fn begin(&mut self) {
-        let Listing {
-            update,
-            versions: _,
-        } = std::mem::take(&mut self.listing);
+        let Listing { update, .. } = std::mem::take(&mut self.listing);
         self.listing.update.problems = update.problems;
     }
 
     /// An object of the list.
     pub(super) fn listed(&mut self, item: Item) {
+        self.listing.count += 1;
         let version = fingerprint(&item.version);
         let known = self.versions.get(&item.name).copied();
         match item.content {
@@ -94,6 +94,7 @@ impl<T: Manifest> Known<T> {
         let Listing {
             versions,
             mut update,
+            count: _,
         } = std::mem::take(&mut self.listing);
         for name in std::mem::replace(&mut self.versions, versions).into_keys() {
             if !self.versions.contains_key(&name) {
@@ -123,6 +124,11 @@ impl<T: Manifest> Known<T> {
         if self.versions.remove(name).is_some() {
             update.events.push(key::<T>(name).delete());
         }
+    }
+
+    /// How many objects the list has so far.
+    pub(super) fn listed_count(&self) -> usize {
+        self.listing.count
     }
 
     /// How many there are.

@@ -13,6 +13,8 @@ pub(super) struct Pace {
     pub listing: Duration,
     /// Silence on a watch after which it is begun again: the server sends a bookmark each minute.
     pub silence: Duration,
+    /// A watch that is open for so long goes on as it should; one that the server ends sooner does not.
+    pub calm: Duration,
     /// How long the server keeps a watch open, at least; at most twice as long, so that not all nodes come back at once.
     pub watch: Duration,
     /// The shortest and the longest wait before a next attempt.
@@ -26,6 +28,7 @@ impl Default for Pace {
             answer: Duration::from_mins(1),
             listing: Duration::from_secs(30),
             silence: Duration::from_secs(90),
+            calm: Duration::from_secs(10),
             watch: Duration::from_mins(5),
             retry: (Duration::from_millis(400), Duration::from_secs(15)),
         }

@@ -4,22 +4,18 @@
 //! ends is resumed at the version that it had come to. What can't be resumed is listed anew, and [`Known`] finds the
 //! difference: nothing is lost, and nothing is taken away in between.
 
-use std::{
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::{pin::pin, time::Duration};
 
 use futures_util::{AsyncBufRead, AsyncBufReadExt as _};
-use kube::{
-    api::{ListParams, VersionMatch, WatchParams},
-    core::Request,
-};
+use kube::{api::WatchParams, core::Request};
 use tokio::{
     sync::mpsc::Sender,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
+    answer,
+    body::{Body, LARGEST_LIST, LARGEST_OBJECT, MOST_OBJECTS, at_most},
     connector::{Connection, Connector},
     contact::Contact,
     decode::{self, Line, Manifest},
@@ -27,13 +23,9 @@ use super::{
     known::{Known, nameless},
     merge::Part,
     pace::{Backoff, Pace},
+    position::{Position, Version},
 };
-use crate::telemetry::chain;
 
-/// Objects of one part of a list that is read in parts.
-const PAGE: u32 = 500;
-/// The longest line of a watch, in bytes; in etcd an object has 1.5 MB at most.
-const LONGEST_LINE: usize = 32 << 20;
 /// A watch that ends sooner is no success.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -50,26 +42,10 @@ pub(super) struct Watch<'a, T> {
     streams: bool,
     /// Whether it has answered since the last wait.
     answered: bool,
-}
-
-/// Where the story goes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Position {
-    /// With a list.
-    List(Version),
-    /// With what came after this version.
-    After(String),
-}
-
-/// How new a list must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Version {
-    /// As the server has it at hand.
-    Any,
-    /// Not older than this: that would take back what is known.
-    NotOlderThan(String),
-    /// The newest there is.
-    Newest,
+    /// Whether the last watch ended because nothing was heard: then one that is open proves nothing.
+    was_silent: bool,
+    /// When it last said something.
+    heard: Instant,
 }
 
 impl<'a, T: Manifest> Watch<'a, T> {
@@ -88,6 +64,8 @@ impl<'a, T: Manifest> Watch<'a, T> {
             position: Position::List(Version::Any),
             streams: true,
             answered: false,
+            was_silent: false,
+            heard: Instant::now(),
         }
     }
 
@@ -122,13 +100,15 @@ impl<'a, T: Manifest> Watch<'a, T> {
         let connection = match self.connector.connection() {
             Ok(connection) => connection,
             Err(error) => {
-                self.contact.fails(T::KIND, "", &chain(&error));
-                return Err(error.into());
+                let failure = error.into();
+                self.contact.fails(T::KIND, "", &failure);
+                return Err(failure);
             }
         };
         let result = self.list_and_watch(&connection).await;
-        if let Err(failure) = &result {
-            self.learn(failure, &connection);
+        match &result {
+            Ok(()) => self.contact.ended(T::KIND),
+            Err(failure) => self.learn(failure, &connection),
         }
         result
     }
@@ -147,91 +127,73 @@ impl<'a, T: Manifest> Watch<'a, T> {
     /// What a failure means for the next attempt.
     fn learn(&mut self, failure: &Failure, connection: &Connection) {
         let remedy = failure.remedy();
-        match &self.position {
-            Position::List(_) if self.streams && remedy == Remedy::AskOtherwise => {
-                tracing::debug!(kind = T::KIND, reason = %failure, "the server does not begin watches with a list");
-                self.streams = false;
-                return;
-            }
-            Position::After(version) if remedy == Remedy::List => {
-                tracing::debug!(kind = T::KIND, reason = %failure, "listing anew");
-                self.position = Position::List(Version::NotOlderThan(version.clone()));
-                return;
-            }
-            Position::List(_) | Position::After(_)
-                if matches!(remedy, Remedy::List | Remedy::AskOtherwise) =>
-            {
-                self.position = Position::List(Version::Newest);
-            }
-            Position::List(_) | Position::After(_) => {}
-        }
-        if remedy == Remedy::Resume {
-            tracing::debug!(
-                kind = T::KIND,
-                reason = chain(failure),
-                "the watch is begun again"
-            );
+        if matches!(self.position, Position::List(_))
+            && self.streams
+            && remedy == Remedy::AskOtherwise
+        {
+            tracing::debug!(kind = T::KIND, reason = %failure, "the server does not begin watches with a list");
+            self.streams = false;
             return;
         }
-        if remedy == Remedy::Reconnect {
-            self.connector.renew(connection);
+        self.was_silent |= matches!(failure, Failure::Silent(_));
+        self.contact.fails(T::KIND, &connection.server, failure);
+        match (&self.position, remedy) {
+            (_, Remedy::Reconnect) => self.connector.renew(connection),
+            (Position::After(version), Remedy::List) => {
+                self.position = Position::List(Version::NotOlderThan(version.clone()));
+            }
+            (_, Remedy::List | Remedy::AskOtherwise) => {
+                self.position = Position::List(Version::Newest);
+            }
+            (_, Remedy::Repeat | Remedy::Resume) => {}
         }
-        self.contact
-            .fails(T::KIND, &connection.server, &chain(failure));
     }
 
     /// Reads a list by itself.
     async fn list(&mut self, connection: &Connection, version: Version) -> Result<(), Failure> {
         self.known.begin();
         let mut part = Part::default();
-        let mut next = None;
+        let (mut next, mut size) = (None, 0);
         loop {
-            let request = Request::new(T::PATH).list(&self.list_params(&version, next))?;
-            let mut body = pin!(self.open(connection, request).await?);
-            let mut bytes = Vec::new();
+            let request = Request::new(T::PATH).list(&version.params(
+                T::LABELS,
+                self.fields.as_deref(),
+                next,
+            ))?;
+            let mut answer = pin!(self.open(connection, request).await?);
+            let mut body = Body::default();
+            let mut deadline = Instant::now() + self.pace().listing;
             loop {
-                let chunk = read(&mut body, self.pace().listing).await?;
+                let chunk = read(&mut answer, deadline).await?;
+                let chunk = chunk
+                    .filter(|_| Instant::now() < deadline)
+                    .ok_or_else(|| Failure::Silent(self.connector.pace().listing))?;
                 if chunk.is_empty() {
                     break;
                 }
-                bytes.extend_from_slice(chunk);
-                let length = chunk.len();
-                body.as_mut().consume(length);
-            }
-            let page = decode::page::<T>(&bytes).map_err(Failure::Unreadable)?;
-            for item in page.items {
-                match item {
-                    Ok(item) => self.known.listed(item),
-                    Err(reason) => part.update.problems.push(nameless::<T>(&reason)),
+                size += chunk.len();
+                at_most(LARGEST_LIST, size, "bytes in a list")?;
+                let count = self.known.listed_count();
+                body.take(chunk, |object| {
+                    match decode::item::<T>(&String::from_utf8_lossy(object)) {
+                        Ok(item) => self.known.listed(item),
+                        Err(reason) => part.update.problems.push(nameless::<T>(&reason)),
+                    }
+                })?;
+                if self.known.listed_count() > count {
+                    self.contact.heard(T::KIND);
+                    deadline = Instant::now() + self.pace().listing;
                 }
+                at_most(MOST_OBJECTS, self.known.listed_count(), "objects in a list")?;
+                let length = chunk.len();
+                answer.as_mut().consume(length);
             }
+            let page = decode::page(body.frame()).map_err(Failure::Unreadable)?;
             next = page.next;
             if next.is_none() {
                 self.complete(page.version, &mut part);
                 return self.send(part).await;
             }
-        }
-    }
-
-    fn list_params(&self, version: &Version, next: Option<String>) -> ListParams {
-        let (resource_version, version_match, limit) = match version {
-            // From the server's memory, all in one, as it would be in any case.
-            Version::Any => (Some("0".to_owned()), None, None),
-            Version::NotOlderThan(version) => (
-                Some(version.clone()),
-                Some(VersionMatch::NotOlderThan),
-                None,
-            ),
-            Version::Newest => (None, None, Some(PAGE)),
-        };
-        ListParams {
-            label_selector: T::LABELS.map(str::to_owned),
-            field_selector: self.fields.clone(),
-            limit,
-            continue_token: next,
-            resource_version,
-            version_match,
-            ..ListParams::default()
         }
     }
 
@@ -252,17 +214,41 @@ impl<'a, T: Manifest> Watch<'a, T> {
         let mut body = pin!(self.open(connection, request).await?);
         self.known.begin();
         if !listing {
-            self.contact.works(T::KIND);
+            self.contact.opened(T::KIND);
         }
+        let calm = Instant::now() + self.pace().calm;
+        let mut is_calm = false;
         let mut line = Vec::new();
+        let mut size = 0;
+        self.heard = Instant::now();
         loop {
             let silence = match self.position {
                 Position::List(_) => self.pace().listing,
                 Position::After(_) => self.pace().silence,
             };
-            let chunk = read(&mut body, silence).await?;
+            let deadline = self.heard + silence;
+            let first = if is_calm {
+                deadline
+            } else {
+                deadline.min(calm)
+            };
+            let chunk = read(&mut body, first).await?;
+            // Bytes alone, like blank lines, are no word.
+            if Instant::now() >= deadline {
+                return Err(Failure::Silent(silence));
+            }
+            let Some(chunk) = chunk else {
+                is_calm = true;
+                if matches!(self.position, Position::After(_)) && !self.was_silent {
+                    self.contact.goes_on(T::KIND);
+                }
+                continue;
+            };
             if chunk.is_empty() {
                 return match self.position {
+                    Position::After(_) if line.is_empty() && Instant::now() < calm => {
+                        Err(Failure::ClosedEarly)
+                    }
                     Position::After(_) if line.is_empty() => Ok(()),
                     Position::List(_) | Position::After(_) => Err(Failure::Unfinished),
                 };
@@ -270,6 +256,9 @@ impl<'a, T: Manifest> Watch<'a, T> {
             self.answered = true;
             let mut part = Part::default();
             let taken = self.take_chunk(&mut line, chunk, &mut part);
+            if matches!(self.position, Position::List(_)) {
+                size += chunk.len();
+            }
             let length = chunk.len();
             body.as_mut().consume(length);
             // What was taken is known: it must be told, whatever comes next.
@@ -277,6 +266,9 @@ impl<'a, T: Manifest> Watch<'a, T> {
                 self.send(part).await?;
             }
             taken?;
+            at_most(LARGEST_LIST, size, "bytes in a list")?;
+            let count = self.known.len().max(self.known.listed_count());
+            at_most(MOST_OBJECTS, count, "objects")?;
         }
     }
 
@@ -294,18 +286,24 @@ impl<'a, T: Manifest> Watch<'a, T> {
                     self.take_line(line, part)?;
                 }
                 line.clear();
-            } else if line.len() > LONGEST_LINE {
-                return Err(Failure::Unreadable(format!(
-                    "a line of more than {LONGEST_LINE} bytes"
-                )));
             }
+            at_most(LARGEST_OBJECT, line.len(), "bytes in a line")?;
         }
         Ok(())
     }
 
     fn take_line(&mut self, line: &[u8], part: &mut Part) -> Result<(), Failure> {
         let listing = matches!(self.position, Position::List(_));
-        let version = match decode::line::<T>(line).map_err(Failure::Unreadable)? {
+        let line = decode::line::<T>(line).map_err(Failure::Unreadable)?;
+        if !matches!(line, Line::Failed(_)) {
+            self.heard = Instant::now();
+            self.contact.heard(T::KIND);
+            if !listing {
+                self.was_silent = false;
+                self.contact.goes_on(T::KIND);
+            }
+        }
+        let version = match line {
             Line::Changed(item) if listing => {
                 self.known.listed(item);
                 return Ok(());
@@ -357,7 +355,7 @@ impl<'a, T: Manifest> Watch<'a, T> {
         part.listed = Some(T::KIND);
         self.answered = true;
         self.position = Position::After(version);
-        self.contact.works(T::KIND);
+        self.contact.listed(T::KIND);
     }
 
     async fn open(
@@ -366,7 +364,7 @@ impl<'a, T: Manifest> Watch<'a, T> {
         request: http::Request<Vec<u8>>,
     ) -> Result<impl AsyncBufRead + use<T>, Failure> {
         let within = self.pace().answer;
-        timeout(within, connection.client.request_stream(request))
+        timeout(within, answer::stream(&connection.client, request))
             .await
             .map_err(|_| Failure::NoAnswer(within))?
             .map_err(Failure::Refused)
@@ -381,10 +379,13 @@ impl<'a, T: Manifest> Watch<'a, T> {
     }
 }
 
-/// The next bytes; none at the end.
-async fn read<R: AsyncBufRead + Unpin>(body: &mut R, within: Duration) -> Result<&[u8], Failure> {
-    match timeout(within, body.fill_buf()).await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(Failure::Silent(within)),
+/// The next bytes, none at the end; `None`: there are none before the deadline.
+async fn read<R: AsyncBufRead + Unpin>(
+    body: &mut R,
+    deadline: Instant,
+) -> Result<Option<&[u8]>, Failure> {
+    match timeout_at(deadline, body.fill_buf()).await {
+        Ok(result) => Ok(Some(result?)),
+        Err(_) => Ok(None),
     }
 }

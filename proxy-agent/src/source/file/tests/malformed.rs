@@ -41,22 +41,15 @@ fn is_told(put: impl Fn(&Dir), words: &[&str]) {
 #[test]
 fn every_malformed_object_is_told_and_harms_no_other() {
     for case in cases() {
-        let object = if case.unreadable {
-            "file bad.json".to_owned()
-        } else if case.kind == "Node" {
+        let object = if case.kind == "Node" {
             "Node here".to_owned()
         } else {
             format!("{} default/{}", case.kind, case.name)
         };
         let text = case.object.to_string();
         is_told(|dir| dir.write("bad.json", &text), &[&object, case.told]);
-        // YAML is a superset of JSON; its messages about types are its own.
-        let words: &[&str] = if case.unreadable {
-            &["file bad.yaml: document 1: "]
-        } else {
-            &[&object, case.told]
-        };
-        is_told(|dir| dir.write("bad.yaml", &text), words);
+        // YAML is a superset of JSON.
+        is_told(|dir| dir.write("bad.yaml", &text), &[&object, case.told]);
     }
 }
 
@@ -96,6 +89,10 @@ fn every_document_that_is_no_object_is_told_and_harms_no_other() {
             Some("it has no kind"),
         ),
         ("apiVersion: v1\nkind: 7\nmetadata: {name: x}\n", None),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: [x]}\n",
+            Some("metadata.name: expected a string, found a list"),
+        ),
         ("apiVersion: v1\nkind: List\nitems: [7]\n", Some("items[0]")),
         ("apiVersion: v1\nkind: List\nitems: x\n", Some("document 1")),
         ("kind: Service\u{0}\n", Some("document 1")),
@@ -351,4 +348,48 @@ fn a_file_that_is_mended_is_told_no_more() {
         dir.remove("bad.yaml");
         beside.stays(folder.read(&EVERYWHERE).events, "a file that is mended");
     }
+}
+
+/// A `null` anywhere is the same as nothing: a field that is not even used hid the whole object once.
+#[test]
+fn null_is_the_same_as_nothing() {
+    let (dir, mut folder, _) = beside();
+    let text = r#"{"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "null", "namespace": "default", "labels": null, "creationTimestamp": null, "managedFields": null},
+        "spec": {"clusterIP": "10.96.8.1", "externalIPs": null, "ports": [{"name": null, "port": 80, "nodePort": null, "targetPort": null}], "sessionAffinityConfig": null},
+        "status": {"loadBalancer": null, "conditions": [{"type": "X", "status": "True", "reason": "r", "message": "m", "lastTransitionTime": null}]}}"#;
+    for name in ["null.json", "null.yaml"] {
+        dir.write(name, text);
+        let update = folder.read(&EVERYWHERE);
+        assert_eq!(messages(&update), [""; 0]);
+        assert_eq!(short(&update), ["+null 10.96.8.1"]);
+        dir.remove(name);
+        folder.read(&EVERYWHERE);
+    }
+}
+
+/// What can't be used of an object leaves in force what the object said, and all other objects of the file are read.
+#[test]
+fn an_object_of_the_wrong_shape_is_told_by_name_and_keeps_what_it_said() {
+    let (dir, mut folder, _) = beside();
+    let two = |ports: &str, other: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{clusterIP: 10.96.8.1, ports: {ports}}}\n---\n{}",
+            service("b", other)
+        )
+    };
+    dir.write("two.yaml", &two("[{port: 80}]", "10.96.8.2"));
+    assert_eq!(
+        short(&folder.read(&EVERYWHERE)),
+        ["+a 10.96.8.1", "+b 10.96.8.2"]
+    );
+    dir.write("two.yaml", &two("http", "10.96.8.30"));
+    let update = folder.read(&EVERYWHERE);
+    assert_eq!(short(&update), ["+b 10.96.8.30"]);
+    assert_eq!(
+        messages(&update),
+        [
+            "Service default/a: can't be read (spec.ports: expected a list, found a string; file two.yaml, document 1); what it said before stays"
+        ]
+    );
 }

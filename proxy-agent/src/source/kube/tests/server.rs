@@ -208,9 +208,16 @@ impl Exchange {
     }
 
     pub fn stream(self) -> Stream {
+        self.answer_by_stream(200)
+    }
+
+    /// Answers with a code and a body that goes on.
+    pub fn answer_by_stream(self, code: u16) -> Stream {
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let body = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
-        let _ = self.reply.send(Response::new(Body::from_stream(body)));
+        let response = Response::builder().status(code);
+        let response = response.body(Body::from_stream(body)).unwrap();
+        let _ = self.reply.send(response);
         Stream(sender)
     }
 }

@@ -1,0 +1,104 @@
+//! Something that goes on failing: told when it begins and when it is over, and once a minute in between.
+
+use std::time::{Duration, Instant};
+
+/// How often it is told that it goes on.
+const AGAIN: Duration = Duration::from_mins(1);
+
+/// Whether something fails, and since when.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trouble(Option<Lasting>);
+
+#[derive(Clone, Copy, Debug)]
+struct Lasting {
+    since: Instant,
+    told: Instant,
+    failures: u64,
+}
+
+/// What is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It has begun to fail.
+    Begins,
+    /// It still fails.
+    GoesOn(Span),
+}
+
+/// How long it has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Since the first failure.
+    pub lasted: Duration,
+    /// How often.
+    pub failures: u64,
+}
+
+impl Trouble {
+    /// It failed; what there is to tell.
+    pub fn fails(&mut self, now: Instant) -> Option<News> {
+        let Some(lasting) = &mut self.0 else {
+            self.0 = Some(Lasting {
+                since: now,
+                told: now,
+                failures: 1,
+            });
+            return Some(News::Begins);
+        };
+        lasting.failures += 1;
+        if now.saturating_duration_since(lasting.told) < AGAIN {
+            return None;
+        }
+        lasting.told = now;
+        Some(News::GoesOn(lasting.span(now)))
+    }
+
+    /// It works; if it failed before, that is over.
+    pub fn works(&mut self, now: Instant) -> Option<Span> {
+        self.0.take().map(|lasting| lasting.span(now))
+    }
+
+    /// Whether it fails.
+    pub const fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl Lasting {
+    fn span(&self, now: Instant) -> Span {
+        Span {
+            lasted: now.saturating_duration_since(self.since),
+            failures: self.failures,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_on_failing_is_told_when_it_begins_each_minute_and_when_it_is_over() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut trouble = Trouble::default();
+        assert_eq!(trouble.works(at(0)), None);
+        let told: Vec<_> = (0..200_u64)
+            .filter_map(|second| Some((second, trouble.fails(at(second))?)))
+            .collect();
+        let span = |seconds, failures| Span {
+            lasted: Duration::from_secs(seconds),
+            failures,
+        };
+        let expected = [
+            (0, News::Begins),
+            (60, News::GoesOn(span(60, 61))),
+            (120, News::GoesOn(span(120, 121))),
+            (180, News::GoesOn(span(180, 181))),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(trouble.works(at(200)), Some(span(200, 200)));
+        assert_eq!(trouble.works(at(201)), None);
+        assert_eq!(trouble.fails(at(202)), Some(News::Begins));
+    }
+}
