@@ -47,6 +47,7 @@ use crate::{
     programmer::{Outcome, Programmer},
     serve::ServeConfig,
     source::{Feed, Source, Update},
+    table_maker::{FEW_ENTRIES, TableMaker},
     telemetry::chain,
 };
 
@@ -103,6 +104,7 @@ pub struct App {
     monitor: Monitor,
     planner: Planner,
     programmer: Programmer<KernelMaps>,
+    table_maker: TableMaker,
     attachments: Attachments,
     uplinks: Uplinks,
     collector: Collector,
@@ -159,6 +161,7 @@ impl App {
             monitor,
             planner: Planner::new(config.planner.clone()),
             programmer,
+            table_maker: TableMaker::start().context("could not start a thread")?,
             uplinks: Uplinks::new(pins.clone(), config.xdp),
             attachments: Attachments::new(pins, programs, mode),
             collector,
@@ -219,6 +222,10 @@ impl App {
                     self.take_devices();
                     self.program();
                 }
+                made = self.table_maker.made() => {
+                    let outcome = self.programmer.tables_made(&made.ticket, made.tables, Instant::now());
+                    self.settle(outcome);
+                }
                 problem = self.monitor.problem() => self.complain(&[problem]),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                     let outcome = self.programmer.tick(Instant::now());
@@ -246,6 +253,7 @@ impl App {
 
     /// Says what did not come of a call to the programmer, and ends what cannot end by itself.
     fn settle(&mut self, outcome: Outcome) {
+        self.table_maker.make(self.programmer.take_table_jobs());
         self.monitor.settle(&self.programmer);
         for refused in outcome.refused {
             tracing::error!("{refused}");
@@ -375,6 +383,7 @@ impl App {
             let outcome = self.programmer.retain(&wanted, started);
             self.settle(outcome);
             self.ready = true;
+            self.programmer.make_tables_elsewhere(FEW_ENTRIES);
             self.retire_other_versions();
         }
         self.monitor.programmed(full, started.elapsed());

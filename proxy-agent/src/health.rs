@@ -73,6 +73,11 @@ impl Health {
         self.state().behind.get_or_insert(now);
     }
 
+    /// Something has waited since then, and all that began to wait earlier is done.
+    pub fn behind_since(&self, then: Instant) {
+        self.state().behind = Some(then);
+    }
+
     /// The maps are as planned.
     pub fn caught_up(&self, time: Timestamp) {
         let mut state = self.state();

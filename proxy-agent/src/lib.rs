@@ -23,5 +23,6 @@ pub mod report;
 pub mod serve;
 pub mod source;
 pub mod store;
+pub mod table_maker;
 pub mod telemetry;
 pub mod view;

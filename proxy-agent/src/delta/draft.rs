@@ -16,7 +16,7 @@ use proxy_common::abi::{
 };
 
 use super::{
-    refusal::Reason,
+    refusal::{Reason, Resource},
     resources::{Resources, Retired},
     service::{BackendKey, PortKey, Service},
 };
@@ -118,6 +118,9 @@ pub(super) fn draft(
 
 impl Drafting<'_> {
     fn all(&mut self, plan: &ServicePlan) -> Result<(), Reason> {
+        if !self.resources.fits(&self.old.without_table(plan)) {
+            return Err(Reason::Full(Resource::Slots));
+        }
         let unlisted = plan.draining.keys().chain(plan.not_serving.keys());
         for key in plan.targets.keys().chain(unlisted) {
             self.port(key)?;
