@@ -42,6 +42,7 @@ use crate::{
     model::{Event, Problem},
     monitor::Monitor,
     netfilter::{Keeper, Rules},
+    pace::{self, Pace},
     plan::ServiceName,
     planner::{Planner, PlannerConfig},
     programmer::{Outcome, Programmer},
@@ -105,6 +106,7 @@ pub struct App {
     planner: Planner,
     programmer: Programmer<KernelMaps>,
     table_maker: TableMaker,
+    pace: Pace,
     attachments: Attachments,
     uplinks: Uplinks,
     collector: Collector,
@@ -162,6 +164,7 @@ impl App {
             planner: Planner::new(config.planner.clone()),
             programmer,
             table_maker: TableMaker::start().context("could not start a thread")?,
+            pace: Pace::default(),
             uplinks: Uplinks::new(pins.clone(), config.xdp),
             attachments: Attachments::new(pins, programs, mode),
             collector,
@@ -205,6 +208,7 @@ impl App {
         loop {
             self.monitor.alive();
             let deadline = self.programmer.deadline();
+            let rested = self.pace.next();
             tokio::select! {
                 () = ended(&mut terminate, &mut interrupt) => break,
                 update = self.source.updates.recv() => match update {
@@ -230,6 +234,10 @@ impl App {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                     let outcome = self.programmer.tick(Instant::now());
                     self.settle(outcome);
+                }
+                () = sleep_until(rested.unwrap_or_else(Instant::now).into()), if rested.is_some() => {
+                    self.pace.note([], Instant::now());
+                    self.program();
                 }
                 () = sleep_until(review_at.into()), if self.uplinks.is_used() => {
                     self.take_uplinks();
@@ -363,8 +371,13 @@ impl App {
         if !self.planner.is_synced() {
             return;
         }
-        let changes = self.planner.take_changes();
+        let (now, pace) = (Instant::now(), &self.pace);
+        let changes = self
+            .planner
+            .take_changes_but(|service| pace.rests(service, now));
         let triggers = self.planner.take_triggers();
+        let problems = self.planner.take_problems();
+        self.complain(&problems);
         if changes.is_empty() && self.ready {
             return;
         }
@@ -375,8 +388,14 @@ impl App {
             self.programmer.statistics().total(),
             Instant::now(),
         );
-        let wanted: Option<BTreeSet<ServiceName>> =
-            full.then(|| changes.iter().map(|(name, _)| name.clone()).collect());
+        let wanted: Option<BTreeSet<ServiceName>> = full.then(|| {
+            let names = changes.iter().map(|(name, _)| name);
+            names.chain(self.planner.left_alone()).cloned().collect()
+        });
+        let sizes: Vec<_> = changes
+            .iter()
+            .map(|(service, plan)| (service.clone(), pace::backends(plan)))
+            .collect();
         let outcome = self.programmer.sync(changes, started);
         self.settle(outcome);
         if let Some(wanted) = wanted {
@@ -386,6 +405,7 @@ impl App {
             self.programmer.make_tables_elsewhere(FEW_ENTRIES);
             self.retire_other_versions();
         }
+        self.pace.note(sizes, Instant::now());
         self.monitor.programmed(full, started.elapsed());
         tracing::info!(
             services,

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod model;
 pub mod monitor;
 pub mod netfilter;
+pub mod pace;
 pub mod plan;
 pub mod planner;
 pub mod policy;

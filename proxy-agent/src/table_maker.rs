@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use crate::{
-    delta::tables::Table,
+    delta::tables::{List, Table},
     programmer::{TableJob, Ticket},
 };
 
@@ -81,7 +81,7 @@ fn work(todo: &Receiver<TableJob>, done: &mpsc::UnboundedSender<Made>) {
         if !job.ticket.is_valid() {
             continue;
         }
-        tables.extend(job.lists.pop().and_then(|list| list.table()));
+        tables.extend(job.lists.pop().and_then(List::table));
         if !job.lists.is_empty() {
             queue.push_back((job, tables));
             continue;

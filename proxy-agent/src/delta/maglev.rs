@@ -100,12 +100,11 @@ fn fill(places: &[Place], size: usize, probes: &mut usize) -> Option<Vec<u16>> {
             .take(*probes)
             .inspect(|_| *probes -= 1)
             .find(|&entry| entries[entry] == NOBODY);
-        let entry = match wanted {
-            Some(entry) => entry,
-            None => {
-                lowest_free += entries[lowest_free..].iter().position(|e| *e == NOBODY)?;
-                lowest_free
-            }
+        let entry = if let Some(entry) = wanted {
+            entry
+        } else {
+            lowest_free += entries[lowest_free..].iter().position(|e| *e == NOBODY)?;
+            lowest_free
         };
         entries[entry] = order[turn];
     }

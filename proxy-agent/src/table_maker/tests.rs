@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, sync::mpsc::channel, time::Instant};
 use proxy_common::{
     abi::{
         frontend::{FrontendKind, Scope},
-        meta::List,
+        meta,
         target::Algorithm,
     },
     addr::Family,
@@ -37,7 +37,7 @@ fn plan(service: u8, ports: u16) -> ServicePlan {
             port_name: port.to_string(),
             protocol: Protocol::Tcp,
             family: Family::V4,
-            list: List::Cluster,
+            list: meta::List::Cluster,
         };
         plan.frontends.push(FrontendPlan {
             address: FrontendAddress::Ip(Ipv4Addr::new(10, 96, 0, service).into()),

@@ -7,7 +7,10 @@ use std::{
 };
 
 use proxy_agent::{
-    delta::{refusal::Capacities, tables::Table},
+    delta::{
+        refusal::Capacities,
+        tables::{self, Table},
+    },
     maps::{OpKind, lint, memory::MemoryMaps},
     plan::{
         BackendPlan, FrontendAddress, FrontendPlan, Protocol, ServiceName, ServicePlan, TargetKey,
@@ -127,7 +130,7 @@ impl Elsewhere {
         let tables: Vec<Table> = job
             .lists
             .into_iter()
-            .filter_map(|list| list.table())
+            .filter_map(tables::List::table)
             .collect();
         self.programmer.tables_made(&job.ticket, tables, self.now)
     }

@@ -246,3 +246,22 @@ fn backends_that_want_the_same_entries_do_not_hold_up_the_table() {
     let turned = fill(&turned, 1_021, &mut 1_021).unwrap();
     assert!(turned.iter().zip(&table).all(|(a, b)| *a == 7 - *b));
 }
+
+/// Before, each round was counted, and this took a hundred times as long as with even weights.
+#[test]
+fn one_heavy_backend_of_thousands_makes_no_more_work() {
+    let even = places(4_000);
+    let mut heavy = even.clone();
+    heavy[77].weight = 65_535;
+    let took = |places: &[Place]| {
+        let times = (0..3).map(|_| {
+            let began = Instant::now();
+            assert!(table(places).is_some());
+            began.elapsed()
+        });
+        times.min().unwrap_or_default()
+    };
+    let (even, heavy) = (took(&even), took(&heavy));
+    println!("even {even:?}, one heavy {heavy:?}");
+    assert!(heavy < even * 10, "even {even:?}, one heavy {heavy:?}");
+}
