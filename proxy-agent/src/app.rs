@@ -44,12 +44,14 @@ use crate::{
     model::{Event, Problem},
     monitor::Monitor,
     netfilter::{Keeper, Rules},
+    pace::{self, Pace},
     plan::ServiceName,
     planner::{Planner, PlannerConfig},
     programmer::{Outcome, Programmer},
     ready,
     serve::ServeConfig,
     source::{Feed, Source, Update},
+    table_maker::{FEW_ENTRIES, TableMaker},
     telemetry::{chain, flood::Flood},
 };
 
@@ -114,6 +116,8 @@ pub struct App {
     journal: Journal,
     planner: Planner,
     programmer: Programmer<KernelMaps>,
+    table_maker: TableMaker,
+    pace: Pace,
     attachments: Attachments,
     uplinks: Uplinks,
     collector: Collector,
@@ -198,6 +202,8 @@ impl App {
             journal: Journal::default(),
             planner: Planner::new(config.planner.clone()),
             programmer,
+            table_maker: TableMaker::start().context("could not start a thread")?,
+            pace: Pace::default(),
             uplinks: Uplinks::new(pins.clone(), config.xdp),
             attachments: Attachments::new(pins, programs, mode),
             collector,
@@ -249,6 +255,7 @@ impl App {
             self.monitor.alive();
             let deadline = self.programmer.deadline();
             let summary = self.journal.deadline();
+            let rested = self.pace.next();
             tokio::select! {
                 () = ended(&mut terminate, &mut interrupt) => break,
                 update = self.source.updates.recv() => match update {
@@ -267,6 +274,10 @@ impl App {
                     self.take_devices();
                     self.program();
                 }
+                made = self.table_maker.made() => {
+                    let outcome = self.programmer.tables_made(&made.ticket, made.tables, Instant::now());
+                    self.settle(outcome);
+                }
                 problem = self.monitor.problem() => self.complain(&[problem]),
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                     let outcome = self.programmer.tick(Instant::now());
@@ -281,6 +292,10 @@ impl App {
                 }
                 () = sleep_until(summary.unwrap_or_else(Instant::now).into()), if summary.is_some() => {
                     self.journal.tell(self.programmer.statistics().total());
+                }
+                () = sleep_until(rested.unwrap_or_else(Instant::now).into()), if rested.is_some() => {
+                    self.pace.note([], Instant::now());
+                    self.program();
                 }
                 () = sleep_until(review_at.into()), if self.uplinks.is_used() => {
                     self.take_uplinks();
@@ -305,6 +320,7 @@ impl App {
 
     /// Says what did not come of a call to the programmer, and ends what cannot end by itself.
     fn settle(&mut self, outcome: Outcome) {
+        self.table_maker.make(self.programmer.take_table_jobs());
         self.monitor.settle(&self.programmer);
         let refused = self.journal.refused(&outcome);
         self.complain(&refused);
@@ -442,8 +458,13 @@ impl App {
         if !self.planner.is_synced() {
             return;
         }
-        let changes = self.planner.take_changes();
+        let (now, pace) = (Instant::now(), &self.pace);
+        let changes = self
+            .planner
+            .take_changes_but(|service| pace.rests(service, now));
         let triggers = self.planner.take_triggers();
+        let problems = self.planner.take_problems();
+        self.complain(&problems);
         if changes.is_empty() && self.ready {
             return;
         }
@@ -454,16 +475,24 @@ impl App {
             self.programmer.statistics().total(),
             Instant::now(),
         );
-        let wanted: Option<BTreeSet<ServiceName>> =
-            full.then(|| changes.iter().map(|(name, _)| name.clone()).collect());
+        let wanted: Option<BTreeSet<ServiceName>> = full.then(|| {
+            let names = changes.iter().map(|(name, _)| name);
+            names.chain(self.planner.left_alone()).cloned().collect()
+        });
+        let sizes: Vec<_> = changes
+            .iter()
+            .map(|(service, plan)| (service.clone(), pace::backends(plan)))
+            .collect();
         let outcome = self.programmer.sync(changes, started);
         self.settle(outcome);
         if let Some(wanted) = wanted {
             let outcome = self.programmer.retain(&wanted, started);
             self.settle(outcome);
             self.ready = true;
+            self.programmer.make_tables_elsewhere(FEW_ENTRIES);
             self.retire_other_versions();
         }
+        self.pace.note(sizes, Instant::now());
         let elapsed = started.elapsed();
         self.monitor.programmed(full, elapsed);
         let total = self.programmer.statistics().total();
@@ -490,7 +519,10 @@ impl App {
             return;
         }
         let (before, started) = (self.programmer.statistics().total(), Instant::now());
-        match self.programmer.review(self.planner.plan_all(), started) {
+        match self
+            .programmer
+            .review(self.planner.plan_all(), self.planner.left_alone(), started)
+        {
             Ok(outcome) => {
                 self.settle(outcome);
                 let mended = self.programmer.statistics().total() - before;

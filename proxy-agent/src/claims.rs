@@ -149,11 +149,17 @@ impl Claims {
         }
         let mut outcome = self.compare(&before);
         outcome.replan.remove(service);
+        let known: BTreeSet<ClaimKey> = outcome
+            .lost
+            .iter()
+            .filter(|(loser, _)| loser == service)
+            .map(|(_, key)| *key)
+            .collect();
         let own_losses: Vec<_> = changed
             .iter()
+            .filter(|key| !known.contains(key))
             .filter(|key| self.claims(service, key) && self.rival(key, service).is_some())
             .map(|key| (service.clone(), *key))
-            .filter(|loss| !outcome.lost.contains(loss))
             .collect();
         outcome.lost.extend(own_losses);
         outcome

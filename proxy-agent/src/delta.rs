@@ -9,7 +9,10 @@
 //! `Delta` is pure and believes that what it hands out will be applied, in order, if need be after some retries. Only
 //! then, by [`Delta::commit`] and [`Delta::reclaimed`], does it free anything. [`crate::programmer`] keeps that rule.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     maps::Op,
@@ -29,6 +32,7 @@ mod resources;
 mod restore;
 mod service;
 mod slots;
+pub mod tables;
 
 use draft::Draft;
 pub use draft::Gone;
@@ -37,6 +41,7 @@ pub use reclaim::Reclaim;
 use refusal::{Capacities, Refused, Usage};
 use resources::{Resources, Retired};
 use service::Service;
+use tables::{List, Table};
 
 /// What is written, and what is written next.
 #[derive(Clone, Debug)]
@@ -95,6 +100,7 @@ impl Delta {
             }
         }
         self.resources.promised_frontends = 0;
+        self.resources.tables.clear();
         let linked = group::linked(
             drafts
                 .iter()
@@ -122,6 +128,31 @@ impl Delta {
             .map(Group::ordered)
             .collect();
         Staged { groups, refused }
+    }
+
+    /// The lists for which [`Delta::stage`] would have to make a Maglev table, each once; none, if there is no room for the
+    /// tables in any case.
+    pub fn missing_tables(&self, service: &ServiceName, plan: &ServicePlan) -> Vec<List> {
+        let nothing = Service::default();
+        let old = self.services.get(service).unwrap_or(&nothing);
+        let mut lists = old.without_table(plan);
+        if !self.resources.fits(&lists) {
+            return Vec::new();
+        }
+        lists.retain(|list| !self.resources.tables.has(list) && list.entries().is_some());
+        lists.into_iter().collect()
+    }
+
+    /// Hands in tables for the next call of [`Delta::stage`], which makes those that it needs and has not got.
+    pub fn give_tables(&mut self, tables: impl IntoIterator<Item = Table>) {
+        for table in tables {
+            self.resources.tables.put(Arc::new(table));
+        }
+    }
+
+    /// How many tables [`Delta::stage`] has made.
+    pub const fn tables_made(&self) -> u64 {
+        self.resources.tables.made
     }
 
     /// Writes of the frontends that a draft has and the table has not, or otherwise.

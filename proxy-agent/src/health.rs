@@ -132,7 +132,12 @@ impl Health {
         self.state().behind.get_or_insert(now);
     }
 
-    /// Everything planned is in the maps, but for so many Services that were refused.
+    /// Something has waited since `then`, and nothing has waited longer.
+    pub fn behind_since(&self, then: Instant) {
+        self.state().behind = Some(then);
+    }
+
+    /// Everything planned is in the maps, except this many Services that were refused.
     pub fn caught_up(&self, time: Timestamp, refused: usize) {
         let mut state = self.state();
         state.behind = None;

@@ -267,6 +267,8 @@ impl Monitor {
         own.set_refused(programmer.refused().values());
         if programmer.is_behind() {
             self.health.behind(Instant::now());
+        } else if let Some(since) = programmer.waits_for_tables_since() {
+            self.health.behind_since(since);
         } else if self.planned {
             let now = Timestamp::now();
             let refused = programmer.refused().len();

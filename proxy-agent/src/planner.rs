@@ -7,13 +7,20 @@ use std::{
 
 use proxy_common::{abi::frontend::FrontendKind, addr::Family};
 
+mod too_big;
+
+use self::too_big::TooBig;
 use crate::{
     claims::{ClaimKey, Claimant, Claims, Outcome},
     model::{Change, EndpointSlice, Event, Node, ObjectRef, Problem, Service, SliceName},
     plan::{FrontendAddress, Protocol, ServiceName, ServicePlan},
-    policy::{self, Here, Options, frontends},
+    policy::{self, Here, Options, endpoints::Slices, frontends},
     store::Store,
 };
+
+/// Claims of one Service that are newly lost are told one by one up to this number. A Service can lose hundreds of
+/// thousands at once; the command `plan` lists them all.
+const MOST_TOLD: usize = 100;
 
 /// What a [`Planner`] must be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,8 +41,15 @@ pub struct Planner {
     claims: Claims,
     node_addresses: BTreeSet<IpAddr>,
     dirty: BTreeSet<ServiceName>,
-    /// Services whose plan, as handed out, was not empty.
+    /// Services of which nothing changed that concerns another Service: these may be planned later.
+    may_rest: BTreeSet<ServiceName>,
+    /// Those of them that the last call left for later.
+    resting: BTreeSet<ServiceName>,
+    /// Services whose plan, as handed out, was not empty, and those that are too big, of which the maps may have
+    /// something from an earlier agent.
     handed_out: BTreeSet<ServiceName>,
+    /// Services that are too big for any node, and what is said of them. What they were before stays.
+    too_big: TooBig,
     synced: bool,
     triggers: Vec<Trigger>,
 }
@@ -111,9 +125,29 @@ impl Planner {
     /// The plans of all Services that may have changed since the last call; a Service that is gone, or means nothing
     /// here any more, has an empty one.
     pub fn take_changes(&mut self) -> Vec<(ServiceName, ServicePlan)> {
+        self.take_changes_but(|_| false)
+    }
+
+    /// The same, but Services that are to rest are left for a later call, unless what changed concerns others too.
+    pub fn take_changes_but(
+        &mut self,
+        rests: impl Fn(&ServiceName) -> bool,
+    ) -> Vec<(ServiceName, ServicePlan)> {
         let mut changes = Vec::new();
-        for name in std::mem::take(&mut self.dirty) {
-            let plan = self.plan(&name);
+        let mut names = std::mem::take(&mut self.dirty);
+        self.may_rest.retain(|name| !names.contains(name));
+        names.extend(self.may_rest.extract_if(.., |name| !rests(name)));
+        self.resting.clone_from(&self.may_rest);
+        for name in names {
+            if self.too_big.has_claims(&name) && self.store.service(&name).is_none() {
+                continue;
+            }
+            let Some(plan) = self.plan(&name) else {
+                self.too_big.add_endpoints(&name);
+                self.handed_out.insert(name);
+                continue;
+            };
+            self.too_big.remove_endpoints(&name);
             let known = if plan == ServicePlan::default() {
                 self.handed_out.remove(&name)
             } else {
@@ -127,16 +161,28 @@ impl Planner {
         changes
     }
 
-    /// The changes of endpoints since the last call of which it is known when what caused them happened.
+    /// What [`Planner::take_changes`] found newly wrong: Services that are too big.
+    pub fn take_problems(&mut self) -> Vec<Problem> {
+        self.too_big.take_news()
+    }
+
+    /// Services that stay as they were, because they have become too big.
+    pub fn left_alone(&self) -> impl Iterator<Item = &ServiceName> {
+        self.too_big.services()
+    }
+
+    /// The changes of endpoints since the last call of which it is known when what caused them happened, once their
+    /// Services are planned.
     pub fn take_triggers(&mut self) -> Vec<Trigger> {
-        std::mem::take(&mut self.triggers)
+        let planned = |trigger: &mut Trigger| !self.resting.contains(&trigger.service);
+        self.triggers.extract_if(.., planned).collect()
     }
 
     /// The plans of all Services that mean something here, whether they changed or not.
     pub fn plan_all(&self) -> BTreeMap<ServiceName, ServicePlan> {
         self.store
             .services()
-            .map(|service| (service.name.clone(), self.plan(&service.name)))
+            .filter_map(|service| Some((service.name.clone(), self.plan(&service.name)?)))
             .filter(|(_, plan)| *plan != ServicePlan::default())
             .collect()
     }
@@ -148,28 +194,48 @@ impl Planner {
             .lost()
             .filter(|(claimant, ..)| self.is_ours(&claimant.service))
             .map(|(claimant, key, rival)| self.lost_claim(claimant, key, rival));
-        lost.chain(self.orphans()).collect()
+        let too_big = self.store.services().filter(|s| self.plan_is_too_big(s));
+        let too_big = too_big.map(|service| too_big::endpoints(&service.name));
+        lost.chain(self.orphans())
+            .chain(self.too_big.claims())
+            .chain(too_big)
+            .collect()
     }
 
-    fn plan(&self, name: &ServiceName) -> ServicePlan {
+    /// `None` if it is too big.
+    fn plan(&self, name: &ServiceName) -> Option<ServicePlan> {
         let Some(service) = self.store.service(name) else {
-            return ServicePlan::default();
+            return Some(ServicePlan::default());
         };
         let here = Here {
             name: &self.config.node_name,
             zone: self.store.node().and_then(|node| node.zone.as_deref()),
             addresses: &self.node_addresses,
         };
-        policy::plan(
-            service,
-            &self.store.slices(name).collect::<Vec<_>>(),
-            here,
-            &self.config.options,
-            |key| self.claims.rival(key, name).is_none(),
-        )
+        let (slices, options) = (Slices::new(self.store.slices(name)), &self.config.options);
+        let most = policy::most_backends(service, &slices, options);
+        (most <= too_big::MOST_BACKENDS).then(|| {
+            policy::plan(service, &slices, here, options, |key| {
+                self.claims.rival(key, name).is_none()
+            })
+        })
     }
 
     fn apply_service(&mut self, change: Change<Service, ServiceName>) -> Vec<Problem> {
+        let name = match &change {
+            Change::Upsert(service) => &service.name,
+            Change::Delete(name) => name,
+        };
+        if let Change::Upsert(service) = &change
+            && frontends::most_claims(service) > too_big::MOST_CLAIMS
+        {
+            self.handed_out.insert(name.clone());
+            return self.too_big.add_claims(name).into_iter().collect();
+        }
+        if self.too_big.remove_claims(name) {
+            // An earlier agent may have programmed it.
+            self.dirty.insert(name.clone());
+        }
         let (name, created, claims) = match &change {
             Change::Upsert(service) => (
                 service.name.clone(),
@@ -186,7 +252,11 @@ impl Planner {
             return Vec::new();
         }
         let outcome = self.claims.set(&name, created, claims);
-        self.dirty.insert(name);
+        if self.store.service(&name).is_some() && outcome.replan.is_empty() {
+            self.may_rest.insert(name);
+        } else {
+            self.dirty.insert(name);
+        }
         self.take_outcome(outcome)
     }
 
@@ -207,7 +277,7 @@ impl Planner {
         let changed = !touched.is_empty();
         // One that is named again as it was, in a new list, happened long ago.
         self.triggers.extend(trigger.filter(|_| changed));
-        self.dirty.extend(touched);
+        self.may_rest.extend(touched);
         orphan.filter(|_| changed).into_iter().collect()
     }
 
@@ -235,10 +305,16 @@ impl Planner {
     }
 
     fn take_outcome(&mut self, outcome: Outcome) -> Vec<Problem> {
+        let mut told: BTreeMap<&ServiceName, usize> = BTreeMap::new();
         let problems = outcome
             .lost
             .iter()
             .filter(|(service, _)| self.is_ours(service))
+            .filter(|(service, _)| {
+                let count = told.entry(service).or_default();
+                *count += 1;
+                *count <= MOST_TOLD
+            })
             .filter_map(|(service, key)| {
                 let claimant = self.claims.claimant(key, service)?;
                 Some(self.lost_claim(claimant, key, self.claims.rival(key, service)?))

@@ -14,12 +14,12 @@ use ipnet::IpNet;
 use proxy_common::abi::{meta::List, target::Algorithm};
 
 use self::{
-    endpoints::{Candidate, merge},
+    endpoints::{Candidate, Slices},
     topology::categorize,
 };
 use crate::{
     claims::ClaimKey,
-    model::{EndpointSlice, Service, Sharing},
+    model::{Service, Sharing},
     plan::{Empty, FrontendPlan, Protocol, ServicePlan, Sources, TargetPlan},
 };
 
@@ -75,10 +75,22 @@ impl Here<'_> {
     }
 }
 
+/// How many backends the plan of a Service has at most: each endpoint counts once for each port. Costs much less than
+/// the plan.
+pub fn most_backends(service: &Service, slices: &Slices<'_>, options: &Options) -> usize {
+    if !options.is_ours(service) {
+        return 0;
+    }
+    let ports = frontends::ports(service);
+    ports
+        .map(|(family, protocol, name)| slices.count(family, protocol, name))
+        .sum()
+}
+
 /// Plans one Service. `owns` says whether it has got a key that it claims (semantics S7).
 pub fn plan(
     service: &Service,
-    slices: &[&EndpointSlice],
+    slices: &Slices<'_>,
     here: Here<'_>,
     options: &Options,
     owns: impl Fn(&ClaimKey) -> bool,
@@ -89,7 +101,7 @@ pub fn plan(
     }
     let mut health = health::Tally::of(service, &owns);
     for (port, frontends) in frontends::by_port(service, owns) {
-        let candidates = merge(slices, &port);
+        let candidates = slices.merge(&port);
         health.count(port.family, &candidates, here);
         let categories = categorize(&candidates, here);
         let sources = service

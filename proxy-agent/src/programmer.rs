@@ -29,12 +29,15 @@ mod retry;
 mod review;
 mod statistics;
 mod table;
+mod tables;
 mod unplaced;
 mod upkeep;
 
 use retry::{Backoff, Stuck};
 pub use statistics::Statistics;
 use table::Table;
+use tables::Preparations;
+pub use tables::{TableJob, Ticket};
 pub use unplaced::Unplaced;
 
 /// What is out of use is reclaimed this long after the first of it …
@@ -59,6 +62,26 @@ pub struct Outcome {
     pub failed: Vec<ApplyError>,
 }
 
+impl Outcome {
+    /// Adds what came of a later call.
+    fn append(&mut self, later: Self) {
+        let Self {
+            applied,
+            programmed,
+            refused,
+            gone,
+            unplaced,
+            failed,
+        } = later;
+        self.applied += applied;
+        self.programmed.extend(programmed);
+        self.refused.extend(refused);
+        self.gone.extend(gone);
+        self.unplaced.extend(unplaced);
+        self.failed.extend(failed);
+    }
+}
+
 /// The maps could not be taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -79,6 +102,10 @@ pub struct Programmer<M> {
     stuck: Vec<Stuck>,
     /// Newest plans that are not staged yet.
     waiting: BTreeMap<ServiceName, ServicePlan>,
+    /// Plans that wait for tables. A newer plan for the same Service is in `waiting`.
+    preparations: Preparations,
+    /// Tables of one Service that are made here have no more entries than this.
+    table_entries: usize,
     /// Why those of `waiting` that were refused were.
     refused: BTreeMap<ServiceName, Reason>,
     node_name: Table<u32, Name>,
@@ -117,6 +144,8 @@ impl<M: Maps> Programmer<M> {
                 .into_iter()
                 .collect(),
             waiting: BTreeMap::new(),
+            preparations: Preparations::default(),
+            table_entries: usize::MAX,
             refused: BTreeMap::new(),
             node_name: Table::new(
                 snapshot
@@ -157,6 +186,7 @@ impl<M: Maps> Programmer<M> {
         let waiting = self
             .waiting
             .keys()
+            .chain(self.preparations.services())
             .filter(|service| !wanted.contains(service))
             .cloned();
         let unwanted: BTreeSet<_> = waiting.chain(self.delta.unwanted(wanted)).collect();
@@ -194,7 +224,8 @@ impl<M: Maps> Programmer<M> {
     pub fn tick(&mut self, now: Instant) -> Outcome {
         let mut outcome = Outcome::default();
         let due = self.backoff.is_due(now);
-        let before = self.refused.clone();
+        let mut before = self.refused.clone();
+        before.extend(self.preparations.take_told());
         self.retry(now, &mut outcome);
         let mut healthy = !due || self.tables(&mut outcome);
         healthy &= self.program(false, now, &mut outcome);
@@ -238,6 +269,7 @@ impl<M: Maps> Programmer<M> {
     pub fn is_settled(&self) -> bool {
         self.stuck.is_empty()
             && self.waiting.is_empty()
+            && self.preparations.is_empty()
             && !self.is_reclaimable()
             && self.delta.name_writes().is_empty()
             && self.node_name.is_settled()
@@ -246,12 +278,13 @@ impl<M: Maps> Programmer<M> {
     }
 
     /// Whether something that could be in the maps is not: a write failed, or something waits for one that did. What was
-    /// refused does not count, and neither does what is out of use.
+    /// refused does not count, and neither does what is out of use, nor what waits for
+    /// [tables](Self::waits_for_tables_since).
     pub fn is_behind(&self) -> bool {
         let refused = |service| self.refused.contains_key(service);
         self.backoff.next().is_some()
             || !self.stuck.is_empty()
-            || self.waiting.keys().any(|service| !refused(service))
+            || self.preparations.is_empty() && self.waiting.keys().any(|service| !refused(service))
     }
 
     /// Services that are not as planned for want of room, or because their plan makes no sense.
@@ -263,6 +296,7 @@ impl<M: Maps> Programmer<M> {
     pub fn pending(&self) -> impl Iterator<Item = &ServiceName> {
         self.waiting
             .keys()
+            .chain(self.preparations.services())
             .chain(self.stuck.iter().flat_map(|stuck| &stuck.group.services))
     }
 

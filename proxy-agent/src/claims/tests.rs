@@ -197,3 +197,16 @@ fn the_same_again_changes_nothing() {
     assert_eq!(again, Outcome::default());
     assert_eq!(claims.lost().count(), 1);
 }
+
+#[test]
+fn each_of_many_losses_is_told_once() {
+    let keys: Vec<_> = (1..=2_000)
+        .map(|port| (key(VIP, port), ExternalIp))
+        .collect();
+    let lost = |service: &str| -> Vec<_> { keys.iter().map(|k| (name(service), k.0)).collect() };
+    let mut claims = Claims::default();
+    set(&mut claims, "a", Some(2), &keys);
+    assert_eq!(set(&mut claims, "b", Some(1), &keys).lost, lost("a"));
+    assert_eq!(set(&mut claims, "b", Some(9), &keys).lost, lost("b"));
+    assert_eq!(set(&mut claims, "c", Some(5), &keys).lost, lost("c"));
+}

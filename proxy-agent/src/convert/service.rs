@@ -1,6 +1,9 @@
 //! Services (semantics S1–S3, L1, L2, A3).
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
@@ -128,9 +131,10 @@ fn addresses<'a>(
     reporter: &mut Reporter,
 ) -> Vec<IpAddr> {
     let mut found = Vec::new();
+    let mut seen = HashSet::new();
     for text in texts {
         match parse_host(text) {
-            Ok(ip) if found.contains(&ip) => {}
+            Ok(ip) if !seen.insert(ip) => {}
             Ok(ip) => found.push(ip),
             Err(error) => reporter.report(format!("{field}: {text:?} {error}; it is left out")),
         }
@@ -353,11 +357,12 @@ fn check_source_ranges(service: &Service, reporter: &mut Reporter) {
 }
 
 fn check_own_addresses(service: &Service, reporter: &mut Reporter) {
+    let own: HashSet<_> = service.cluster_ips.iter().collect();
     for ip in service
         .external_ips
         .iter()
         .chain(&service.load_balancer_ips)
-        .filter(|ip| service.cluster_ips.contains(ip))
+        .filter(|ip| own.contains(ip))
     {
         reporter.report(format!(
             "{ip} is its own ClusterIP: as an external or load balancer address it is left out"

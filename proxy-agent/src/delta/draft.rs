@@ -16,7 +16,7 @@ use proxy_common::abi::{
 };
 
 use super::{
-    refusal::Reason,
+    refusal::{Reason, Resource},
     resources::{Resources, Retired},
     service::{BackendKey, PortKey, Service},
 };
@@ -60,6 +60,8 @@ struct Drafting<'a> {
     resources: &'a mut Resources,
     name: &'a ServiceName,
     old: &'a Service,
+    /// Ids of the Service ports that there were.
+    old_owners: HashMap<u32, Protocol>,
     /// When this is. Nanoseconds of `CLOCK_MONOTONIC`.
     now: u64,
     /// The lists that each backend is to be in.
@@ -82,6 +84,11 @@ pub(super) fn draft(
         resources,
         name,
         old,
+        old_owners: old
+            .ports
+            .iter()
+            .map(|(port, id)| (*id, port.protocol))
+            .collect(),
         now,
         lists: BTreeMap::new(),
         next: Service::default(),
@@ -118,6 +125,12 @@ pub(super) fn draft(
 
 impl Drafting<'_> {
     fn all(&mut self, plan: &ServicePlan) -> Result<(), Reason> {
+        if !self.fits_backends(plan) {
+            return Err(Reason::Full(Resource::Backends));
+        }
+        if !self.resources.fits(&self.old.without_table(plan)) {
+            return Err(Reason::Full(Resource::Slots));
+        }
         let unlisted = plan.draining.keys().chain(plan.not_serving.keys());
         for key in plan.targets.keys().chain(unlisted) {
             self.port(key)?;
@@ -147,6 +160,19 @@ impl Drafting<'_> {
             self.target(key, target)?;
         }
         self.frontends(plan)
+    }
+
+    /// Whether all backends of a plan may fit, by the length of its lists alone: a plan that is far too big costs next to
+    /// nothing, however often it changes.
+    fn fits_backends(&self, plan: &ServicePlan) -> bool {
+        let mut longest: BTreeMap<PortKey, usize> = BTreeMap::new();
+        for (key, target) in &plan.targets {
+            let count = longest.entry(key.into()).or_default();
+            *count = target.backends.len().max(*count);
+        }
+        let of_others = self.resources.backends.used() - self.old.backends.len();
+        let wanted: usize = longest.values().sum();
+        of_others + wanted <= self.resources.capacities.backends as usize
     }
 
     fn port(&mut self, key: &TargetKey) -> Result<(), Reason> {
@@ -213,11 +239,10 @@ impl Drafting<'_> {
             .iter()
             .filter(|(key, _)| !kept.contains(&place(key)));
         gone.filter_map(|(key, backend)| {
-            let (port, _) = self.old.ports.iter().find(|(_, id)| **id == key.owner)?;
             Some(Gone {
                 address: key.address,
                 port: key.port,
-                protocol: port.protocol,
+                protocol: *self.old_owners.get(&key.owner)?,
                 owner: key.owner,
                 id: backend.id,
                 generation: backend.generation,

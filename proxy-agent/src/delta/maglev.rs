@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use crate::plan::BackendPlan;
 
+mod turns;
+
 /// Sizes of tables, primes, and up to how many backends they are for. A table's size decides about all of it, so it must
 /// not follow each change of the number of backends.
 ///
@@ -12,8 +14,17 @@ use crate::plan::BackendPlan;
 /// 32,749 of them (and 1.4 % with 16,381); of eight backends 2 %, for which their tables take 8 KiB and not 128.
 const SIZES: [(usize, usize); 4] = [(8, 1_021), (32, 8_191), (128, 32_749), (65_521, 65_521)];
 
+/// How many entries are looked at to fill a table, for each that it has. By chance it takes about the logarithm of the
+/// size, 12 at most, and hardly ever twice that. But whoever chooses addresses and ports can choose them so that all
+/// backends prefer the same entries. Then the rest of the entries are given in order: shares stay what they are, only
+/// more clients move when such a list changes.
+const PROBES_PER_ENTRY: usize = 32;
+
+/// An entry that is not taken yet. No index is as great.
+const NOBODY: u16 = u16::MAX;
+
 /// A backend, as all nodes know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     address: IpAddr,
     port: u16,
@@ -34,22 +45,15 @@ impl From<&BackendPlan> for Place {
 struct Preference {
     next: usize,
     skip: usize,
-    /// What it has earned of its next entry, of what the heaviest backend earns in a round.
-    credit: u64,
-    weight: u64,
 }
 
 impl Preference {
-    fn new(place: &Place, size: usize, heaviest: u64) -> Self {
+    fn new(place: &Place, size: usize) -> Self {
         let hash = hash(place);
         let below = |hash: u64, n: usize| (hash % n as u64) as usize;
-        let weight = u64::from(place.weight);
         Self {
             next: below(hash, size),
             skip: 1 + below(scramble(hash), size - 1),
-            // Everyone has an entry in the first round.
-            credit: heaviest - weight,
-            weight,
         }
     }
 
@@ -66,42 +70,45 @@ impl Preference {
 /// Indices of backends, entry by entry, in proportion to their weights. All nodes make the same table of the same
 /// places, in whatever order. `None` if there are more backends than entries in the greatest table.
 pub(super) fn table(places: &[Place]) -> Option<Vec<u16>> {
-    if places.len() < 2 {
-        return Some((0..places.len()).map(|_| 0).collect());
-    }
-    let size = size(places.len())?;
-    let heaviest = places.iter().map(|p| u64::from(p.weight)).max()?;
-    let mut order: Vec<u16> = (0..u16::try_from(places.len()).ok()?).collect();
-    order.sort_by_key(|&i| (places[usize::from(i)].address, places[usize::from(i)].port));
-    let mut preferences: Vec<(u16, Preference)> = order
-        .into_iter()
-        .map(|i| (i, Preference::new(&places[usize::from(i)], size, heaviest)))
-        .collect();
-    let mut entries = vec![None; size];
-    let mut free = size;
-    loop {
-        for (i, preference) in &mut preferences {
-            preference.credit += preference.weight;
-            if preference.credit < heaviest {
-                continue;
-            }
-            preference.credit -= heaviest;
-            let mut entry = preference.take_next(size);
-            while entries[entry].is_some() {
-                entry = preference.take_next(size);
-            }
-            entries[entry] = Some(*i);
-            free -= 1;
-            if free == 0 {
-                return entries.into_iter().collect();
-            }
-        }
-    }
+    let size = entries(places.len())?;
+    fill(places, size, &mut (PROBES_PER_ENTRY * size))
 }
 
-fn size(backends: usize) -> Option<usize> {
+/// The number of entries of the table for a number of backends; `None` if there are more than a table can hold.
+pub(super) fn entries(backends: usize) -> Option<usize> {
+    if backends < 2 {
+        return Some(backends);
+    }
     let fits = SIZES.into_iter().find(|(most, _)| backends <= *most)?;
     Some(fits.1)
+}
+
+/// Fills a table of `size` entries. Takes each entry that it looks at off `probes`.
+fn fill(places: &[Place], size: usize, probes: &mut usize) -> Option<Vec<u16>> {
+    if places.len() < 2 {
+        return Some(vec![0; places.len()]);
+    }
+    let mut order: Vec<u16> = (0..u16::try_from(places.len()).ok()?).collect();
+    order.sort_by_key(|&i| (places[usize::from(i)].address, places[usize::from(i)].port));
+    let in_order = || order.iter().map(|&i| &places[usize::from(i)]);
+    let weights: Vec<u64> = in_order().map(|place| u64::from(place.weight)).collect();
+    let mut preferences: Vec<_> = in_order().map(|p| Preference::new(p, size)).collect();
+    let mut entries = vec![NOBODY; size];
+    let mut lowest_free = 0;
+    for turn in turns::turns(&weights, size).into_iter().map(usize::from) {
+        let wanted = std::iter::repeat_with(|| preferences[turn].take_next(size))
+            .take(*probes)
+            .inspect(|_| *probes -= 1)
+            .find(|&entry| entries[entry] == NOBODY);
+        let entry = if let Some(entry) = wanted {
+            entry
+        } else {
+            lowest_free += entries[lowest_free..].iter().position(|e| *e == NOBODY)?;
+            lowest_free
+        };
+        entries[entry] = order[turn];
+    }
+    Some(entries)
 }
 
 /// FNV-1a (64 bit) of address and port, scrambled.

@@ -12,6 +12,7 @@ use super::{
     ids::Ids,
     names::Names,
     refusal::{Capacities, Reason, Resource},
+    tables::{List, Tables},
 };
 
 /// Things that were in use and that a reader may still hold: free only after the grace period.
@@ -79,6 +80,8 @@ pub(super) struct Resources {
     pub frontends: HashMap<FrontendKey, FrontendValue>,
     /// New frontends that drafts have been promised.
     pub promised_frontends: usize,
+    /// Maglev tables for the drafts of this pass.
+    pub tables: Tables,
 }
 
 /// Limit for ids that stand in no array: of Service ports and sets of ranges. More than one for each target is never
@@ -100,6 +103,7 @@ impl Resources {
             names: Names::new(capacities.names),
             frontends: HashMap::new(),
             promised_frontends: 0,
+            tables: Tables::default(),
             capacities,
         }
     }
@@ -144,6 +148,12 @@ impl Resources {
     /// Slots in a row.
     pub fn take_slots(&mut self, len: u32) -> Result<Extent, Reason> {
         self.extents.take(len).ok_or(Reason::Full(Resource::Slots))
+    }
+
+    /// Whether there are as many slots as the tables of these lists have entries. This is known before any is made.
+    pub fn fits<'a>(&self, lists: impl IntoIterator<Item = &'a List>) -> bool {
+        let entries = lists.into_iter().filter_map(List::entries);
+        entries.sum::<usize>() + self.extents.used() <= self.capacities.slots as usize
     }
 
     /// Promises room for new frontends.

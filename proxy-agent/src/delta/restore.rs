@@ -136,6 +136,7 @@ impl Restoring<'_> {
             id,
             word: value.word,
             slots: None,
+            table: None,
             extent: None,
             affinity_seconds: value.affinity_seconds,
             slow_start: value.slow_start,

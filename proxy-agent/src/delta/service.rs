@@ -1,19 +1,26 @@
 //! What is programmed for one Service.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use proxy_common::{
     abi::{
         frontend::{FrontendKey, FrontendValue},
         meta::BackendMeta,
-        target::TargetWord,
+        target::{Algorithm, TargetWord},
     },
     addr::Family,
 };
 
-use super::extents::Extent;
-use crate::plan::{BackendPlan, Protocol, TargetKey};
+use super::{
+    extents::Extent,
+    tables::{List, Table, distinct},
+};
+use crate::plan::{BackendPlan, Protocol, ServicePlan, TargetKey};
 
 /// A Service port, as far as its endpoints are concerned.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,12 +86,14 @@ pub(super) struct Backend {
 }
 
 /// A target as it is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Target {
     pub id: u32,
     pub word: TargetWord,
     /// Backend ids, slot by slot; `None` if what stands there is not to be trusted.
     pub slots: Option<Vec<u32>>,
+    /// The Maglev table that the slots were made of, if they were and it is known.
+    pub table: Option<Arc<Table>>,
     /// The slots that are this target's own.
     pub extent: Option<Extent>,
     pub affinity_seconds: u32,
@@ -97,7 +106,7 @@ pub(super) struct Target {
 }
 
 /// All that is written for a Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Service {
     pub ports: BTreeMap<PortKey, u32>,
     pub targets: BTreeMap<TargetKey, Target>,
@@ -110,5 +119,26 @@ impl Service {
     /// Whether nothing is.
     pub fn is_empty(&self) -> bool {
         self.ports.is_empty() && self.frontends.is_empty()
+    }
+
+    /// The Maglev table of a target, if it is that of these backends.
+    pub fn table_of(&self, key: &TargetKey, backends: &[&BackendPlan]) -> Option<Arc<Table>> {
+        let table = self.targets.get(key)?.table.as_ref()?;
+        table.is_of(backends).then(|| Arc::clone(table))
+    }
+
+    /// The lists of a plan that need a Maglev table that they have not got, each once.
+    pub fn without_table(&self, plan: &ServicePlan) -> HashSet<List> {
+        let maglev = plan
+            .targets
+            .iter()
+            .filter(|(_, target)| target.algorithm == Algorithm::Maglev);
+        maglev
+            .filter_map(|(key, target)| {
+                let listed = distinct(&target.backends);
+                let is_known = listed.len() < 2 || self.table_of(key, &listed).is_some();
+                (!is_known).then(|| List::new(&listed))
+            })
+            .collect()
     }
 }

@@ -18,18 +18,17 @@ pub(super) fn layout(weights: &[u32]) -> Option<Vec<u16>> {
     if weights.windows(2).all(|pair| pair[0] == pair[1]) {
         return Some((0..n).collect());
     }
-    let counts = counts(weights);
-    let rounds = counts.iter().copied().max().unwrap_or(0);
-    Some(
-        (0..rounds)
-            .flat_map(|round| {
-                (0..n)
-                    .zip(&counts)
-                    .filter(move |(_, count)| **count > round)
-                    .map(|(i, _)| i)
-            })
-            .collect(),
-    )
+    let mut left: Vec<(u16, u64)> = (0..n).zip(counts(weights)).collect();
+    let mut slots = Vec::new();
+    // Each round costs what it adds: those that have all their slots are not looked at again.
+    while !left.is_empty() {
+        slots.extend(left.iter().map(|(i, _)| *i));
+        left.retain_mut(|(_, count)| {
+            *count -= 1;
+            *count > 0
+        });
+    }
+    Some(slots)
 }
 
 fn counts(weights: &[u32]) -> Vec<u64> {
@@ -82,6 +81,29 @@ mod tests {
         assert_eq!(layout(&[200, 100, 100]), Some(vec![0, 1, 2, 0]));
         assert_eq!(shares(&[1, 100]), [1, 100]);
         assert_eq!(shares(&[0, 3]), [1, 1], "listed is listed");
+    }
+
+    #[test]
+    fn extreme_weights_make_no_more_work() {
+        let mut even = vec![1; 30_000];
+        let mut heavy = even.clone();
+        even[..15_000].fill(2);
+        heavy[9] = 65_535;
+        let slots = layout(&heavy).unwrap();
+        assert!(slots.len() <= MAX_SLOTS);
+        assert!(slots[..30_000].iter().copied().eq(0..30_000));
+        assert!(slots[30_000..].iter().all(|slot| *slot == 9));
+        let took = |weights: &[u32]| {
+            let times = (0..3).map(|_| {
+                let began = std::time::Instant::now();
+                assert!(layout(weights).is_some());
+                began.elapsed()
+            });
+            times.min().unwrap_or_default()
+        };
+        let (even, heavy) = (took(&even), took(&heavy));
+        println!("even {even:?}, one heavy {heavy:?}");
+        assert!(heavy < even * 20, "even {even:?}, one heavy {heavy:?}");
     }
 
     #[test]

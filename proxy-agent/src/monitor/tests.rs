@@ -338,3 +338,48 @@ fn h2_a_node_object_that_goes_leaves_its_last_word() {
     monitor.set_node(Some(&node(false)));
     assert!(fit(&monitor));
 }
+
+#[test]
+fn h2_a_service_that_waits_for_its_table_is_late_until_it_gets_on() {
+    let mut monitor = Monitor::start(&ServeConfig::default()).unwrap();
+    let mut programmer = programmer(Capacities::default());
+    programmer.make_tables_elsewhere(0);
+    let start = Instant::now();
+    let maglev = |last: u8| {
+        let mut plan = plan(1);
+        for target in plan.targets.values_mut() {
+            target.algorithm = Algorithm::Maglev;
+            let address = IpAddr::from(Ipv4Addr::new(10, 250, 0, last));
+            let second = BackendPlan {
+                address,
+                ..target.backends[0].clone()
+            };
+            target.backends.push(second);
+        }
+        plan
+    };
+    let healthy_at = |monitor: &Monitor, time: Instant| {
+        monitor.health.alive(time);
+        monitor.health.is_healthy(time)
+    };
+    monitor.planned = true;
+    programmer.sync([(name("web"), maglev(1))], start);
+    monitor.settle(&programmer);
+    assert_eq!(sample(&monitor, "proxy_services_pending"), Some(1.0));
+    assert!(healthy_at(&monitor, start + TIMEOUT / 2));
+    assert!(!healthy_at(&monitor, start + TIMEOUT));
+
+    // A newer plan waits as soon as the first is programmed: that is no reason to restart the agent.
+    programmer.sync([(name("web"), maglev(2))], start);
+    let job = programmer.take_table_jobs().remove(0);
+    let tables = job
+        .lists
+        .into_iter()
+        .filter_map(crate::delta::tables::List::table);
+    let tables: Vec<_> = tables.collect();
+    programmer.tables_made(&job.ticket, tables, start + TIMEOUT);
+    monitor.settle(&programmer);
+    assert_eq!(sample(&monitor, "proxy_services_pending"), Some(1.0));
+    assert!(healthy_at(&monitor, start + TIMEOUT / 2 * 3));
+    assert!(!healthy_at(&monitor, start + TIMEOUT * 2));
+}

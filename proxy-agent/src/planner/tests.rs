@@ -1,6 +1,7 @@
 //! What changes, and what a change says.
 
 mod health;
+mod too_big;
 
 use std::collections::BTreeSet;
 
@@ -361,4 +362,32 @@ fn slices_without_their_service_are_told_when_all_is_known() {
     planner.apply(cluster_ip("web", "10.96.0.1"));
     assert!(planner.problems().is_empty());
     assert_eq!(listed(&planner.take_changes()[0].1), ["10.244.0.1"]);
+}
+
+#[test]
+fn what_concerns_no_other_service_may_wait_and_is_then_taken_up_together() {
+    let mut planner = planner();
+    planner.apply(cluster_ip("a", "10.96.0.1"));
+    planner.apply(cluster_ip("b", "10.96.0.2"));
+    planner.apply(slice("ea", "a", &["10.244.0.1"]));
+    planner.take_changes();
+    planner.apply(slice("ea", "a", &["10.244.0.2"]));
+    planner.apply(slice("eb", "b", &["10.244.0.3"]));
+    let rests = |service: &ServiceName| service.name == "a";
+    assert_eq!(names(&planner.take_changes_but(rests)), ["b"]);
+    planner.apply(slice("ea", "a", &["10.244.0.4"]));
+    assert_eq!(names(&planner.take_changes_but(rests)), [""; 0]);
+    let changes = planner.take_changes_but(|_| false);
+    assert_eq!(names(&changes), ["a"]);
+    assert_eq!(listed(&changes[0].1), ["10.244.0.4"]);
+    // An address that changes hands waits for nobody, and neither does a Service that is gone.
+    planner.apply(slice("ea", "a", &["10.244.0.5"]));
+    planner.apply(service(
+        "b",
+        "{clusterIP: 10.96.0.2, externalIPs: [10.96.0.1], ports: [{port: 80}]}",
+    ));
+    planner.apply(cluster_ip("a", "10.96.0.9"));
+    assert_eq!(names(&planner.take_changes_but(|_| true)), ["a", "b"]);
+    planner.apply(Event::Service(Change::Delete(name("a"))));
+    assert_eq!(names(&planner.take_changes_but(|_| true)), ["a"]);
 }

@@ -1,14 +1,16 @@
 //! Slices → the endpoints of one Service port (semantics S5).
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     net::IpAddr,
 };
+
+use proxy_common::addr::Family;
 
 use super::{Here, frontends::PortKey};
 use crate::{
     model::{Endpoint, EndpointSlice},
-    plan::BackendPlan,
+    plan::{BackendPlan, Protocol},
 };
 
 /// One endpoint of a Service port.
@@ -72,17 +74,44 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// The endpoints of a port, sorted by address and port, each once. Where nothing else tells two apart, the one of
-/// the first slice by name counts.
-pub fn merge<'a>(slices: &[&'a EndpointSlice], port: &PortKey) -> Vec<Candidate<'a>> {
-    let mut merged: BTreeMap<(IpAddr, u16), Candidate<'a>> = BTreeMap::new();
-    for slice in slices.iter().filter(|slice| slice.family == port.family) {
-        let numbers = slice
-            .ports
-            .iter()
-            .filter(|p| p.name == port.name && p.protocol == port.protocol)
-            .map(|p| p.port);
-        for number in numbers {
+/// The slices of a Service by the ports that they name: each is looked at once, not once for each port of the Service.
+#[derive(Debug)]
+pub struct Slices<'a> {
+    by_port: HashMap<(Family, Protocol, &'a str), Vec<AtPort<'a>>>,
+}
+
+/// A slice and the number of one of its ports.
+type AtPort<'a> = (&'a EndpointSlice, u16);
+
+impl<'a> Slices<'a> {
+    /// Sorts slices, which come by name.
+    pub fn new(slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Self {
+        let mut by_port: HashMap<_, Vec<_>> = HashMap::new();
+        for slice in slices {
+            for port in &slice.ports {
+                let key = (slice.family, port.protocol, port.name.as_str());
+                by_port.entry(key).or_default().push((slice, port.port));
+            }
+        }
+        Self { by_port }
+    }
+
+    fn of<'b>(&'b self, family: Family, protocol: Protocol, name: &'b str) -> &'b [AtPort<'a>] {
+        let found = self.by_port.get(&(family, protocol, name));
+        found.map_or(&[], Vec::as_slice)
+    }
+
+    /// How many endpoints a port has at most: some may be the same.
+    pub fn count(&self, family: Family, protocol: Protocol, name: &str) -> usize {
+        let slices = self.of(family, protocol, name).iter();
+        slices.map(|(slice, _)| slice.endpoints.len()).sum()
+    }
+
+    /// The endpoints of a port, sorted by address and port, each once. Where nothing else tells two apart, the one of
+    /// the first slice by name counts.
+    pub fn merge(&self, port: &PortKey) -> Vec<Candidate<'a>> {
+        let mut merged: BTreeMap<(IpAddr, u16), Candidate<'a>> = BTreeMap::new();
+        for &(slice, number) in self.of(port.family, port.protocol, &port.name) {
             for endpoint in &slice.endpoints {
                 let candidate = Candidate::new(endpoint, number, slice.weight);
                 match merged.entry(candidate.key()) {
@@ -97,6 +126,6 @@ pub fn merge<'a>(slices: &[&'a EndpointSlice], port: &PortKey) -> Vec<Candidate<
                 }
             }
         }
+        merged.into_values().collect()
     }
-    merged.into_values().collect()
 }

@@ -1,6 +1,6 @@
 //! Objects → frontends (semantics S1, S3, S4, S6, B4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_common::{
     abi::{
@@ -55,6 +55,27 @@ pub fn claims(service: &Service) -> BTreeMap<ClaimKey, FrontendKind> {
                 .or_insert(kind);
             all
         })
+}
+
+/// How many addresses and ports a Service claims at most. Costs much less than the claims.
+pub fn most_claims(service: &Service) -> usize {
+    let ips =
+        service.cluster_ips.len() + service.load_balancer_ips.len() + service.external_ips.len();
+    let node_ports = service.ports.iter().filter(|port| port.node_port.is_some());
+    service.ports.len() * ips + node_ports.count() * 2
+}
+
+/// The ports of a Service in each of its families, each once.
+pub(super) fn ports(service: &Service) -> impl Iterator<Item = (Family, Protocol, &str)> {
+    let ports: BTreeSet<_> = service
+        .ports
+        .iter()
+        .map(|port| (port.protocol, port.name.as_str()))
+        .collect();
+    families(service).flat_map(move |family| {
+        let ports = ports.clone().into_iter();
+        ports.map(move |(protocol, name)| (family, protocol, name))
+    })
 }
 
 /// The claims of a Service that another proxy serves: nothing of ours may take a ClusterIP of it.

@@ -79,7 +79,10 @@ impl<M: Maps> Programmer<M> {
         now: Instant,
         outcome: &mut Outcome,
     ) -> bool {
-        let ready = self.ready(refused_too);
+        let mut ready = self.ready(refused_too);
+        self.put_off(&mut ready, now);
+        self.refused
+            .retain(|service, _| !ready.contains_key(service));
         if ready.is_empty() {
             return true;
         }
@@ -141,9 +144,6 @@ impl<M: Maps> Programmer<M> {
             .into_iter()
             .partition(|(service, plan)| is_ready(service, plan));
         self.waiting = waiting;
-        let ready: BTreeMap<ServiceName, ServicePlan> = ready;
-        self.refused
-            .retain(|service, _| !ready.contains_key(service));
         ready
     }
 

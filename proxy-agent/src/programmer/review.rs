@@ -23,11 +23,12 @@ impl<M: Maps> Programmer<M> {
         self.statistics.failures > self.failures_reviewed && self.is_settled()
     }
 
-    /// Reads the maps back and writes what is not as planned, given the plans of all Services. Does nothing while writes wait to
-    /// be tried again.
-    pub fn review(
+    /// Reads the maps back and writes what is not as planned, given the plans of all Services. Services without a plan are
+    /// removed, except those in `kept`. Does nothing while writes wait to be tried again.
+    pub fn review<'a>(
         &mut self,
         mut plans: BTreeMap<ServiceName, ServicePlan>,
+        kept: impl IntoIterator<Item = &'a ServiceName>,
         now: Instant,
     ) -> Result<Outcome, OpenError> {
         if !self.stuck.is_empty() || self.is_reclaimable() {
@@ -39,7 +40,7 @@ impl<M: Maps> Programmer<M> {
         let snapshot = self.maps.snapshot().map_err(OpenError::Read)?;
         self.failures_reviewed = self.statistics.failures;
         let (delta, sweep) = Delta::restore(self.capacities, &snapshot);
-        let wanted: BTreeSet<_> = plans.keys().cloned().collect();
+        let wanted: BTreeSet<_> = plans.keys().chain(kept).cloned().collect();
         for unwanted in delta.unwanted(&wanted) {
             plans.insert(unwanted, ServicePlan::default());
         }

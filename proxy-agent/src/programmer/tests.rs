@@ -180,7 +180,7 @@ fn a_review_mends_what_another_has_changed_and_writes_nothing_else() {
         programmer.set_devices([(2, Device::default())].into(), now);
         programmer.sync(plans(3), now);
         let written = programmer.statistics().total();
-        programmer.review(plans(3), now).unwrap();
+        programmer.review(plans(3), [], now).unwrap();
         assert_eq!(programmer.statistics().total(), written, "{index}");
 
         let before = view::report(&programmer.snapshot().unwrap());
@@ -190,7 +190,7 @@ fn a_review_mends_what_another_has_changed_and_writes_nothing_else() {
         };
         let tables_before = tables(&mut programmer);
         tamper(&mut programmer.maps_mut().maps.contents);
-        programmer.review(plans(3), now).unwrap();
+        programmer.review(plans(3), [], now).unwrap();
         pass(&mut programmer, 10);
         assert!(programmer.statistics().total() > written, "{index}");
         let after = programmer.snapshot().unwrap();
@@ -210,6 +210,17 @@ fn after_failures_the_maps_are_worth_a_review() {
     programmer.maps_mut().refuses = |_| false;
     pass(&mut programmer, 10);
     assert!(programmer.has_recovered());
-    programmer.review(plans(3), now).unwrap();
+    programmer.review(plans(3), [], now).unwrap();
     assert!(!programmer.has_recovered());
+}
+
+#[test]
+fn a_review_keeps_services_that_have_no_plan_because_they_are_too_big() {
+    let now = Instant::now();
+    let mut programmer = programmer(|_| false);
+    programmer.sync(plans(3), now);
+    programmer.review(plans(2), [&name(3)], now).unwrap();
+    assert_eq!(programmer.maps_mut().maps.contents.frontends.len(), 3);
+    programmer.review(plans(2), [], now).unwrap();
+    assert_eq!(programmer.maps_mut().maps.contents.frontends.len(), 2);
 }

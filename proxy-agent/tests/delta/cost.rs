@@ -170,3 +170,48 @@ fn one_endpoint_of_10000_services_costs_its_own_operations_only() {
     );
     assert_eq!(outcome.applied, 0);
 }
+
+/// A Service with as many ports, each with two endpoints of its own.
+fn wide(ports: u16, generation: u8) -> ServicePlan {
+    let mut wide = ServicePlan::default();
+    for port in 1..=ports {
+        let plan = plan(0, &[generation, generation + 1]);
+        let target = TargetKey {
+            port_name: port.to_string(),
+            ..plan.frontends[0].target.clone()
+        };
+        let frontend = FrontendPlan {
+            port,
+            target: target.clone(),
+            ..plan.frontends[0].clone()
+        };
+        wide.frontends.push(frontend);
+        let targets = plan.targets.into_values();
+        wide.targets
+            .extend(targets.map(|plan| (target.clone(), plan)));
+    }
+    wide
+}
+
+#[test]
+fn ten_times_the_ports_cost_about_ten_times_as_much() {
+    let took = |ports| {
+        let times = (0..3).map(|_| {
+            let (now, maps) = (Instant::now(), MemoryMaps::default());
+            let mut programmer = Programmer::open(maps, Capacities::default()).unwrap();
+            programmer.sync([(name(1), wide(ports, 1))], now);
+            let next = wide(ports, 3);
+            let began = Instant::now();
+            let outcome = programmer.sync([(name(1), next)], now);
+            assert_eq!(outcome.gone.len(), 2 * usize::from(ports));
+            began.elapsed()
+        });
+        times.min().unwrap_or_default()
+    };
+    let (few, many) = (took(1_000), took(10_000));
+    println!("1,000 ports {few:.1?}, 10,000 ports {many:.1?}");
+    assert!(
+        many < few * 40,
+        "1,000 ports {few:.1?}, 10,000 ports {many:.1?}"
+    );
+}

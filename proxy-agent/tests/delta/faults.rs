@@ -141,7 +141,7 @@ impl Run {
         self.programmer.maps_mut().set_probability(0.0);
         let written = self.programmer.statistics().total();
         self.programmer
-            .review(self.plans.clone(), self.now)
+            .review(self.plans.clone(), [], self.now)
             .unwrap();
         assert_eq!(
             self.programmer.statistics().total(),

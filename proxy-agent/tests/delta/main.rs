@@ -16,4 +16,5 @@ mod prefixes;
 mod reader;
 mod restart;
 mod slow_start;
+mod tables;
 mod world;

@@ -92,7 +92,7 @@ impl Drafting<'_> {
         let mut known = known.iter().filter_map(|key| self.old.backends.get(key));
         match known.next() {
             Some(old) if old.serving || !serving => old.since,
-            None if !self.old.ports.values().any(|&port| port == key.owner) => 0,
+            None if !self.old_owners.contains_key(&key.owner) => 0,
             _ => self.now.max(1),
         }
     }

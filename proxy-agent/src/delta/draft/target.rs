@@ -1,6 +1,6 @@
 //! Targets: their lists, what goes with them, and the flip.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proxy_common::abi::target::{
     self as abi, Algorithm, Slot, TargetState, TargetWord, backend_lists, target_flags,
@@ -10,10 +10,10 @@ use super::Drafting;
 use crate::{
     delta::{
         extents::Extent,
-        maglev,
         refusal::Reason,
         service::{BackendKey, Target},
         slots,
+        tables::{List, Table, distinct},
     },
     maps::{Op, codec},
     plan::{BackendPlan, Empty, TargetKey, TargetPlan},
@@ -26,7 +26,7 @@ impl Drafting<'_> {
         let affinity_seconds = plan.affinity_seconds.unwrap_or(0);
         let slow_start = plan.slow_start_seconds.unwrap_or(0);
         let flags = flags(key, plan);
-        let ids = self.slots(key, plan)?;
+        let (ids, table) = self.slots(key, plan)?;
         let state = match (ids.is_empty(), plan.empty) {
             (false, _) => TargetState::Serve,
             (true, Some(Empty::Drop)) => TargetState::Drop,
@@ -90,6 +90,7 @@ impl Drafting<'_> {
             id: next,
             word,
             slots: Some(ids),
+            table,
             extent,
             affinity_seconds,
             slow_start,
@@ -100,36 +101,39 @@ impl Drafting<'_> {
         Ok(())
     }
 
-    /// Backend ids of a target, slot by slot.
-    fn slots(&self, key: &TargetKey, plan: &TargetPlan) -> Result<Vec<u32>, Reason> {
+    /// Backend ids of a target, slot by slot, and its Maglev table if it has one.
+    fn slots(
+        &mut self,
+        key: &TargetKey,
+        plan: &TargetPlan,
+    ) -> Result<(Vec<u32>, Option<Arc<Table>>), Reason> {
         let owner = self.owner(key);
-        let mut seen = BTreeSet::new();
-        let listed: Vec<(u32, &BackendPlan)> = plan
-            .backends
-            .iter()
-            .filter_map(|backend| {
-                let written = self.next.backends.get(&BackendKey::new(owner, backend))?;
-                seen.insert(written.id).then_some((written.id, backend))
-            })
-            .collect();
-        let layout = if plan.algorithm == Algorithm::Maglev {
-            let places: Vec<_> = listed
-                .iter()
-                .map(|(_, backend)| (*backend).into())
-                .collect();
-            maglev::table(&places)
-        } else {
-            let weights: Vec<u32> = listed.iter().map(|(_, backend)| backend.weight).collect();
-            slots::layout(&weights)
+        let listed = distinct(&plan.backends);
+        // All of them were drafted before.
+        let id = |backend: &&BackendPlan| {
+            let written = self.next.backends.get(&BackendKey::new(owner, backend));
+            written.map_or(0, |written| written.id)
         };
-        let layout = layout.ok_or_else(|| Reason::ListTooLong {
+        let ids: Vec<u32> = listed.iter().map(id).collect();
+        let too_long = || Reason::ListTooLong {
             port_name: key.port_name.clone(),
             count: listed.len(),
-        })?;
-        Ok(layout
-            .into_iter()
-            .map(|i| listed[usize::from(i)].0)
-            .collect())
+        };
+        let by_id = |layout: &[u16]| layout.iter().map(|&i| ids[usize::from(i)]).collect();
+        if plan.algorithm == Algorithm::Maglev {
+            let table = self.table(key, &listed).ok_or_else(too_long)?;
+            return Ok((by_id(&table.entries), Some(table)));
+        }
+        let weights: Vec<u32> = listed.iter().map(|backend| backend.weight).collect();
+        let layout = slots::layout(&weights).ok_or_else(too_long)?;
+        Ok((by_id(&layout), None))
+    }
+
+    /// The Maglev table of a target: the one that it has, while its list stays the same.
+    fn table(&mut self, key: &TargetKey, listed: &[&BackendPlan]) -> Option<Arc<Table>> {
+        self.old
+            .table_of(key, listed)
+            .or_else(|| self.resources.tables.get(List::new(listed)))
     }
 
     fn write_slots(&mut self, ids: &[u32]) -> Result<Extent, Reason> {

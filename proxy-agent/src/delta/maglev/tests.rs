@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::*;
+use super::{turns::turns, *};
 
 fn place(n: u32) -> Place {
     Place {
@@ -111,8 +111,8 @@ fn sizes_follow_the_number_of_backends() {
     ] {
         assert_eq!(table(&places(n)).unwrap().len(), size, "{n}");
     }
-    assert_eq!(size(65_521), Some(65_521));
-    assert_eq!(size(65_522), None);
+    assert_eq!(entries(65_521), Some(65_521));
+    assert_eq!(entries(65_522), None);
 }
 
 /// Five milliseconds are asked for; unoptimized code on a busy machine is given ten times that.
@@ -128,4 +128,140 @@ fn a_table_of_a_hundred_is_soon_made() {
         .min();
     println!("a table for 100 backends takes {took:?}");
     assert!(took < Some(Duration::from_millis(50)), "{took:?}");
+}
+
+/// The definition that [`turns`] is a shortcut for: round after round, everybody earns its part of an entry.
+fn turns_round_by_round(weights: &[u64], size: usize) -> Vec<u16> {
+    let heaviest = *weights.iter().max().unwrap();
+    let mut credits: Vec<u64> = weights.iter().map(|weight| heaviest - weight).collect();
+    let mut turns = Vec::new();
+    while turns.len() < size {
+        for (i, (credit, weight)) in (0..).zip(credits.iter_mut().zip(weights)) {
+            *credit += weight;
+            if *credit >= heaviest {
+                *credit -= heaviest;
+                turns.push(i);
+            }
+        }
+    }
+    turns.truncate(size);
+    turns
+}
+
+#[test]
+fn turns_are_those_of_counting_round_by_round() {
+    for weights in [
+        vec![1, 1],
+        vec![1, 2, 7],
+        vec![65_535, 1],
+        vec![65_535, 65_534, 1, 1, 300],
+        vec![3; 1_021],
+        (1..=1_000).collect(),
+        (1..=900).map(|i| i * i % 1_009 + 1).collect(),
+    ] {
+        let expected = turns_round_by_round(&weights, 1_021);
+        assert_eq!(turns(&weights, 1_021), expected, "{weights:?}");
+    }
+    let mut one_heavy = vec![1; 700];
+    one_heavy[333] = 65_535;
+    assert_eq!(
+        turns(&one_heavy, 8_191),
+        turns_round_by_round(&one_heavy, 8_191)
+    );
+}
+
+/// A table of tables that were made before: an upgrade moves no client, and nodes of two versions agree.
+#[test]
+fn l1_maglev_tables_stay_the_same_over_versions() {
+    let fingerprint = |places: &[Place]| {
+        table(places).unwrap().iter().fold(0u64, |sum, entry| {
+            scramble(sum.wrapping_mul(31) + u64::from(*entry))
+        })
+    };
+    let mut weighted = places(50);
+    for (place, weight) in weighted
+        .iter_mut()
+        .zip([1, 2, 7, 65_535, 300].into_iter().cycle())
+    {
+        place.weight = weight;
+    }
+    let found = [2, 8, 100, 1_000].map(|n| fingerprint(&places(n)));
+    let even = [
+        0x79c2_516a_7a33_5fcc,
+        0x8af4_9ffc_9b6c_07e8,
+        0xbd4f_6ce2_817a_a522,
+        0xe1d3_de6e_16e8_ddc3,
+    ];
+    assert_eq!(found, even);
+    assert_eq!(fingerprint(&weighted), 0xfd73_ba27_cf33_2a26);
+}
+
+/// Looks that it takes to fill a table.
+fn probes(places: &[Place]) -> usize {
+    let mut left = usize::MAX;
+    fill(places, entries(places.len()).unwrap(), &mut left).unwrap();
+    usize::MAX - left
+}
+
+#[test]
+fn most_tables_are_filled_long_before_the_limit() {
+    for n in [2, 9, 33, 129, 1_000, 8_000] {
+        let size = entries(n as usize).unwrap();
+        let mut one_heavy = places(n);
+        one_heavy[0].weight = 65_535;
+        for places in [places(n), one_heavy] {
+            let each = probes(&places) / size;
+            println!("{n} backends: {each} looks for each entry");
+            assert!(each < PROBES_PER_ENTRY / 3 * 2, "{n}: {each}");
+        }
+    }
+}
+
+/// Backends that were chosen so that all prefer the same few entries, in the same order.
+fn hostile(n: usize, size: usize) -> Vec<Place> {
+    let all = (0..u32::MAX).map(|i| Place {
+        address: IpAddr::V4(Ipv4Addr::from(i)),
+        port: 1,
+        weight: 1,
+    });
+    let wanted = Preference::new(&place(1), size);
+    // How far a preference begins from the wanted one, along it, is not asked: the same step is enough.
+    all.filter(|place| Preference::new(place, size).skip == wanted.skip)
+        .take(n)
+        .collect()
+}
+
+#[test]
+fn backends_that_want_the_same_entries_do_not_hold_up_the_table() {
+    let places = hostile(8, 1_021);
+    let mut left = 1_021;
+    let table = fill(&places, 1_021, &mut left).unwrap();
+    assert_eq!(left, 0, "the limit is reached");
+    for i in 0..8 {
+        let share = table.iter().filter(|entry| **entry == i).count();
+        assert!((127..=128).contains(&share), "{share}");
+    }
+    let mut turned = places.clone();
+    turned.reverse();
+    let turned = fill(&turned, 1_021, &mut 1_021).unwrap();
+    assert!(turned.iter().zip(&table).all(|(a, b)| *a == 7 - *b));
+}
+
+/// Before, each round was counted, and this took a hundred times as long as with even weights.
+#[test]
+fn one_heavy_backend_of_thousands_makes_no_more_work() {
+    let even = places(4_000);
+    let mut heavy = even.clone();
+    heavy[77].weight = 65_535;
+    let took = |places: &[Place]| {
+        let times = (0..3).map(|_| {
+            let began = Instant::now();
+            assert!(table(places).is_some());
+            began.elapsed()
+        });
+        times.min().unwrap_or_default()
+    };
+    let (even, heavy) = (took(&even), took(&heavy));
+    println!("even {even:?}, one heavy {heavy:?}");
+    assert!(heavy < even * 10, "even {even:?}, one heavy {heavy:?}");
 }
