@@ -19,13 +19,14 @@ use crate::{
     dataplane::{
         abort::{Aborter, Protocol},
         attach::{Attachments, Port, TcMode},
+        audit::{Kind, PinAudit, Teller},
         clock::Clock,
         foreign::Inspector,
         gc::Collector,
         load::{Features, Programs, open_map},
         log::DatapathLog,
         maps::KernelMaps,
-        pin::{PinFolder, PinLock},
+        pin::PinFolder,
         probe,
         remove::{self, Removed},
         settings::{self, SettingsConfig},
@@ -52,8 +53,8 @@ use crate::{
 
 /// Elements of the flow tables that are looked at in one step: some milliseconds.
 const COLLECT: usize = 20_000;
-/// How often is looked at what drivers can do for XDP, and whether another's program has gone.
-const UPLINK_REVIEW: Duration = Duration::from_secs(30);
+/// How often what is attached and pinned is compared with what the kernel has: less than 5 s with what the loop does between.
+const AUDIT: Duration = Duration::from_secs(4);
 
 /// What the agent must be told, checked.
 #[derive(Clone, Debug)]
@@ -117,7 +118,9 @@ pub struct App {
     ready: bool,
     inspector: Inspector,
     _netfilter: Keeper,
-    _lock: PinLock,
+    cgroup: File,
+    pins: PinAudit,
+    teller: Teller,
 }
 
 impl App {
@@ -142,6 +145,7 @@ impl App {
             (None, false) => TcMode::Clsact,
         };
         let programs = Programs::load(&pins, features, config.datapath_log)?;
+        let pin_audit = PinAudit::new(pins.clone(), lock)?;
         let clock = Clock::new(&programs)?;
         let inspector = Inspector::start(&programs)?;
         settings::write(&pins, &config.settings, clock.hz())?;
@@ -172,14 +176,20 @@ impl App {
             inspector,
             _netfilter: Keeper::start(config.netfilter.clone())?,
             config,
-            _lock: lock,
+            cgroup,
+            pins: pin_audit,
+            teller: Teller::default(),
         };
         let outcome = app
             .programmer
             .set_node_name(&app.config.planner.node_name, Instant::now());
         app.settle(outcome);
         app.take_devices();
-        app.attachments.attach_sockets(&cgroup)?;
+        // Without them there is no point in going on.
+        let sockets = app.attachments.reconcile_sockets(&app.cgroup);
+        if let Some(failure) = sockets.failures.into_iter().next() {
+            return Err(failure.error.into());
+        }
         tracing::info!(
             node = app.config.planner.node_name,
             ?features,
@@ -198,7 +208,7 @@ impl App {
         let mut interrupt =
             signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
         let mut collect_at = Instant::now() + self.collector.pause();
-        let mut review_at = Instant::now() + UPLINK_REVIEW;
+        let mut audit_at = Instant::now() + AUDIT;
         loop {
             self.monitor.alive();
             let deadline = self.programmer.deadline();
@@ -224,9 +234,9 @@ impl App {
                     let outcome = self.programmer.tick(Instant::now());
                     self.settle(outcome);
                 }
-                () = sleep_until(review_at.into()), if self.uplinks.is_used() => {
-                    self.take_uplinks();
-                    review_at = Instant::now() + UPLINK_REVIEW;
+                () = sleep_until(audit_at.into()) => {
+                    self.audit();
+                    audit_at = Instant::now() + AUDIT;
                 }
                 () = sleep_until((collect_at).into()) => {
                     match self.collector.step(COLLECT) {
@@ -285,24 +295,33 @@ impl App {
         self.device_problems = classes.problems;
         // A device is known to the programs before they are on it.
         self.program_devices(&classes.ports);
-        let errors = self.attachments.reconcile(&classes.ports);
-        for error in &errors {
-            tracing::error!(error = chain(error), "a device is not served");
-        }
         let served = classes.ports.values().map(|port| port.device.class);
-        self.monitor.set_devices(served, errors.len());
+        self.monitor.set_devices(served);
         self.inspector.look_at(&classes.ports);
         self.ports = classes.ports;
-        self.take_uplinks();
+        self.audit();
         self.take_addresses();
     }
 
-    /// Makes XDP on uplinks what it should be now. What a driver can may change without an event.
-    fn take_uplinks(&mut self) {
+    /// Makes attachments and pins what they should be, whoever changed them. What a driver can do for XDP may change without an
+    /// event, too.
+    fn audit(&mut self) {
+        let mut findings = self.pins.reconcile();
+        let devices = self.attachments.reconcile(&self.ports);
+        self.monitor.set_device_failures(devices.failures.len());
+        findings.extend(devices);
         let programs = self.attachments.programs_mut();
-        for error in self.uplinks.reconcile(programs, &self.ports) {
-            tracing::error!(error = chain(&error), "a device is left to tc");
+        findings.extend(self.uplinks.reconcile(programs, &self.ports));
+        // A cgroup that was given by name may have been made anew under that name.
+        if let Some(path) = &self.config.cgroup {
+            match probe::open_cgroup(Some(path)) {
+                Ok(cgroup) => self.cgroup = cgroup,
+                Err(error) => findings.failed(Kind::Cgroup, path.display().to_string(), error),
+            }
         }
+        findings.extend(self.attachments.reconcile_sockets(&self.cgroup));
+        self.monitor.audited(&findings);
+        self.teller.tell(&findings, Instant::now());
         let ports = std::mem::take(&mut self.ports);
         self.program_devices(&ports);
         self.ports = ports;

@@ -3,10 +3,10 @@
 
 mod netlink;
 
-use std::{io, os::fd::AsFd};
+use std::{io, os::fd::BorrowedFd};
 
 use self::netlink::{ALL_PROTOCOLS, BPF, Filter, TrafficControl};
-use super::{Direction, PacketProgram};
+use super::{DETACHED, Direction, Found, PacketProgram, REPLACED, program_id};
 use crate::dataplane::sys::process::device_name;
 
 /// Why the filters of a device could not be changed.
@@ -59,14 +59,53 @@ const NAME: &str = "kube-proxy-ebpf/";
 /// Where filters without a priority are not: the kernel gives those out from 0xc000 downwards.
 const LAST: u16 = 0xfff0;
 
-/// Adds the filter of a program, or replaces ours. Those of others are left as they are.
-pub fn attach(
+/// The socket that filters are listed and changed by, once for all devices.
+#[derive(Debug, Default)]
+pub struct Clsact(Option<TrafficControl>);
+
+impl Clsact {
+    /// Makes the filter on a side of a device the one of a program. Filters of others are left as they are.
+    pub fn attach(
+        &mut self,
+        ifindex: u32,
+        side: Direction,
+        program: PacketProgram,
+        fd: BorrowedFd<'_>,
+    ) -> Result<Found, ClsactError> {
+        let mut tc = match self.0.take() {
+            Some(tc) => tc,
+            None => TrafficControl::open().map_err(ClsactError::Open)?,
+        };
+        let found = attach(&mut tc, ifindex, side, program, fd)?;
+        // After an error there may be answers left in it.
+        self.0 = Some(tc);
+        Ok(found)
+    }
+}
+
+fn attach(
+    tc: &mut TrafficControl,
     ifindex: u32,
     side: Direction,
     program: PacketProgram,
-    fd: impl AsFd,
-) -> Result<(), ClsactError> {
-    let mut tc = TrafficControl::open().map_err(ClsactError::Open)?;
+    fd: BorrowedFd<'_>,
+) -> Result<Found, ClsactError> {
+    let others = list(tc, ifindex, side)?;
+    let old = others.iter().find(|filter| is_ours(filter));
+    let filter = Filter {
+        priority: old.map_or_else(|| free_priority(side, &others), |old| old.priority),
+        protocol: ALL_PROTOCOLS,
+        handle: HANDLE,
+        kind: BPF.to_owned(),
+        name: format!("{NAME}{}", program.name()),
+        program: 0,
+    };
+    let id = program_id(fd).map_err(changing("attach", &filter, side, ifindex))?;
+    let found = match old {
+        Some(old) if (old.program, &old.name) == (id, &filter.name) => return Ok(None),
+        Some(_) => REPLACED,
+        None => DETACHED,
+    };
     match tc.add_clsact(ifindex) {
         Err(source) if source.raw_os_error() != Some(libc::EEXIST) => {
             return Err(ClsactError::Qdisc {
@@ -77,17 +116,9 @@ pub fn attach(
         }
         Ok(()) | Err(_) => {}
     }
-    let others = list(&mut tc, ifindex, side)?;
-    let old = others.iter().find(|filter| is_ours(filter));
-    let filter = Filter {
-        priority: old.map_or_else(|| free_priority(side, &others), |old| old.priority),
-        protocol: ALL_PROTOCOLS,
-        handle: HANDLE,
-        kind: BPF.to_owned(),
-        name: format!("{NAME}{}", program.name()),
-    };
     tc.put(ifindex, side, &filter, fd, old.is_some())
-        .map_err(changing("attach", &filter, side, ifindex))
+        .map_err(changing("attach", &filter, side, ifindex))?;
+    Ok(Some(found))
 }
 
 /// Removes our filters from a side of a device, and its qdisc where nothing else is on it then; returns how many. A
@@ -221,6 +252,7 @@ mod tests {
             handle,
             kind: kind.to_owned(),
             name: String::new(),
+            program: 0,
         }
     }
 

@@ -28,10 +28,11 @@ pub const ALL_PROTOCOLS: u16 = 3;
 /// The kind of filters that are BPF programs.
 pub const BPF: &str = "bpf";
 const CLSACT: &str = "clsact";
-/// `TCA_KIND`, `TCA_OPTIONS`, `TCA_BPF_NAME`.
+/// `TCA_KIND`, `TCA_OPTIONS`, `TCA_BPF_NAME`, `TCA_BPF_ID`.
 const KIND: u16 = 1;
 const OPTIONS: u16 = 2;
 const BPF_NAME: u16 = 7;
+const BPF_ID: u16 = 11;
 
 /// A filter, or the head of a list of filters of one priority (which has the handle 0).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct Filter {
     pub kind: String,
     /// What a BPF filter's owner called it.
     pub name: String,
+    /// The kernel's number of a BPF filter's program.
+    pub program: u32,
 }
 
 /// A socket to change traffic control by.
@@ -215,6 +218,9 @@ fn filter(payload: &[u8]) -> Option<Filter> {
         handle: header.handle.into(),
         kind: kind_of(payload),
         name: text(&attribute(&options, BPF_NAME).unwrap_or_default()),
+        program: attribute(&options, BPF_ID)
+            .and_then(|id| Some(u32::from_ne_bytes(id.try_into().ok()?)))
+            .unwrap_or_default(),
     })
 }
 
