@@ -14,10 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::fs::MetadataExt,
-    },
+    os::{fd::AsFd, unix::fs::MetadataExt},
 };
 
 use self::clsact::Clsact;
@@ -31,7 +28,7 @@ use super::{
     pin::{Held, PinFolder, unpin},
     sys::{
         link,
-        object::{self, LinkInfo, ProgramInfo},
+        object::{self, LinkInfo},
     },
 };
 
@@ -121,10 +118,10 @@ impl Attachments {
         let program = self.programs.fd(ProgramName::Socket(hook))?;
         // A cgroup's id is its inode number (kernfs).
         let id = cgroup.metadata().map_err(failed)?.ino();
-        if let Some(link) = self.links.get(&name)? {
+        if let Some((link, _)) = self.links.get(&name)? {
             let info: LinkInfo = object::info(link).map_err(failed)?;
             if (info.detail, info.attach_type) == (id, hook.attach_type as u32) {
-                if info.program == program_id(program).map_err(failed)? {
+                if info.program == self.programs.id(ProgramName::Socket(hook))? {
                     return Ok(None);
                 }
                 link::update(link, program).map_err(failed)?;
@@ -240,8 +237,9 @@ impl Attachments {
         side: Direction,
         program: PacketProgram,
     ) -> Result<Found, AttachError> {
-        let fd = self.programs.fd(ProgramName::Packet(program))?;
-        Ok(self.clsact.attach(ifindex, side, program, fd)?)
+        let name = ProgramName::Packet(program);
+        let (fd, id) = (self.programs.fd(name)?, self.programs.id(name)?);
+        Ok(self.clsact.attach(ifindex, side, program, fd, id)?)
     }
 
     /// Also says whether another program has the place in the chain that ours should have.
@@ -263,17 +261,15 @@ impl Attachments {
             }
         };
         let name = device_link(ifindex, side);
-        if let Some(link) = self.links.get(&name)? {
-            let info: LinkInfo = object::info(link).map_err(failed("examine"))?;
-            // The number may be another device's by now, here or in the namespace that the device went to.
+        if let Some((link, id)) = self.links.get(&name)? {
+            // By its id, since the number may be another device's by now, here or in the namespace that the device went to.
             let chain = link::tcx_chain(ifindex, side.attach_type()).map_err(failed("query"))?;
-            let place = chain.iter().position(|entry| entry.link == info.id);
-            if let Some(place) = place.filter(|_| info.ifindex() == ifindex) {
+            if let Some(place) = chain.iter().position(|entry| entry.link == id) {
                 let displaced = match side {
                     Direction::Ingress => place != 0,
                     Direction::Egress => place + 1 != chain.len(),
                 };
-                if chain[place].program == program_id(fd).map_err(failed("examine"))? {
+                if chain[place].program == self.programs.id(ProgramName::Packet(program))? {
                     return Ok((None, displaced));
                 }
                 link::update(link, fd).map_err(failed("replace"))?;
@@ -295,19 +291,17 @@ impl Attachments {
     ) -> Result<(), AttachError> {
         match mode {
             TcMode::Tcx => remove_link(&mut self.links, &device_link(ifindex, side)),
-            TcMode::Clsact => Ok(clsact::detach(ifindex, side).map(drop)?),
+            TcMode::Clsact => {
+                self.clsact.forget(ifindex, side);
+                Ok(clsact::detach(ifindex, side).map(drop)?)
+            }
         }
     }
 }
 
-/// The kernel's number of a program.
-pub(super) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
-    Ok(object::info::<ProgramInfo>(program)?.id)
-}
-
 /// Detaches a link, whoever else holds it open, lets go of it and removes its pin.
 pub(super) fn remove_link(links: &mut Held, name: &str) -> Result<(), AttachError> {
-    if let Some(link) = links.get(name)? {
+    if let Some((link, _)) = links.get(name)? {
         detach(link, name);
     }
     links.remove(name)?;

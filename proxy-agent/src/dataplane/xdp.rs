@@ -16,9 +16,9 @@ pub use self::{
     query::{Features, program_on},
 };
 use super::{
-    attach::{AttachError, Port, program_id, remove_link},
+    attach::{AttachError, Port, remove_link},
     audit::{Findings, Kind},
-    load::Programs,
+    load::{ProgramName, Programs},
     pin::{Held, PinFolder},
     sys::{
         link,
@@ -188,7 +188,11 @@ impl Uplinks {
         ifindex: u32,
         mode: RunMode,
     ) -> Result<Attached, AttachError> {
-        let program = programs.xdp()?;
+        programs.load_xdp()?;
+        let (program, id) = (
+            programs.fd(ProgramName::Xdp)?,
+            programs.id(ProgramName::Xdp)?,
+        );
         let name = link_name(ifindex, mode);
         let on_device = match programs_on(ifindex) {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(Attached::Gone),
@@ -202,11 +206,11 @@ impl Uplinks {
                 source,
             }
         };
-        if let Some(link) = self.links.get(&name)? {
+        if let Some((link, _)) = self.links.get(&name)? {
             let about: LinkInfo = object::info(link).map_err(failed("examine"))?;
             // The number may be another device's by now, here or in the namespace that the device went to.
             if about.ifindex() == ifindex && on_device.contains(&about.program) {
-                if about.program == program_id(program).map_err(failed("examine"))? {
+                if about.program == id {
                     return Ok(Attached::There);
                 }
                 link::update(link, program).map_err(failed("update"))?;

@@ -95,14 +95,15 @@ fn a_program_that_was_put_before_ours_stays_and_is_told() {
     });
 }
 
-/// The kernel takes 64 programs at a side (`BPF_MPROG_MAX`).
+/// The kernel takes some 60 programs at a side (`BPF_MPROG_MAX`).
 #[test]
 fn a_device_that_got_half_of_its_programs_gets_the_rest_without_an_event() {
     with("half", |fixture| {
         let ports = pods(1);
         let p0 = ifindex("p0");
         let attach = || link::attach_tcx(stranger(), p0, AttachType::TcxIngress, Order::Last);
-        let mut full: Vec<_> = (0..64).map(|_| attach().unwrap()).collect();
+        let mut full: Vec<_> = std::iter::from_fn(|| attach().ok()).take(100).collect();
+        assert!(full.len() < 100, "the chain has an end");
         let mut attachments = fixture.attachments(TcMode::Tcx);
         let findings = attachments.reconcile(&ports);
         let failed: Vec<_> = findings.failures.iter().map(|f| &f.what).collect();
@@ -112,7 +113,7 @@ fn a_device_that_got_half_of_its_programs_gets_the_rest_without_an_event() {
         full.pop();
         // It had not been there: nothing was repaired.
         assert_eq!(repairs(&attachments.reconcile(&ports)), []);
-        assert_eq!(chain(p0, AttachType::TcxIngress).len(), 64);
+        assert_eq!(chain(p0, AttachType::TcxIngress).len(), full.len() + 1);
     });
 }
 

@@ -3,10 +3,10 @@
 
 mod netlink;
 
-use std::{io, os::fd::BorrowedFd};
+use std::{collections::BTreeMap, io, os::fd::BorrowedFd};
 
 use self::netlink::{ALL_PROTOCOLS, BPF, Filter, TrafficControl};
-use super::{DETACHED, Direction, Found, PacketProgram, REPLACED, program_id};
+use super::{DETACHED, Direction, Found, PacketProgram, REPLACED};
 use crate::dataplane::sys::process::device_name;
 
 /// Why the filters of a device could not be changed.
@@ -59,53 +59,78 @@ const NAME: &str = "kube-proxy-ebpf/";
 /// Where filters without a priority are not: the kernel gives those out from 0xc000 downwards.
 const LAST: u16 = 0xfff0;
 
-/// The socket that filters are listed and changed by, once for all devices.
+/// Attaches, by one socket for all devices.
 #[derive(Debug, Default)]
-pub struct Clsact(Option<TrafficControl>);
+pub struct Clsact {
+    tc: Option<TrafficControl>,
+    /// Where our filters were seen last: asking for one is cheaper than listing all of a device.
+    seen: BTreeMap<(u32, Direction), Filter>,
+}
 
 impl Clsact {
-    /// Makes the filter on a side of a device the one of a program. Filters of others are left as they are.
+    /// Makes the filter on a side of a device the one of a program, which has this number. Filters of others are left as
+    /// they are.
     pub fn attach(
         &mut self,
         ifindex: u32,
         side: Direction,
         program: PacketProgram,
         fd: BorrowedFd<'_>,
+        id: u32,
     ) -> Result<Found, ClsactError> {
-        let mut tc = match self.0.take() {
+        let mut tc = match self.tc.take() {
             Some(tc) => tc,
             None => TrafficControl::open().map_err(ClsactError::Open)?,
         };
-        let found = attach(&mut tc, ifindex, side, program, fd)?;
-        // After an error there may be answers left in it.
-        self.0 = Some(tc);
+        let name = format!("{NAME}{}", program.name());
+        let seen = self.seen.remove(&(ifindex, side));
+        let wanted = seen.filter(|seen| (seen.program, &seen.name) == (id, &name));
+        // What became of it shows in the list.
+        if let Some(wanted) = wanted
+            && tc.get(ifindex, side, &wanted).ok().flatten().as_ref() == Some(&wanted)
+        {
+            self.seen.insert((ifindex, side), wanted);
+            self.tc = Some(tc);
+            return Ok(None);
+        }
+        let others = list(&mut tc, ifindex, side)?;
+        let old = others.iter().find(|filter| is_ours(filter));
+        let filter = Filter {
+            priority: old.map_or_else(|| free_priority(side, &others), |old| old.priority),
+            protocol: ALL_PROTOCOLS,
+            handle: HANDLE,
+            kind: BPF.to_owned(),
+            name,
+            program: id,
+        };
+        let found = match old {
+            Some(old) if *old == filter => None,
+            Some(_) => Some(REPLACED),
+            None => Some(DETACHED),
+        };
+        if found.is_some() {
+            put(&mut tc, ifindex, side, &filter, fd, old.is_some())?;
+        }
+        self.seen.insert((ifindex, side), filter);
+        // Not after an error, which may leave answers in it.
+        self.tc = Some(tc);
         Ok(found)
+    }
+
+    /// A device's side is not looked at any more.
+    pub fn forget(&mut self, ifindex: u32, side: Direction) {
+        self.seen.remove(&(ifindex, side));
     }
 }
 
-fn attach(
+fn put(
     tc: &mut TrafficControl,
     ifindex: u32,
     side: Direction,
-    program: PacketProgram,
+    filter: &Filter,
     fd: BorrowedFd<'_>,
-) -> Result<Found, ClsactError> {
-    let others = list(tc, ifindex, side)?;
-    let old = others.iter().find(|filter| is_ours(filter));
-    let filter = Filter {
-        priority: old.map_or_else(|| free_priority(side, &others), |old| old.priority),
-        protocol: ALL_PROTOCOLS,
-        handle: HANDLE,
-        kind: BPF.to_owned(),
-        name: format!("{NAME}{}", program.name()),
-        program: 0,
-    };
-    let id = program_id(fd).map_err(changing("attach", &filter, side, ifindex))?;
-    let found = match old {
-        Some(old) if (old.program, &old.name) == (id, &filter.name) => return Ok(None),
-        Some(_) => REPLACED,
-        None => DETACHED,
-    };
+    replace: bool,
+) -> Result<(), ClsactError> {
     match tc.add_clsact(ifindex) {
         Err(source) if source.raw_os_error() != Some(libc::EEXIST) => {
             return Err(ClsactError::Qdisc {
@@ -116,9 +141,8 @@ fn attach(
         }
         Ok(()) | Err(_) => {}
     }
-    tc.put(ifindex, side, &filter, fd, old.is_some())
-        .map_err(changing("attach", &filter, side, ifindex))?;
-    Ok(Some(found))
+    tc.put(ifindex, side, filter, fd, replace)
+        .map_err(changing("attach", filter, side, ifindex))
 }
 
 /// Removes our filters from a side of a device, and its qdisc where nothing else is on it then; returns how many. A

@@ -12,7 +12,10 @@ use std::{
 };
 
 use super::{PinError, unpin};
-use crate::{dataplane::sys::object, telemetry::chain};
+use crate::{
+    dataplane::sys::object::{self, LinkInfo},
+    telemetry::chain,
+};
 
 /// The pins of one folder that this process put there or took over.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub struct Held {
 #[derive(Debug)]
 struct Object {
     fd: OwnedFd,
+    /// The kernel's number of it, which no other object has while it is held.
+    id: u32,
     /// Inode of the pin, if there is one. Another inode under the same name is somebody else's pin.
     inode: Option<u64>,
     was_pinned: bool,
@@ -42,8 +47,8 @@ impl Held {
         self.folder.join(name)
     }
 
-    /// An object that is held, or pinned by an earlier run: then it is held from now on.
-    pub fn get(&mut self, name: &str) -> Result<Option<BorrowedFd<'_>>, PinError> {
+    /// An object that is held, or pinned by an earlier run (then it is held from now on), and the kernel's id of it.
+    pub fn get(&mut self, name: &str) -> Result<Option<(BorrowedFd<'_>, u32)>, PinError> {
         if !self.objects.contains_key(name) {
             let path = self.path(name);
             let failed = |source| PinError::Io {
@@ -57,19 +62,22 @@ impl Held {
                 Err(error) => return Err(failed(error)),
             };
             let object = Object {
+                id: id_of(&fd).map_err(failed)?,
                 fd,
                 inode: Some(inode(&path).map_err(failed)?),
                 was_pinned: true,
             };
             self.objects.insert(name.to_owned(), object);
         }
-        Ok(self.objects.get(name).map(|object| object.fd.as_fd()))
+        let object = self.objects.get(name);
+        Ok(object.map(|object| (object.fd.as_fd(), object.id)))
     }
 
     /// Holds and pins an object, in place of whatever has this name. Where it cannot be pinned it is held all the same, and
     /// [`repin`](Self::repin) tries again and says why not.
     pub fn put(&mut self, name: &str, fd: OwnedFd) {
         let object = Object {
+            id: id_of(&fd).unwrap_or_default(),
             fd,
             inode: None,
             was_pinned: false,
@@ -124,6 +132,11 @@ impl Held {
         object.inode = Some(inode(&path).map_err(failed)?);
         Ok(std::mem::replace(&mut object.was_pinned, true))
     }
+}
+
+/// Information about an object of any kind begins with its kind and its number.
+fn id_of(fd: &OwnedFd) -> io::Result<u32> {
+    Ok(object::info::<LinkInfo>(fd)?.id)
 }
 
 fn inode(path: &Path) -> io::Result<u64> {
