@@ -140,8 +140,8 @@ pub struct RunArgs {
     #[arg(long, env = "PROXY_TC", value_enum, default_value_t)]
     tc: Tc,
 
-    /// XDP on uplinks: in the driver where it can (never on a veth, which would lose its segmentation offload), forced in
-    /// the driver, without the driver's help, or not at all.
+    /// XDP on uplinks: in the driver where it can (never on or above a veth, which would lose its segmentation offload),
+    /// forced in the driver, without the driver's help, or not at all.
     #[arg(long, env = "PROXY_XDP", value_enum, default_value_t)]
     xdp: XdpMode,
 

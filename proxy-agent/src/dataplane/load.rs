@@ -211,14 +211,14 @@ impl Programs {
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|error| LoadError::Object(Box::new(error)))?;
-        let mut loaded = BTreeMap::new();
+        let mut all = BTreeMap::new();
         for program in ProgramName::all().filter(|program| *program != ProgramName::Xdp) {
-            loaded.insert(program, load_one(&mut ebpf, program)?);
+            all.insert(program, load_one(&mut ebpf, program)?);
         }
         if let Err(error) = log.follow(&mut ebpf) {
             tracing::error!("{}", chain(&error));
         }
-        Ok(Self { ebpf, loaded })
+        Ok(Self { ebpf, loaded: all })
     }
 
     /// Loads the XDP program, if it is not: most nodes have no device for it.

@@ -61,8 +61,8 @@ impl AttachError {
     /// Whether the device is not there any more. It may go at any time, and the next device event says so.
     pub fn is_device_gone(&self) -> bool {
         let source = match self {
-            Self::Device { source, .. } => source,
-            Self::Clsact(
+            Self::Device { source, .. }
+            | Self::Clsact(
                 ClsactError::List { source, .. }
                 | ClsactError::Qdisc { source, .. }
                 | ClsactError::Filter { source, .. },
