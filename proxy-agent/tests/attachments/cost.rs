@@ -34,7 +34,8 @@ fn cost(mode: TcMode) {
             assert_eq!(repairs(&attachments.reconcile(&ports)), []);
         }
         let after = cpu();
-        let [user, system] = [0, 1].map(|which| (after[which] - before[which]) / ROUNDS);
+        let [user, system] =
+            [0, 1].map(|which| after[which].saturating_sub(before[which]) / ROUNDS);
         let each = user + system;
         let share = each.as_secs_f64() / PERIOD.as_secs_f64() * 100.0;
         eprintln!(

@@ -60,14 +60,14 @@ pub enum AttachError {
 impl AttachError {
     /// Whether the device is not there any more. It may go at any time, and the next device event says so.
     pub fn is_device_gone(&self) -> bool {
-        let source = match self {
-            Self::Device { source, .. }
-            | Self::Clsact(
-                ClsactError::List { source, .. }
-                | ClsactError::Qdisc { source, .. }
-                | ClsactError::Filter { source, .. },
-            ) => source,
-            _ => return false,
+        let (Self::Device { source, .. }
+        | Self::Clsact(
+            ClsactError::List { source, .. }
+            | ClsactError::Qdisc { source, .. }
+            | ClsactError::Filter { source, .. },
+        )) = self
+        else {
+            return false;
         };
         source.raw_os_error() == Some(libc::ENODEV)
     }
