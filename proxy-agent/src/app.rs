@@ -20,6 +20,7 @@ use crate::{
     dataplane::{
         abort::{Aborter, Protocol},
         attach::{Attachments, Port, TcMode},
+        audit::{Kind, PinAudit, Teller},
         clock::Clock,
         foreign::Inspector,
         gc::Collector,
@@ -27,7 +28,7 @@ use crate::{
         log::DatapathLog,
         maps::KernelMaps,
         open::{self, MapCapacities},
-        pin::{PinFolder, PinLock},
+        pin::PinFolder,
         probe,
         remove::{self, Removed},
         settings::{self, SettingsConfig},
@@ -57,11 +58,9 @@ use crate::{
 
 /// Elements of the flow tables that are looked at in one step: some milliseconds.
 const COLLECT: usize = 20_000;
-/// How often is looked at what drivers can do for XDP, and whether another's program has gone.
-const UPLINK_REVIEW: Duration = Duration::from_secs(30);
+/// How often what is attached and pinned is compared with what the kernel has: less than 5 s with what the loop does between.
+const AUDIT: Duration = Duration::from_secs(4);
 
-/// What fails where a driver refuses a program.
-const XDP: &str = "XDP on an uplink, which is left to tc,";
 /// The maps are compared with the plans this long after the start …
 const FIRST_REVIEW: Duration = Duration::from_mins(1);
 /// … and then as often as this, and when writes that had failed have succeeded.
@@ -133,8 +132,9 @@ pub struct App {
     ready: bool,
     inspector: Inspector,
     _netfilter: Keeper,
-    /// Held until the end.
-    _lock: Option<PinLock>,
+    cgroup: File,
+    pins: PinAudit,
+    teller: Teller,
 }
 
 impl App {
@@ -152,11 +152,11 @@ impl App {
             tracing::error!(%error, path = %path.display(), "--ready-file can't be removed, and does not tell when all is programmed");
         }
         let is_first = pins.versions()?.is_empty();
-        match Self::start_locked(config, &cgroup, mode).await {
-            Ok(app) => Ok(Self {
-                _lock: Some(lock),
-                ..app
-            }),
+        match Self::start_locked(config, cgroup, mode).await {
+            Ok(mut app) => {
+                app.pins.hold(lock);
+                Ok(app)
+            }
             Err(error) => {
                 if is_first && let Err(error) = remove::all(&pins) {
                     tracing::error!(
@@ -170,7 +170,7 @@ impl App {
     }
 
     /// Starts where nobody else works.
-    async fn start_locked(config: AppConfig, cgroup: &File, mode: TcMode) -> Result<Self> {
+    async fn start_locked(config: AppConfig, cgroup: File, mode: TcMode) -> Result<Self> {
         let started = Instant::now();
         let source = config.source.clone().follow()?;
         let monitor = Monitor::start(&config.serve)?;
@@ -181,6 +181,7 @@ impl App {
         };
         pins.create()?;
         let programs = Programs::load(&pins, features, config.datapath_log)?;
+        let pin_audit = PinAudit::new(pins.clone())?;
         let clock = Clock::new(&programs)?;
         let inspector = Inspector::start(&programs)?;
         settings::write(&pins, &config.settings, clock.hz())?;
@@ -218,7 +219,9 @@ impl App {
             inspector,
             _netfilter: Keeper::start(config.netfilter.clone())?,
             config,
-            _lock: None,
+            cgroup,
+            pins: pin_audit,
+            teller: Teller::default(),
         };
         app.monitor.watch_source(Arc::clone(&app.source.pulse));
         let outcome = app
@@ -226,7 +229,11 @@ impl App {
             .set_node_name(&app.config.planner.node_name, Instant::now());
         app.settle(outcome);
         app.take_devices();
-        app.attachments.attach_sockets(cgroup)?;
+        // Without the socket hooks there is no point in going on.
+        let sockets = app.attachments.reconcile_sockets(&app.cgroup);
+        if let Some(failure) = sockets.failures.into_iter().next() {
+            return Err(failure.error.into());
+        }
         let frontends = app.programmer.usage().frontends;
         if frontends > 0 || remove::another_version_serves(&PinFolder::new(&app.config.bpffs)) {
             app.monitor.serves_earlier();
@@ -249,8 +256,8 @@ impl App {
         let mut interrupt =
             signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
         let mut collect_at = Instant::now() + self.collector.pause();
-        let mut review_at = Instant::now() + UPLINK_REVIEW;
         let mut maps_review_at = Instant::now() + FIRST_REVIEW;
+        let mut audit_at = Instant::now() + AUDIT;
         loop {
             self.monitor.alive();
             let deadline = self.programmer.deadline();
@@ -297,9 +304,9 @@ impl App {
                     self.pace.note([], Instant::now());
                     self.program();
                 }
-                () = sleep_until(review_at.into()), if self.uplinks.is_used() => {
-                    self.take_uplinks();
-                    review_at = Instant::now() + UPLINK_REVIEW;
+                () = sleep_until(audit_at.into()) => {
+                    self.audit();
+                    audit_at = Instant::now() + AUDIT;
                 }
                 () = sleep_until((collect_at).into()) => {
                     match self.collector.step(COLLECT) {
@@ -373,26 +380,33 @@ impl App {
         self.device_problems = classes.problems;
         // A device is known to the programs before they are on it.
         self.program_devices(&classes.ports);
-        let errors = self.attachments.reconcile(&classes.ports);
-        for error in &errors {
-            tracing::error!(error = chain(error), "a device is not served");
-        }
         let served = classes.ports.values().map(|port| port.device.class);
-        self.monitor.set_devices(served, errors.len());
+        self.monitor.set_devices(served);
         self.inspector.look_at(&classes.ports);
         self.ports = classes.ports;
-        self.take_uplinks();
+        self.audit();
         self.take_addresses();
     }
 
-    /// Makes XDP on uplinks what it should be now. What a driver can may change without an event.
-    fn take_uplinks(&mut self) {
+    /// Makes attachments and pins what they should be, whoever changed them. What a driver can do for XDP may change without an
+    /// event, too.
+    fn audit(&mut self) {
+        let mut findings = self.pins.reconcile();
+        let devices = self.attachments.reconcile(&self.ports);
+        self.monitor.set_device_failures(devices.failures.len());
+        findings.extend(devices);
         let programs = self.attachments.programs_mut();
-        let errors = self.uplinks.reconcile(programs, &self.ports);
-        match errors.last() {
-            Some(error) => self.journal.fails(XDP, error, Instant::now()),
-            None => self.journal.works(XDP, Instant::now()),
+        findings.extend(self.uplinks.reconcile(programs, &self.ports));
+        // A cgroup that was given by name may have been made anew under that name.
+        if let Some(path) = &self.config.cgroup {
+            match probe::open_cgroup(Some(path)) {
+                Ok(cgroup) => self.cgroup = cgroup,
+                Err(error) => findings.failed(Kind::Cgroup, path.display().to_string(), error),
+            }
         }
+        findings.extend(self.attachments.reconcile_sockets(&self.cgroup));
+        self.monitor.audited(&findings);
+        self.teller.tell(&findings, Instant::now());
         let ports = std::mem::take(&mut self.ports);
         self.program_devices(&ports);
         self.ports = ports;

@@ -2,6 +2,7 @@
 
 pub mod abort;
 pub mod attach;
+pub mod audit;
 pub mod clock;
 pub mod foreign;
 pub mod gc;

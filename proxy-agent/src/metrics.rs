@@ -3,6 +3,7 @@
 //!
 //! All are atomic numbers: the agent's loop never waits for a scrape, nor a scrape for the loop.
 
+mod attachments;
 mod datapath;
 mod kube_proxy;
 mod own;
@@ -17,6 +18,7 @@ use prometheus::{
 use proxy_common::addr::Family;
 
 pub use self::{
+    attachments::Attachments,
     datapath::Datapath,
     kube_proxy::{KubeProxy, Policy},
     own::Own,
@@ -43,6 +45,8 @@ pub struct Metrics {
     pub kube_proxy: KubeProxy,
     /// Our own.
     pub own: Own,
+    /// Programs and pins, compared with what should be.
+    pub attachments: Attachments,
     /// What the datapath counts.
     pub datapath: Datapath,
     /// When the source of objects was heard.
@@ -58,6 +62,7 @@ impl Metrics {
         let registry = Registry::new();
         let factory = Factory(&registry);
         let (kube_proxy, own) = (KubeProxy::new(&factory)?, Own::new(&factory)?);
+        let attachments = Attachments::new(&factory)?;
         let datapath = Datapath::new()?;
         registry.register(Box::new(datapath.clone()))?;
         registry.register(Box::new(Process::new()?))?;
@@ -67,6 +72,7 @@ impl Metrics {
             registry,
             kube_proxy,
             own,
+            attachments,
             datapath,
             source,
         })

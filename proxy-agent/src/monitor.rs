@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::{no_local::NoLocal, triggers::Triggers};
 use crate::{
-    dataplane::{abort::Protocol, open::MapCapacities, sys::map::CounterMap},
+    dataplane::{abort::Protocol, audit::Findings, open::MapCapacities, sys::map::CounterMap},
     health::{Health, checks::Checks},
     maps::Maps,
     metrics::Metrics,
@@ -184,10 +184,19 @@ impl Monitor {
             .send_if_modified(|checks| checks.set_addresses(addresses));
     }
 
-    /// Devices, by `DeviceClass` as a number, and how often attaching to them failed.
-    pub fn set_devices(&self, classes: impl Iterator<Item = u8>, failures: usize) {
+    /// Devices, by `DeviceClass` as a number.
+    pub fn set_devices(&self, classes: impl Iterator<Item = u8>) {
         self.metrics.own.set_devices(classes);
+    }
+
+    /// How often attaching to devices failed.
+    pub fn set_device_failures(&self, failures: usize) {
         self.metrics.own.device_failures.set(signed(failures));
+    }
+
+    /// What is attached and pinned was compared with what should be.
+    pub fn audited(&self, findings: &Findings) {
+        self.metrics.attachments.set(findings);
     }
 
     /// Plans go to the programmer now.

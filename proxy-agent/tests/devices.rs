@@ -4,6 +4,8 @@
 
 #[path = "devices/namespace.rs"]
 mod namespace;
+#[path = "devices/warnings.rs"]
+mod warnings;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -227,6 +229,32 @@ fn a_call_that_is_dropped_loses_nothing() {
         }
         let told = told.expect("a device that came up");
         assert!(told.links.values().any(|link| link.up));
+    });
+}
+
+/// The agent's loop waits for several things, and drops the call at each turn. netlink-proto warns of each message of a list
+/// that nobody reads any more.
+#[test]
+fn calls_that_are_dropped_leave_no_warnings() {
+    node(async |_| {
+        let pair = |n| format!("link add a{n} up type veth peer name b{n}\n");
+        ip(&(0..40).map(pair).collect::<String>());
+        warnings::begin();
+        let (mut watcher, mut last) = Watcher::start().await.unwrap();
+        for round in 0..20 {
+            ip(&format!("addr add 10.0.0.{}/32 dev a1", round + 1));
+            // The list is dropped at every stage of it.
+            for _ in 0..200 {
+                let told = time::timeout(Duration::from_micros(500), watcher.changed()).await;
+                if let Ok(now) = told {
+                    last = now.unwrap();
+                }
+            }
+        }
+        if !has(&last, "10.0.0.20") {
+            noticed(&mut watcher, "the last address", |o| has(o, "10.0.0.20")).await;
+        }
+        assert_eq!(warnings::end(), Vec::<String>::new());
     });
 }
 

@@ -1,163 +1,37 @@
 //! Attaching: socket hooks on the cgroup, packet programs on devices, each by a pinned link.
 //!
 //! A restart finds the links by their pins and replaces their programs in place, so that nothing passes untranslated
-//! meanwhile. Programs of others stay where they are. In a device's chain ours is first at ingress and last at egress:
+//! meanwhile. Each call compares what is wanted with what the kernel has, and mends what somebody changed; what this process
+//! remembers only tells a repair from something new. Programs of others stay where they are. In a device's chain ours is first at ingress and last at egress:
 //! there the packets are those that the client sends and gets, and whatever a CNI attached between us and the node
 //! sees one tuple, client ↔ pod, in both directions.
 
 mod clsact;
+mod error;
+mod port;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
-    path::{Path, PathBuf},
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::Path,
 };
 
-use proxy_common::abi::device::{Device, DeviceClass, LinkType};
-
-use self::clsact::ClsactError;
+use self::clsact::Clsact;
+pub use self::{
+    error::AttachError,
+    port::{Below, Direction, Port, TcMode, program_for},
+};
 use super::{
-    load::{LoadError, PacketProgram, ProgramName, Programs, SOCKET_HOOKS, SocketHook},
-    pin::{PinError, PinFolder, unpin},
+    audit::{Findings, Kind},
+    load::{PacketProgram, ProgramName, Programs, SOCKET_HOOKS, SocketHook},
+    pin::{Held, PinFolder, unpin},
     sys::{
-        link::{self, AttachType, Order},
+        link,
         object::{self, LinkInfo},
     },
 };
-
-/// Which side of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Direction {
-    /// Packets that come in.
-    Ingress,
-    /// Packets that go out.
-    Egress,
-}
-
-impl Direction {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Egress, Self::Ingress];
-
-    /// Its name.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-        }
-    }
-
-    /// As bpf(2) wants it.
-    pub(super) const fn attach_type(self) -> AttachType {
-        match self {
-            Self::Ingress => AttachType::TcxIngress,
-            Self::Egress => AttachType::TcxEgress,
-        }
-    }
-
-    const fn order(self) -> Order {
-        match self {
-            Self::Ingress => Order::First,
-            Self::Egress => Order::Last,
-        }
-    }
-}
-
-/// How programs go on devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TcMode {
-    /// Links in the tcx chain (Linux 6.6).
-    Tcx,
-    /// Filters of a clsact qdisc.
-    Clsact,
-}
-
-/// Why a program could not be attached or detached.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    /// A socket hook.
-    #[error("could not attach {hook} to the cgroup")]
-    Cgroup {
-        /// Hook.
-        hook: &'static str,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// A device.
-    #[error("could not {action} {program} at the {side} of device {device}")]
-    Device {
-        /// What was tried.
-        action: &'static str,
-        /// Program.
-        program: &'static str,
-        /// Ingress or egress.
-        side: &'static str,
-        /// Name, or ifindex.
-        device: String,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// A link could not be pinned or examined.
-    #[error("could not {action} the link {}", .path.display())]
-    Link {
-        /// What was tried.
-        action: &'static str,
-        /// Pin.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// The filters of a device without tcx.
-    #[error(transparent)]
-    Clsact(#[from] ClsactError),
-    /// The bpffs folder.
-    #[error(transparent)]
-    Pin(#[from] PinError),
-    /// The programs.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-}
-
-/// What the programs of a device depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Port {
-    /// Name of the device.
-    pub name: String,
-    /// `IFLA_INFO_KIND`; empty for hardware.
-    pub kind: String,
-    /// Its class and form.
-    pub device: Device,
-}
-
-impl Port {
-    /// Whether it leads to a pod of this node.
-    pub const fn faces_a_pod(&self) -> bool {
-        self.device.class == DeviceClass::Pod as u8
-    }
-}
-
-/// The program that a device gets on a side; none for a bridge, whose ports have them.
-pub const fn program_for(device: &Device, side: Direction) -> Option<PacketProgram> {
-    const POD: u8 = DeviceClass::Pod as u8;
-    const UPLINK: u8 = DeviceClass::Uplink as u8;
-    const OVERLAY: u8 = DeviceClass::Overlay as u8;
-    let raw = device.link == LinkType::RawIp as u8;
-    Some(match (device.class, side, raw) {
-        (POD, Direction::Ingress, false) => PacketProgram::PodIngress,
-        (UPLINK | OVERLAY, Direction::Ingress, false) => PacketProgram::UplinkIngress,
-        (UPLINK | OVERLAY, Direction::Ingress, true) => PacketProgram::UplinkIngressL3,
-        (POD | UPLINK | OVERLAY, Direction::Egress, false) => PacketProgram::Egress,
-        (UPLINK | OVERLAY, Direction::Egress, true) => PacketProgram::EgressL3,
-        _ => return None,
-    })
-}
 
 fn device_link(ifindex: u32, side: Direction) -> String {
     format!("dev-{ifindex}-{}", side.label())
@@ -172,13 +46,23 @@ fn parse_device_link(name: &str) -> Option<(u32, Direction)> {
     Some((ifindex.parse().ok()?, side))
 }
 
+/// How a place was found: as it should be, or otherwise.
+type Found = Option<&'static str>;
+
+const DETACHED: &str = "it was detached";
+const REPLACED: &str = "its program was replaced";
+
 /// What is attached, and how to attach more.
 #[derive(Debug)]
 pub struct Attachments {
     pins: PinFolder,
     programs: Programs,
     mode: TcMode,
-    /// Programs on devices, as attached by this process.
+    links: Held,
+    clsact: Clsact,
+    /// Socket hooks that were in place once.
+    hooks: BTreeSet<SocketHook>,
+    /// Programs on devices that were in place once.
     devices: BTreeMap<(u32, Direction), PacketProgram>,
     /// Filters of an earlier run may be anywhere.
     fresh: bool,
@@ -186,11 +70,14 @@ pub struct Attachments {
 
 impl Attachments {
     /// Attaches `programs`, nothing yet.
-    pub const fn new(pins: PinFolder, programs: Programs, mode: TcMode) -> Self {
+    pub fn new(pins: PinFolder, programs: Programs, mode: TcMode) -> Self {
         Self {
+            links: Held::new(pins.links()),
             pins,
             programs,
             mode,
+            clsact: Clsact::default(),
+            hooks: BTreeSet::new(),
             devices: BTreeMap::new(),
             fresh: true,
         }
@@ -206,65 +93,118 @@ impl Attachments {
         &mut self.programs
     }
 
-    /// Puts all socket hooks on a cgroup, in place of those of an earlier run.
-    pub fn attach_sockets(&self, cgroup: &File) -> Result<(), AttachError> {
+    /// Makes the socket hooks on a cgroup what they should be. One hook's failure does not keep the others from theirs.
+    pub fn reconcile_sockets(&mut self, cgroup: &File) -> Findings {
+        let mut findings = Findings::default();
         for hook in SOCKET_HOOKS {
-            self.attach_socket(cgroup, hook)?;
+            match self.attach_socket(cgroup, hook) {
+                Ok(found) => {
+                    let known = !self.hooks.insert(hook);
+                    if let (true, Some(found)) = (known, found) {
+                        findings.repaired(Kind::Cgroup, hook.name, found);
+                    }
+                }
+                Err(error) => findings.failed(Kind::Cgroup, hook.name, error),
+            }
         }
-        Ok(())
+        findings
     }
 
-    fn attach_socket(&self, cgroup: &File, hook: SocketHook) -> Result<(), AttachError> {
+    fn attach_socket(&mut self, cgroup: &File, hook: SocketHook) -> Result<Found, AttachError> {
         let failed = |source| AttachError::Cgroup {
             hook: hook.name,
             source,
         };
-        let program = self.programs.fd(ProgramName::Socket(hook))?;
         let name = format!("cgroup-{}", hook.name);
+        let program = self.programs.fd(ProgramName::Socket(hook))?;
         // A cgroup's id is its inode number (kernfs).
         let id = cgroup.metadata().map_err(failed)?.ino();
-        if let Some((link, info)) = self.open_link(&name)? {
-            if info.detail == id {
-                return link::update(&link, program).map_err(failed);
+        if let Some((link, _)) = self.links.get(&name)? {
+            let info: LinkInfo = object::info(link).map_err(failed)?;
+            if (info.detail, info.attach_type) == (id, hook.attach_type as u32) {
+                if info.program == self.programs.id(ProgramName::Socket(hook))? {
+                    return Ok(None);
+                }
+                link::update(link, program).map_err(failed)?;
+                return Ok(Some(REPLACED));
             }
-            self.remove_link(&name)?;
+            remove_link(&mut self.links, &name)?;
         }
         let link = link::attach_cgroup(program, cgroup, hook.attach_type).map_err(failed)?;
-        self.pin_link(&link, &name)
+        self.links.put(&name, link);
+        Ok(Some(DETACHED))
     }
 
-    /// Makes the programs on devices what `wanted` (by ifindex) says. One device's failure does not keep the
-    /// others from theirs; all failures are returned.
-    pub fn reconcile(&mut self, wanted: &BTreeMap<u32, Port>) -> Vec<AttachError> {
-        let mut errors = Vec::new();
+    /// Makes the programs on devices what `wanted` (by ifindex) says, and pins the links that are not pinned. One
+    /// device's failure does not keep the others from theirs.
+    pub fn reconcile(&mut self, wanted: &BTreeMap<u32, Port>) -> Findings {
+        let mut findings = Findings::default();
         for (&ifindex, port) in wanted {
             // Egress first: a packet that is translated on its way in must find its way back.
             for side in Direction::ALL {
-                let Some(program) = program_for(&port.device, side) else {
-                    continue;
-                };
-                if self.devices.get(&(ifindex, side)) == Some(&program) {
-                    continue;
-                }
-                match self.attach_device(ifindex, &port.name, side, program) {
-                    Ok(()) => drop(self.devices.insert((ifindex, side), program)),
-                    Err(error) => errors.push(error),
+                if let Some(program) = program_for(&port.device, side) {
+                    self.reconcile_side(ifindex, &port.name, side, program, &mut findings);
                 }
             }
         }
+        let kind = self.kind();
         let unwanted = self.unwanted(wanted).unwrap_or_else(|error| {
-            errors.push(error);
+            findings.failed(kind, "what is not wanted any more", error);
             Vec::new()
         });
         for (mode, ifindex, side) in unwanted {
             match self.detach_device(mode, ifindex, side) {
                 Ok(()) if mode == self.mode => drop(self.devices.remove(&(ifindex, side))),
                 Ok(()) => {}
-                Err(error) => errors.push(error),
+                Err(error) => {
+                    let what = format!("{} of device number {ifindex}", side.label());
+                    findings.failed(kind, what, error);
+                }
             }
         }
-        self.fresh &= !errors.is_empty();
-        errors
+        self.fresh &= !findings.failures.is_empty();
+        findings.repinned(Kind::LinkPin, &mut self.links);
+        findings
+    }
+
+    const fn kind(&self) -> Kind {
+        match self.mode {
+            TcMode::Tcx => Kind::Tcx,
+            TcMode::Clsact => Kind::Clsact,
+        }
+    }
+
+    fn reconcile_side(
+        &mut self,
+        ifindex: u32,
+        device: &str,
+        side: Direction,
+        program: PacketProgram,
+        findings: &mut Findings,
+    ) {
+        let what = || format!("{} of {device}", side.label());
+        let known = self.devices.get(&(ifindex, side)) == Some(&program);
+        let done = match self.mode {
+            TcMode::Tcx => self.attach_tcx(ifindex, device, side, program),
+            TcMode::Clsact => self
+                .attach_filter(ifindex, side, program)
+                .map(|found| (found, false)),
+        };
+        match done {
+            Ok((found, displaced)) => {
+                self.devices.insert((ifindex, side), program);
+                if let (true, Some(found)) = (known, found) {
+                    findings.repaired(self.kind(), what(), found);
+                }
+                if displaced {
+                    findings.displaced.push(what());
+                }
+            }
+            Err(error) if error.is_device_gone() => {
+                tracing::debug!(device, "gone since the devices were listed");
+            }
+            Err(error) => findings.failed(self.kind(), what(), error),
+        }
     }
 
     /// What is attached, by this run or by an earlier one, and is wanted no more; or is attached the other way, and by now
@@ -275,8 +215,9 @@ impl Attachments {
     ) -> Result<Vec<(TcMode, u32, Direction)>, AttachError> {
         let own = self.devices.keys().copied();
         let mut attached: BTreeSet<_> = own.map(|(i, side)| (self.mode, i, side)).collect();
-        let names = self.pins.link_names()?;
-        let links = names.iter().filter_map(|name| parse_device_link(name));
+        let pinned = self.pins.link_names()?;
+        let names = pinned.iter().map(String::as_str).chain(self.links.names());
+        let links = names.filter_map(parse_device_link);
         attached.extend(links.map(|(i, side)| (TcMode::Tcx, i, side)));
         if self.fresh {
             let filters = clsact::attached()?.into_iter();
@@ -291,17 +232,26 @@ impl Attachments {
         Ok(attached.into_iter().collect())
     }
 
-    fn attach_device(
-        &self,
+    fn attach_filter(
+        &mut self,
+        ifindex: u32,
+        side: Direction,
+        program: PacketProgram,
+    ) -> Result<Found, AttachError> {
+        let name = ProgramName::Packet(program);
+        let (fd, id) = (self.programs.fd(name)?, self.programs.id(name)?);
+        Ok(self.clsact.attach(ifindex, side, program, fd, id)?)
+    }
+
+    /// Also says whether another program has the place in the chain that ours should have.
+    fn attach_tcx(
+        &mut self,
         ifindex: u32,
         device: &str,
         side: Direction,
         program: PacketProgram,
-    ) -> Result<(), AttachError> {
+    ) -> Result<(Found, bool), AttachError> {
         let fd = self.programs.fd(ProgramName::Packet(program))?;
-        if self.mode == TcMode::Clsact {
-            return Ok(clsact::attach(ifindex, side, program, fd)?);
-        }
         let failed = |action| {
             move |source| AttachError::Device {
                 action,
@@ -312,64 +262,53 @@ impl Attachments {
             }
         };
         let name = device_link(ifindex, side);
-        if let Some((link, info)) = self.open_link(&name)? {
-            // The number may be another device's by now, here or in the namespace that the device went to.
+        if let Some((link, id)) = self.links.get(&name)? {
+            // By its id, since the number may be another device's by now, here or in the namespace that the device went to.
             let chain = link::tcx_chain(ifindex, side.attach_type()).map_err(failed("query"))?;
-            if info.ifindex() == ifindex && chain.iter().any(|entry| entry.link == info.id) {
-                return link::update(&link, fd).map_err(failed("replace"));
+            if let Some(place) = chain.iter().position(|entry| entry.link == id) {
+                let displaced = match side {
+                    Direction::Ingress => place != 0,
+                    Direction::Egress => place + 1 != chain.len(),
+                };
+                if chain[place].program == self.programs.id(ProgramName::Packet(program))? {
+                    return Ok((None, displaced));
+                }
+                link::update(link, fd).map_err(failed("replace"))?;
+                return Ok((Some(REPLACED), displaced));
             }
-            self.remove_link(&name)?;
+            remove_link(&mut self.links, &name)?;
         }
         let link = link::attach_tcx(fd, ifindex, side.attach_type(), side.order())
             .map_err(failed("attach"))?;
-        self.pin_link(&link, &name)
+        self.links.put(&name, link);
+        Ok((Some(DETACHED), false))
     }
 
     fn detach_device(
-        &self,
+        &mut self,
         mode: TcMode,
         ifindex: u32,
         side: Direction,
     ) -> Result<(), AttachError> {
         match mode {
-            TcMode::Tcx => self.remove_link(&device_link(ifindex, side)),
-            TcMode::Clsact => Ok(clsact::detach(ifindex, side).map(drop)?),
+            TcMode::Tcx => remove_link(&mut self.links, &device_link(ifindex, side)),
+            TcMode::Clsact => {
+                self.clsact.forget(ifindex, side);
+                Ok(clsact::detach(ifindex, side).map(drop)?)
+            }
         }
     }
+}
 
-    fn open_link(&self, name: &str) -> Result<Option<(OwnedFd, LinkInfo)>, AttachError> {
-        let path = self.pins.link(name);
-        let failed = |action| {
-            let path = path.clone();
-            move |source| AttachError::Link {
-                action,
-                path,
-                source,
-            }
-        };
-        match object::open(&path) {
-            Ok(link) => {
-                let info = object::info(&link).map_err(failed("examine"))?;
-                Ok(Some((link, info)))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed("open")(error)),
-        }
+/// Detaches a link, whoever else holds it open, lets go of it and removes its pin. If the link cannot be detached, it stays
+/// held and pinned.
+pub(super) fn remove_link(links: &mut Held, name: &str) -> Result<(), AttachError> {
+    let path = links.path(name);
+    if let Some((link, _)) = links.get(name)? {
+        detach(link, &path)?;
     }
-
-    fn pin_link(&self, link: impl AsFd, name: &str) -> Result<(), AttachError> {
-        let path = self.pins.link(name);
-        object::pin(link, &path).map_err(|source| AttachError::Link {
-            action: "pin",
-            path,
-            source,
-        })
-    }
-
-    /// Detaches a link and removes its pin.
-    fn remove_link(&self, name: &str) -> Result<(), AttachError> {
-        detach_pinned(&self.pins.link(name)).map(drop)
-    }
+    links.remove(name)?;
+    Ok(())
 }
 
 /// Removes the filters that an earlier run left on devices; returns how many.
@@ -381,32 +320,39 @@ pub fn detach_filters() -> Result<usize, AttachError> {
     Ok(removed)
 }
 
-/// Detaches a pinned link, whoever else holds it open, and removes its pin; false where there was none. While a program is still
-/// attached, its pin stays: it is what the program is found by.
+/// Detaches a pinned link, whoever else holds it open, and removes its pin; false where there was none. While a program is
+/// still attached its pin stays, because the program is found by it.
 pub fn detach_pinned(path: &Path) -> Result<bool, AttachError> {
-    let failed = |action| {
-        move |source| AttachError::Link {
-            action,
-            path: path.to_path_buf(),
-            source,
-        }
-    };
-    let link = match object::open(path) {
-        Ok(link) => link,
+    match object::open(path) {
+        Ok(link) => detach(link, path)?,
         Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(source) => return Err(failed("open")(source)),
-    };
-    match link::detach(&link) {
-        Err(error) if !ends_with_its_pin(&error) => return Err(failed("detach")(error)),
-        Err(error) => {
-            tracing::debug!(path = %path.display(), %error, "nothing is attached by this pin alone");
+        Err(source) => {
+            return Err(AttachError::Link {
+                action: "open",
+                path: path.to_path_buf(),
+                source,
+            });
         }
-        Ok(()) => {}
     }
     Ok(unpin(path)?)
 }
 
-/// Whether a link that could not be detached attaches nothing once its pin is gone: its device or cgroup is gone (`ENOLINK`), the
+fn detach(link: impl AsFd, path: &Path) -> Result<(), AttachError> {
+    match link::detach(link) {
+        Err(source) if !ends_with_its_pin(&source) => Err(AttachError::Link {
+            action: "detach",
+            path: path.to_path_buf(),
+            source,
+        }),
+        Err(error) => {
+            tracing::debug!(path = %path.display(), %error, "nothing is attached by this pin alone");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Whether a link that cannot be detached attaches nothing once its pin is gone: its device or cgroup is gone (`ENOLINK`), the
 /// pin is of a map or a program (`EINVAL`), or the link is of a kind that ends with the last reference to it (`EOPNOTSUPP`).
 fn ends_with_its_pin(error: &io::Error) -> bool {
     matches!(

@@ -15,7 +15,11 @@ use super::{
     log::DatapathLog,
     open::{self, MapError},
     pin::PinFolder,
-    sys::{link::AttachType, process},
+    sys::{
+        link::AttachType,
+        object::{self, ProgramInfo},
+        process,
+    },
 };
 use crate::telemetry::chain;
 
@@ -162,7 +166,7 @@ pub struct Features {
 pub struct Programs {
     /// For what is loaded later.
     ebpf: Ebpf,
-    fds: BTreeMap<ProgramName, OwnedFd>,
+    loaded: BTreeMap<ProgramName, Loaded>,
 }
 
 impl Programs {
@@ -182,35 +186,50 @@ impl Programs {
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|error| LoadError::Object(Box::new(error)))?;
-        let mut fds = BTreeMap::new();
+        let mut all = BTreeMap::new();
         for program in ProgramName::all().filter(|program| *program != ProgramName::Xdp) {
-            fds.insert(program, load_one(&mut ebpf, program)?);
+            all.insert(program, load_one(&mut ebpf, program)?);
         }
         if let Err(error) = log.follow(&mut ebpf) {
             tracing::error!("{}", chain(&error));
         }
-        Ok(Self { ebpf, fds })
+        Ok(Self { ebpf, loaded: all })
     }
 
-    /// The XDP program, which is loaded when it is first asked for: most nodes have no device for it.
-    pub fn xdp(&mut self) -> Result<BorrowedFd<'_>, LoadError> {
-        if !self.fds.contains_key(&ProgramName::Xdp) {
-            let fd = load_one(&mut self.ebpf, ProgramName::Xdp)?;
-            self.fds.insert(ProgramName::Xdp, fd);
+    /// Loads the XDP program, if it is not: most nodes have no device for it.
+    pub fn load_xdp(&mut self) -> Result<(), LoadError> {
+        if !self.loaded.contains_key(&ProgramName::Xdp) {
+            let program = load_one(&mut self.ebpf, ProgramName::Xdp)?;
+            self.loaded.insert(ProgramName::Xdp, program);
         }
-        self.fd(ProgramName::Xdp)
+        Ok(())
     }
 
     /// The descriptor of a program.
     pub fn fd(&self, program: ProgramName) -> Result<BorrowedFd<'_>, LoadError> {
-        self.fds
+        Ok(self.get(program)?.fd.as_fd())
+    }
+
+    /// The kernel's number of a program.
+    pub fn id(&self, program: ProgramName) -> Result<u32, LoadError> {
+        Ok(self.get(program)?.id)
+    }
+
+    fn get(&self, program: ProgramName) -> Result<&Loaded, LoadError> {
+        self.loaded
             .get(&program)
-            .map(AsFd::as_fd)
             .ok_or(LoadError::Missing(program.name()))
     }
 }
 
-fn load_one(ebpf: &mut Ebpf, program: ProgramName) -> Result<OwnedFd, LoadError> {
+/// A program in the kernel.
+#[derive(Debug)]
+struct Loaded {
+    fd: OwnedFd,
+    id: u32,
+}
+
+fn load_one(ebpf: &mut Ebpf, program: ProgramName) -> Result<Loaded, LoadError> {
     let name = program.name();
     let missing = || LoadError::Missing(name);
     let refused = |source| LoadError::Refused {
@@ -236,10 +255,13 @@ fn load_one(ebpf: &mut Ebpf, program: ProgramName) -> Result<OwnedFd, LoadError>
             undisturbed(|| found.load(), was_disturbed).and_then(|()| found.fd())
         }
     };
-    let fd = fd.map_err(refused)?;
-    fd.as_fd()
-        .try_clone_to_owned()
-        .map_err(|error| refused(ProgramError::IOError(error)))
+    let fd = fd.map_err(refused)?.as_fd();
+    let own = || {
+        let info: ProgramInfo = object::info(fd)?;
+        let fd = fd.try_clone_to_owned()?;
+        std::io::Result::Ok(Loaded { fd, id: info.id })
+    };
+    own().map_err(|error| refused(ProgramError::IOError(error)))
 }
 
 /// How often a program is loaded at most, as by libbpf.

@@ -8,14 +8,18 @@
 
 mod trust;
 
+mod held;
+
 use std::{
     fs::{self, File, TryLockError},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use proxy_common::abi::ABI_VERSION;
 
+pub use self::held::Held;
 use super::sys::process;
 
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
@@ -78,9 +82,18 @@ pub struct PinFolder {
 
 /// Holds the folder until dropped.
 #[derive(Debug)]
-pub struct PinLock(
-    #[expect(dead_code, reason = "the lock lives as long as the file is open")] File,
-);
+pub struct PinLock(File);
+
+impl PinLock {
+    /// Whether the folder that has this name now is the one that was locked.
+    pub fn is_on(&self, folder: &Path) -> bool {
+        let same = || {
+            let (held, named) = (self.0.metadata()?, fs::metadata(folder)?);
+            io::Result::Ok((held.dev(), held.ino()) == (named.dev(), named.ino()))
+        };
+        same().unwrap_or(false)
+    }
+}
 
 impl PinFolder {
     /// The pins under a folder of a bpf file system.

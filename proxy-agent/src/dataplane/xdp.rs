@@ -3,144 +3,28 @@
 //! Links are pinned under a name with their mode, replaced in place by the next agent, and removed where they are not wanted
 //! any more. A program of somebody else's is never replaced.
 
+mod plan;
 mod query;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt, io,
-    os::fd::BorrowedFd,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use proxy_common::abi::device::{DeviceClass, LinkType, device_flags};
 
-pub use self::query::{Features, program_on};
+use self::{plan::plan, query::programs_on};
+pub use self::{
+    plan::{Choice, Reason, RunMode, XdpMode},
+    query::{Features, program_on},
+};
 use super::{
-    attach::{AttachError, Port, detach_pinned},
-    load::Programs,
-    pin::PinFolder,
+    attach::{AttachError, Port, remove_link},
+    audit::{Findings, Kind},
+    load::{ProgramName, Programs},
+    pin::{Held, PinFolder},
     sys::{
-        link::{self, XdpFlags},
-        object::{self, LinkInfo, ProgramInfo},
+        link,
+        object::{self, LinkInfo},
     },
 };
-
-/// Values of `--xdp`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum XdpMode {
-    /// Native where the driver supports it, but never on a veth: XDP would cost it segmentation offload.
-    #[default]
-    Auto,
-    /// Native, on a veth too.
-    Native,
-    /// Generic (skb) mode, for drivers without XDP. It is no faster than tc.
-    Generic,
-    /// No XDP.
-    Off,
-}
-
-/// How a program is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RunMode {
-    /// By the driver, before there is an skb.
-    Native,
-    /// By the kernel, on an skb.
-    Generic,
-}
-
-impl RunMode {
-    const ALL: [Self; 2] = [Self::Native, Self::Generic];
-
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-        }
-    }
-
-    const fn flags(self) -> XdpFlags {
-        match self {
-            Self::Native => XdpFlags::Driver,
-            Self::Generic => XdpFlags::Skb,
-        }
-    }
-}
-
-/// Why an uplink is left to tc.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
-    /// It was asked for.
-    #[error("--xdp is off")]
-    Off,
-    /// Its packets would arrive one by one.
-    #[error(
-        "it is a veth, whose packets XDP would have segmented before they are sent; --xdp=native forces it"
-    )]
-    Veth,
-    /// The driver says so.
-    #[error("its driver runs no XDP programs")]
-    Driver,
-    /// Of a veth's other end.
-    #[error(
-        "the other end of this veth takes no frames from XDP: turn on its GRO (`ethtool -K DEVICE gro on`)"
-    )]
-    Peer,
-    /// Somebody else was first.
-    #[error("another XDP program (id {0}) is on it")]
-    Occupied(u32),
-    /// The kernel did not want it, for this `errno`.
-    #[error("the kernel refused: {}", io::Error::from_raw_os_error(*.0))]
-    Refused(i32),
-}
-
-impl Reason {
-    /// Whether somebody has to do something about it.
-    const fn is_trouble(self, mode: XdpMode) -> bool {
-        match self {
-            Self::Off => false,
-            Self::Veth | Self::Driver | Self::Peer => !matches!(mode, XdpMode::Auto),
-            Self::Occupied(_) | Self::Refused(_) => true,
-        }
-    }
-}
-
-/// What was decided for an uplink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
-    /// XDP before tc.
-    Xdp(RunMode),
-    /// tc alone.
-    Tc(Reason),
-}
-
-impl fmt::Display for Choice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Xdp(mode) => write!(f, "{} XDP, then tc", mode.label()),
-            Self::Tc(reason) => write!(f, "tc alone: {reason}"),
-        }
-    }
-}
-
-/// What to try on an uplink of a kind (`IFLA_INFO_KIND`), whose driver can what it says; nothing is said before Linux 6.3.
-fn plan(mode: XdpMode, kind: &str, features: Option<Features>) -> Result<RunMode, Reason> {
-    let veth = kind == "veth";
-    let lacks = |what| features.is_some_and(|features| !features.has(what));
-    match mode {
-        XdpMode::Off => Err(Reason::Off),
-        XdpMode::Generic => Ok(RunMode::Generic),
-        XdpMode::Auto if veth => Err(Reason::Veth),
-        XdpMode::Auto | XdpMode::Native => {
-            if lacks(Features::BASIC) {
-                Err(Reason::Driver)
-            } else if veth && lacks(Features::TRANSMIT) {
-                // What a program sends back out would vanish.
-                Err(Reason::Peer)
-            } else {
-                Ok(RunMode::Native)
-            }
-        }
-    }
-}
 
 fn link_name(ifindex: u32, mode: RunMode) -> String {
     format!("xdp-{ifindex}-{}", mode.label())
@@ -159,6 +43,7 @@ fn parse_link_name(name: &str) -> Option<(u32, RunMode)> {
 #[derive(Debug)]
 pub struct Uplinks {
     pins: PinFolder,
+    links: Held,
     mode: XdpMode,
     /// What was decided and told, by ifindex.
     choices: BTreeMap<u32, Choice>,
@@ -168,8 +53,9 @@ pub struct Uplinks {
 
 impl Uplinks {
     /// Nothing is attached yet.
-    pub const fn new(pins: PinFolder, mode: XdpMode) -> Self {
+    pub fn new(pins: PinFolder, mode: XdpMode) -> Self {
         Self {
+            links: Held::new(pins.links()),
             pins,
             mode,
             choices: BTreeMap::new(),
@@ -186,51 +72,57 @@ impl Uplinks {
             0
         };
         // Of what a veth takes back, its other end is not told unless that has a program, too (Linux: `veth_xdp_flush`).
-        let no_tx = if port.kind == "veth" {
-            device_flags::XDP_NO_TX
-        } else {
+        let no_tx = if port.below.veths.is_empty() {
             0
+        } else {
+            device_flags::XDP_NO_TX
         };
         reached | no_tx
     }
 
-    /// Whether there are devices that could have XDP, so that looking again makes sense.
-    pub fn is_used(&self) -> bool {
-        self.mode != XdpMode::Off && !self.choices.is_empty()
-    }
-
     /// Makes the programs on uplinks what they should be, and says what was decided where that is new. One device's failure
-    /// does not keep the others from theirs; all failures are returned.
-    pub fn reconcile(
-        &mut self,
-        programs: &mut Programs,
-        ports: &BTreeMap<u32, Port>,
-    ) -> Vec<AttachError> {
-        let mut errors = Vec::new();
+    /// does not keep the others from theirs.
+    pub fn reconcile(&mut self, programs: &mut Programs, ports: &BTreeMap<u32, Port>) -> Findings {
+        let mut findings = Findings::default();
         let uplinks = ports.iter().filter(|(_, port)| is_candidate(port));
         let plans: BTreeMap<u32, Result<RunMode, Reason>> = uplinks
             .map(|(&ifindex, port)| {
-                let features = self.features(ifindex, &port.name);
-                (ifindex, plan(self.mode, &port.kind, features))
+                let features = |ifindex| self.features(ifindex);
+                let plan = plan(self.mode, ifindex, &port.below, features);
+                (ifindex, plan)
             })
             .collect();
         // First, since a device has one mode at a time.
         if let Err(error) = self.remove_others(&plans) {
-            errors.push(error);
+            findings.failed(Kind::Xdp, "what is not wanted any more", error);
         }
         let mut choices = BTreeMap::new();
         for (&ifindex, plan) in &plans {
-            let choice = match plan {
-                Ok(mode) => match self.attach(programs, ifindex, *mode) {
-                    Ok(choice) => choice,
+            let name = &ports[&ifindex].name;
+            let choice = match *plan {
+                Ok(mode) => match self.attach(programs, ifindex, mode) {
+                    Ok(Attached::Gone) => continue,
+                    Ok(Attached::There) => Choice::Xdp(mode),
+                    Ok(Attached::Now(found)) => {
+                        let choice = Choice::Xdp(mode);
+                        if self.choices.get(&ifindex) == Some(&choice) {
+                            findings.repaired(Kind::Xdp, name, found);
+                        }
+                        choice
+                    }
+                    Ok(Attached::Not(reason)) => Choice::Tc(reason),
                     Err(error) => {
-                        errors.push(error);
+                        findings.failed(Kind::Xdp, name, error);
+                        // It had been in place: mended later, it counts.
+                        if let Some(before) = self.choices.get(&ifindex) {
+                            choices.insert(ifindex, *before);
+                        }
                         continue;
                     }
                 },
-                Err(reason) => Choice::Tc(*reason),
+                Err(reason) => Choice::Tc(reason),
             };
-            self.tell(&ports[&ifindex].name, ifindex, choice);
+            self.tell(name, ifindex, choice);
             choices.insert(ifindex, choice);
         }
         // Some drivers take frames only once they have a program of their own.
@@ -241,20 +133,21 @@ impl Uplinks {
                 XdpMode::Off => false,
                 XdpMode::Generic => true,
                 XdpMode::Auto | XdpMode::Native => self
-                    .features(*ifindex, &ports[ifindex].name)
+                    .features(*ifindex)
                     .is_some_and(|features| features.has(Features::TRANSMIT)),
             })
             .collect();
         self.choices = choices;
-        errors
+        findings.repinned(Kind::LinkPin, &mut self.links);
+        findings
     }
 
-    fn features(&self, ifindex: u32, name: &str) -> Option<Features> {
+    fn features(&self, ifindex: u32) -> Option<Features> {
         if matches!(self.mode, XdpMode::Off | XdpMode::Generic) {
             return None;
         }
         query::features(ifindex).unwrap_or_else(|error| {
-            tracing::debug!(device = name, %error, "what its driver can is not known");
+            tracing::debug!(ifindex, %error, "what its driver can is not known");
             None
         })
     }
@@ -273,14 +166,16 @@ impl Uplinks {
 
     /// Removes links, of this run or an earlier one, that are not planned.
     fn remove_others(
-        &self,
+        &mut self,
         plans: &BTreeMap<u32, Result<RunMode, Reason>>,
     ) -> Result<(), AttachError> {
-        for name in self.pins.link_names()? {
+        let mut names: BTreeSet<String> = self.links.names().map(str::to_owned).collect();
+        names.extend(self.pins.link_names()?);
+        for name in names {
             if let Some((ifindex, mode)) = parse_link_name(&name)
                 && plans.get(&ifindex) != Some(&Ok(mode))
             {
-                detach_pinned(&self.pins.link(&name))?;
+                remove_link(&mut self.links, &name)?;
             }
         }
         Ok(())
@@ -288,66 +183,67 @@ impl Uplinks {
 
     /// Puts the program on a device, in place of that of an earlier run.
     fn attach(
-        &self,
+        &mut self,
         programs: &mut Programs,
         ifindex: u32,
         mode: RunMode,
-    ) -> Result<Choice, AttachError> {
-        let program = programs.xdp()?;
-        let path = self.pins.link(&link_name(ifindex, mode));
-        let on_device = program_on(ifindex).unwrap_or_default();
-        if replace(program, &path, ifindex, on_device)? {
-            return Ok(Choice::Xdp(mode));
-        }
-        detach_pinned(&path)?;
-        let link = match link::attach_xdp(program, ifindex, mode.flags()) {
-            Ok(link) => link,
-            Err(error) => {
-                return Ok(Choice::Tc(match (error.raw_os_error(), on_device) {
-                    (Some(libc::EBUSY | libc::EEXIST), Some(other)) => Reason::Occupied(other),
-                    (Some(libc::EOPNOTSUPP), _) => Reason::Driver,
-                    (errno, _) => Reason::Refused(errno.unwrap_or_default()),
-                }));
+    ) -> Result<Attached, AttachError> {
+        programs.load_xdp()?;
+        let (program, id) = (
+            programs.fd(ProgramName::Xdp)?,
+            programs.id(ProgramName::Xdp)?,
+        );
+        let name = link_name(ifindex, mode);
+        let on_device = match programs_on(ifindex) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(Attached::Gone),
+            on_device => on_device.unwrap_or_default(),
+        };
+        let failed = |action| {
+            let path = self.pins.link(&name);
+            move |source| AttachError::Link {
+                action,
+                path,
+                source,
             }
         };
-        object::pin(&link, &path).map_err(|source| AttachError::Link {
-            action: "pin",
-            path,
-            source,
-        })?;
-        Ok(Choice::Xdp(mode))
+        if let Some((link, _)) = self.links.get(&name)? {
+            let about: LinkInfo = object::info(link).map_err(failed("examine"))?;
+            // The number may be another device's by now, here or in the namespace that the device went to.
+            if about.ifindex() == ifindex && on_device.contains(&about.program) {
+                if about.program == id {
+                    return Ok(Attached::There);
+                }
+                link::update(link, program).map_err(failed("update"))?;
+                return Ok(Attached::Now("its program was replaced"));
+            }
+            remove_link(&mut self.links, &name)?;
+        }
+        match link::attach_xdp(program, ifindex, mode.flags()) {
+            Ok(link) => {
+                self.links.put(&name, link);
+                Ok(Attached::Now("it was detached"))
+            }
+            Err(error) => Ok(Attached::Not(
+                match (error.raw_os_error(), on_device.first()) {
+                    (Some(libc::EBUSY | libc::EEXIST), Some(other)) => Reason::Occupied(*other),
+                    (Some(libc::EOPNOTSUPP), _) => Reason::Driver,
+                    (errno, _) => Reason::Refused(errno.unwrap_or_default()),
+                },
+            )),
+        }
     }
 }
 
-/// Replaces the program of a pinned link; says no where there is none, or where it is not on this device.
-fn replace(
-    program: BorrowedFd<'_>,
-    path: &std::path::Path,
-    ifindex: u32,
-    on_device: Option<u32>,
-) -> Result<bool, AttachError> {
-    let failed = |action| {
-        move |source| AttachError::Link {
-            action,
-            path: path.to_path_buf(),
-            source,
-        }
-    };
-    let link = match object::open(path) {
-        Ok(link) => link,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(failed("open")(error)),
-    };
-    let about: LinkInfo = object::info(&link).map_err(failed("examine"))?;
-    // The number may be another device's by now, here or in the namespace that the device went to.
-    if about.ifindex() != ifindex || on_device != Some(about.program) {
-        return Ok(false);
-    }
-    let ours: ProgramInfo = object::info(program).map_err(failed("examine"))?;
-    if about.program != ours.id {
-        link::update(&link, program).map_err(failed("update"))?;
-    }
-    Ok(true)
+/// What came of attaching.
+enum Attached {
+    /// It is in place.
+    There,
+    /// It was not, for this reason, and is now.
+    Now(&'static str),
+    /// It is left to tc.
+    Not(Reason),
+    /// The device is gone since the devices were listed.
+    Gone,
 }
 
 /// XDP programs expect Ethernet headers, and are for what leads to the outside.
@@ -358,41 +254,6 @@ const fn is_candidate(port: &Port) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const CAN: Option<Features> = Some(Features(7));
-    const TAKES_NONE: Option<Features> = Some(Features(3));
-    const CANNOT: Option<Features> = Some(Features(0));
-
-    #[test]
-    fn auto_is_native_where_the_driver_can_and_never_on_a_veth() {
-        use XdpMode::Auto;
-        assert_eq!(plan(Auto, "", CAN), Ok(RunMode::Native));
-        assert_eq!(plan(Auto, "bond", TAKES_NONE), Ok(RunMode::Native));
-        assert_eq!(plan(Auto, "", CANNOT), Err(Reason::Driver));
-        assert_eq!(plan(Auto, "veth", CAN), Err(Reason::Veth));
-        // An older kernel does not say: it is tried.
-        assert_eq!(plan(Auto, "", None), Ok(RunMode::Native));
-    }
-
-    #[test]
-    fn native_is_forced_on_a_veth_whose_other_end_takes_frames() {
-        use XdpMode::Native;
-        assert_eq!(plan(Native, "veth", CAN), Ok(RunMode::Native));
-        assert_eq!(plan(Native, "veth", None), Ok(RunMode::Native));
-        assert_eq!(plan(Native, "veth", TAKES_NONE), Err(Reason::Peer));
-        assert_eq!(plan(Native, "bridge", CANNOT), Err(Reason::Driver));
-    }
-
-    #[test]
-    fn generic_and_off_do_not_ask() {
-        for features in [CAN, CANNOT, None] {
-            assert_eq!(
-                plan(XdpMode::Generic, "veth", features),
-                Ok(RunMode::Generic)
-            );
-            assert_eq!(plan(XdpMode::Off, "", features), Err(Reason::Off));
-        }
-    }
 
     #[test]
     fn names_of_links_come_back() {

@@ -11,8 +11,11 @@ use proxy_common::abi::device::{Device, DeviceClass, LinkType};
 
 pub use self::config::{DeviceConfig, DeviceConfigError};
 use self::source::Sources;
-use super::observed::{Address, Link, Observed};
-use crate::dataplane::attach::Port;
+use super::{
+    below::below,
+    observed::{Address, Link, Observed},
+};
+use crate::dataplane::attach::{Below, Port};
 
 /// `ARPHRD_RAWIP` and `ARPHRD_IP6GRE` (`linux/if_arp.h`), which libc does not have.
 const ARPHRD_RAWIP: u16 = 519;
@@ -89,9 +92,13 @@ pub fn classify(observed: &Observed, config: &DeviceConfig) -> Classes {
             snat_v4,
             snat_v6,
         };
+        let below = match role.class {
+            DeviceClass::Uplink => below(observed, ifindex),
+            _ => Below::default(),
+        };
         let port = Port {
             name: link.name.clone(),
-            kind: link.kind.clone(),
+            below,
             device,
         };
         Some((ifindex, port))
@@ -188,10 +195,10 @@ fn leads_to_pods(observed: &Observed, config: &DeviceConfig, ifindex: u32, bridg
         && !observed.is_default(ifindex)
         && observed
             .ports_of(ifindex)
-            .all(|port| (is_pair(port) || is_tap(port)) && !config.names(port))
+            .all(|(_, port)| (is_pair(port) || is_tap(port)) && !config.names(port))
 }
 
-fn is_pair(link: &Link) -> bool {
+pub(super) fn is_pair(link: &Link) -> bool {
     matches!(link.kind.as_str(), "veth" | "netkit")
 }
 

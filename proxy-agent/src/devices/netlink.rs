@@ -5,7 +5,7 @@
 
 mod decode;
 
-use std::{collections::BTreeSet, io, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use netlink_packet_route::{
@@ -18,6 +18,7 @@ use rtnetlink::{
     packet_core::{NetlinkMessage, NetlinkPayload},
 };
 use tokio::{
+    sync::watch,
     task::JoinHandle,
     time::{self, Instant, Interval, MissedTickBehavior},
 };
@@ -30,6 +31,8 @@ const BURST: Duration = Duration::from_millis(10);
 const PACE: Duration = Duration::from_millis(50);
 /// How often everything is listed without an event.
 const REVIEW: Duration = Duration::from_mins(1);
+/// Pause after a failure.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long the kernel may take for one list.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -56,6 +59,9 @@ pub enum WatchError {
         #[source]
         source: rtnetlink::Error,
     },
+    /// The task that follows them is gone.
+    #[error("devices and addresses are not followed any more")]
+    Ended,
     /// A list did not come.
     #[error("the kernel did not list the {what} of this node within {} s", PATIENCE.as_secs())]
     Patience {
@@ -106,23 +112,19 @@ fn subscribe() -> Result<Events, WatchError> {
 }
 
 /// Follows the network namespace that it was started in.
+///
+/// A task of its own reads the lists. A caller that waits for a change may stop waiting at any time; a list that was
+/// asked for must be read to its end all the same, since what nobody reads stays in the socket and netlink-proto warns
+/// of each such message.
+#[derive(Debug)]
 pub struct Watcher {
-    lists: Connection,
-    events: Events,
-    review: Interval,
-    last: Observed,
-    /// When that was listed.
-    listed: Instant,
-    /// Whether something happened since `last`.
-    stale: bool,
+    seen: watch::Receiver<Result<Observed, Arc<WatchError>>>,
+    task: JoinHandle<()>,
 }
 
-impl std::fmt::Debug for Watcher {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watcher")
-            .field("last", &self.last)
-            .field("stale", &self.stale)
-            .finish_non_exhaustive()
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -133,46 +135,81 @@ impl Watcher {
         // Events first: what happens while the lists are read is then not missed.
         let events = subscribe()?;
         let lists = connect()?;
-        let last = list(&lists.handle).await?;
+        let first = list(&lists.handle).await?;
         let mut review = time::interval_at(Instant::now() + REVIEW, REVIEW);
         review.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let watcher = Self {
+        let follower = Follower {
             lists,
             events,
             review,
-            last: last.clone(),
             listed: Instant::now(),
-            stale: false,
         };
-        Ok((watcher, last))
+        let (tell, seen) = watch::channel(Ok(first.clone()));
+        let task = tokio::spawn(follower.follow(tell));
+        Ok((Self { seen, task }, first))
     }
 
     /// Waits until something is different, and returns all there is then. May be dropped and called again at any
-    /// time without a loss. After an error the next call tries again, at once: pause between them.
-    pub async fn changed(&mut self) -> Result<Observed, WatchError> {
-        loop {
-            if !self.stale {
-                self.wait().await?;
-                self.stale = true;
-                time::sleep(BURST).await;
-            }
-            time::sleep_until(self.listed + PACE).await;
-            self.skip_pending();
-            let now = match list(&self.lists.handle).await {
-                Ok(now) => now,
-                Err(error) => {
-                    // The socket may be what is wrong.
-                    self.lists = connect()?;
-                    return Err(error);
-                }
-            };
-            self.listed = Instant::now();
-            self.stale = false;
-            if now != self.last {
-                self.last.clone_from(&now);
-                return Ok(now);
-            }
+    /// time without a loss. After an error, wait for the next change: lists go on being tried.
+    pub async fn changed(&mut self) -> Result<Observed, Arc<WatchError>> {
+        if self.seen.changed().await.is_err() {
+            return Err(Arc::new(WatchError::Ended));
         }
+        self.seen.borrow_and_update().clone()
+    }
+}
+
+/// What the task of a [`Watcher`] holds. The namespace is that of the thread that opened the sockets; another socket is
+/// opened by the thread that runs the task.
+struct Follower {
+    lists: Connection,
+    events: Events,
+    review: Interval,
+    /// When the last list was read.
+    listed: Instant,
+}
+
+impl Follower {
+    /// Tells what there is whenever that has changed, and each failure, for as long as somebody listens.
+    async fn follow(mut self, tell: watch::Sender<Result<Observed, Arc<WatchError>>>) {
+        let mut failed = false;
+        while !tell.is_closed() {
+            let event = if failed {
+                time::sleep(AGAIN).await;
+                Ok(())
+            } else {
+                self.wait().await
+            };
+            let now = match event {
+                Ok(()) => self.list().await,
+                Err(error) => Err(error),
+            };
+            failed = now.is_err();
+            tell.send_if_modified(|told| {
+                let news = match (&*told, &now) {
+                    (Ok(told), Ok(now)) => told != now,
+                    _ => true,
+                };
+                if news {
+                    *told = now.map_err(Arc::new);
+                }
+                news
+            });
+        }
+    }
+
+    /// Lists everything, a little after the event that asks for it.
+    async fn list(&mut self) -> Result<Observed, WatchError> {
+        time::sleep(BURST).await;
+        time::sleep_until(self.listed + PACE).await;
+        self.skip_pending();
+        let now = list(&self.lists.handle).await;
+        if now.is_err() {
+            // The socket may be what is wrong.
+            self.lists = connect()?;
+        }
+        self.listed = Instant::now();
+        now
     }
 
     /// Until an event that matters, or the time of a review.

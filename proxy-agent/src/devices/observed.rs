@@ -40,10 +40,11 @@ impl Observed {
     }
 
     /// The ports of a bridge, up or not (also those of a bond or another master).
-    pub fn ports_of(&self, master: u32) -> impl Iterator<Item = &Link> {
+    pub fn ports_of(&self, master: u32) -> impl Iterator<Item = (u32, &Link)> {
         self.links
-            .values()
-            .filter(move |link| link.master == Some(master))
+            .iter()
+            .filter(move |(_, link)| link.master == Some(master))
+            .map(|(&ifindex, link)| (ifindex, link))
     }
 }
 
@@ -66,7 +67,10 @@ pub struct Link {
     pub mtu: u32,
     /// ifindex of the bridge, bond, … that this is a port of.
     pub master: Option<u32>,
-    /// Whether its other end (of a veth or netkit pair) is in another network namespace.
+    /// `IFLA_LINK`: ifindex of the other end of a pair; of any other kind, of the device that this one sends by (the parent
+    /// of a VLAN or macvlan, the underlay of a tunnel). A number of another namespace, if `peer_elsewhere`.
+    pub other: Option<u32>,
+    /// Whether that device is in another network namespace.
     pub peer_elsewhere: bool,
 }
 

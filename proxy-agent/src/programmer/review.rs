@@ -40,7 +40,8 @@ impl<M: Maps> Programmer<M> {
         let snapshot = self.maps.snapshot().map_err(OpenError::Read)?;
         self.failures_reviewed = self.statistics.failures;
         let (delta, sweep) = Delta::restore(self.capacities, &snapshot);
-        let wanted: BTreeSet<_> = plans.keys().chain(kept).cloned().collect();
+        let kept = kept.into_iter().cloned();
+        let wanted: BTreeSet<_> = plans.keys().cloned().chain(kept).collect();
         for unwanted in delta.unwanted(&wanted) {
             plans.insert(unwanted, ServicePlan::default());
         }

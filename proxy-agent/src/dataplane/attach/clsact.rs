@@ -3,10 +3,10 @@
 
 mod netlink;
 
-use std::{io, os::fd::AsFd};
+use std::{collections::BTreeMap, io, os::fd::BorrowedFd};
 
 use self::netlink::{ALL_PROTOCOLS, BPF, Filter, TrafficControl};
-use super::{Direction, PacketProgram};
+use super::{DETACHED, Direction, Found, PacketProgram, REPLACED};
 use crate::dataplane::sys::process::device_name;
 
 /// Why the filters of a device could not be changed.
@@ -59,14 +59,78 @@ const NAME: &str = "kube-proxy-ebpf/";
 /// Where filters without a priority are not: the kernel gives those out from 0xc000 downwards.
 const LAST: u16 = 0xfff0;
 
-/// Adds the filter of a program, or replaces ours. Those of others are left as they are.
-pub fn attach(
+/// Attaches, by one socket for all devices.
+#[derive(Debug, Default)]
+pub struct Clsact {
+    tc: Option<TrafficControl>,
+    /// Where our filters were seen last: asking for one is cheaper than listing all of a device.
+    seen: BTreeMap<(u32, Direction), Filter>,
+}
+
+impl Clsact {
+    /// Makes the filter on a side of a device the one of a program, which has this number. Filters of others are left as
+    /// they are.
+    pub fn attach(
+        &mut self,
+        ifindex: u32,
+        side: Direction,
+        program: PacketProgram,
+        fd: BorrowedFd<'_>,
+        id: u32,
+    ) -> Result<Found, ClsactError> {
+        let mut tc = match self.tc.take() {
+            Some(tc) => tc,
+            None => TrafficControl::open().map_err(ClsactError::Open)?,
+        };
+        let name = format!("{NAME}{}", program.name());
+        let seen = self.seen.remove(&(ifindex, side));
+        let wanted = seen.filter(|seen| (seen.program, &seen.name) == (id, &name));
+        // What became of it shows in the list.
+        if let Some(wanted) = wanted
+            && tc.get(ifindex, side, &wanted).ok().flatten().as_ref() == Some(&wanted)
+        {
+            self.seen.insert((ifindex, side), wanted);
+            self.tc = Some(tc);
+            return Ok(None);
+        }
+        let others = list(&mut tc, ifindex, side)?;
+        let old = others.iter().find(|filter| is_ours(filter));
+        let filter = Filter {
+            priority: old.map_or_else(|| free_priority(side, &others), |old| old.priority),
+            protocol: ALL_PROTOCOLS,
+            handle: HANDLE,
+            kind: BPF.to_owned(),
+            name,
+            program: id,
+        };
+        let found = match old {
+            Some(old) if *old == filter => None,
+            Some(_) => Some(REPLACED),
+            None => Some(DETACHED),
+        };
+        if found.is_some() {
+            put(&mut tc, ifindex, side, &filter, fd, old.is_some())?;
+        }
+        self.seen.insert((ifindex, side), filter);
+        // Not after an error, which may leave answers in it.
+        self.tc = Some(tc);
+        Ok(found)
+    }
+
+    /// A device's side is not looked at any more.
+    pub fn forget(&mut self, ifindex: u32, side: Direction) {
+        self.seen.remove(&(ifindex, side));
+    }
+}
+
+fn put(
+    tc: &mut TrafficControl,
     ifindex: u32,
     side: Direction,
-    program: PacketProgram,
-    fd: impl AsFd,
+    filter: &Filter,
+    fd: BorrowedFd<'_>,
+    replace: bool,
 ) -> Result<(), ClsactError> {
-    let mut tc = TrafficControl::open().map_err(ClsactError::Open)?;
     match tc.add_clsact(ifindex) {
         Err(source) if source.raw_os_error() != Some(libc::EEXIST) => {
             return Err(ClsactError::Qdisc {
@@ -77,17 +141,8 @@ pub fn attach(
         }
         Ok(()) | Err(_) => {}
     }
-    let others = list(&mut tc, ifindex, side)?;
-    let old = others.iter().find(|filter| is_ours(filter));
-    let filter = Filter {
-        priority: old.map_or_else(|| free_priority(side, &others), |old| old.priority),
-        protocol: ALL_PROTOCOLS,
-        handle: HANDLE,
-        kind: BPF.to_owned(),
-        name: format!("{NAME}{}", program.name()),
-    };
-    tc.put(ifindex, side, &filter, fd, old.is_some())
-        .map_err(changing("attach", &filter, side, ifindex))
+    tc.put(ifindex, side, filter, fd, replace)
+        .map_err(changing("attach", filter, side, ifindex))
 }
 
 /// Removes our filters from a side of a device, and its qdisc where nothing else is on it then; returns how many. A
@@ -221,6 +276,7 @@ mod tests {
             handle,
             kind: kind.to_owned(),
             name: String::new(),
+            program: 0,
         }
     }
 

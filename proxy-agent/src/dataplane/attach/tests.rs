@@ -1,5 +1,7 @@
 //! What goes where, without a kernel.
 
+use proxy_common::abi::device::{Device, DeviceClass, LinkType};
+
 use super::*;
 
 fn device(class: DeviceClass, link: LinkType) -> Device {

@@ -30,7 +30,8 @@ const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 // include/uapi/linux/rtnetlink.h, if_link.h
 const RTM_GETLINK: u16 = 18;
 const IFLA_XDP: u16 = 43;
-const IFLA_XDP_PROG_ID: u16 = 4;
+/// `IFLA_XDP_PROG_ID`, and those of the driver, the kernel and the hardware; the first is missing where there are several.
+const IFLA_XDP_PROG_IDS: [u16; 4] = [4, 5, 6, 7];
 
 /// What a driver can (`enum netdev_xdp_act`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,16 +74,26 @@ pub fn features(ifindex: u32) -> io::Result<Option<Features>> {
     Ok(found.and_then(|bits| Some(Features(u64::from_ne_bytes(bits.try_into().ok()?)))))
 }
 
-/// Id of the XDP program on a device of this network namespace, in whichever mode.
-pub fn program_on(ifindex: u32) -> io::Result<Option<u32>> {
+/// Ids of the XDP programs on a device of this network namespace. A device with offload may have two, one in the driver
+/// and one in the hardware.
+pub fn programs_on(ifindex: u32) -> io::Result<Vec<u32>> {
     let mut link = [0; LINK_HEADER];
     link[4..8].copy_from_slice(&ifindex.to_ne_bytes());
     let reply = ask(NETLINK_ROUTE, RTM_GETLINK, &link)?;
     let Some(xdp) = find(&reply, LINK_HEADER, IFLA_XDP)? else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
-    let id = find(&xdp, 0, IFLA_XDP_PROG_ID)?;
-    Ok(id.and_then(|id| Some(u32::from_ne_bytes(id.try_into().ok()?))))
+    let mut found = Vec::new();
+    for kind in IFLA_XDP_PROG_IDS {
+        let id = find(&xdp, 0, kind)?;
+        found.extend(id.and_then(|id| Some(u32::from_ne_bytes(id.try_into().ok()?))));
+    }
+    Ok(found)
+}
+
+/// The first of them.
+pub fn program_on(ifindex: u32) -> io::Result<Option<u32>> {
+    Ok(programs_on(ifindex)?.first().copied())
 }
 
 /// A request whose answer is one message: that message without its header.

@@ -27,7 +27,8 @@ pub(super) fn link(message: &LinkMessage) -> Option<(u32, Link)> {
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Controller(master) => link.master = Some(*master).filter(|&m| m != 0),
-            // Given only where the other end is in another namespace.
+            LinkAttribute::Link(other) => link.other = Some(*other).filter(|&other| other != 0),
+            // Given only where the other device is in another namespace.
             LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {

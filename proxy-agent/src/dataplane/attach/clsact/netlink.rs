@@ -13,8 +13,8 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_MULTIPART, NLM_F_REQUEST, NLMSG_DONE,
+    NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 
 use super::Direction;
@@ -28,10 +28,11 @@ pub const ALL_PROTOCOLS: u16 = 3;
 /// The kind of filters that are BPF programs.
 pub const BPF: &str = "bpf";
 const CLSACT: &str = "clsact";
-/// `TCA_KIND`, `TCA_OPTIONS`, `TCA_BPF_NAME`.
+/// `TCA_KIND`, `TCA_OPTIONS`, `TCA_BPF_NAME`, `TCA_BPF_ID`.
 const KIND: u16 = 1;
 const OPTIONS: u16 = 2;
 const BPF_NAME: u16 = 7;
+const BPF_ID: u16 = 11;
 
 /// A filter, or the head of a list of filters of one priority (which has the handle 0).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub struct Filter {
     pub kind: String,
     /// What a BPF filter's owner called it.
     pub name: String,
+    /// The kernel's number of a BPF filter's program.
+    pub program: u32,
 }
 
 /// A socket to change traffic control by.
@@ -100,6 +103,20 @@ impl TrafficControl {
         Ok(found)
     }
 
+    /// One filter, by its priority, protocol, handle and kind.
+    pub fn get(
+        &mut self,
+        ifindex: u32,
+        side: Direction,
+        wanted: &Filter,
+    ) -> io::Result<Option<Filter>> {
+        let mut found = None;
+        let message = named(ifindex, side, wanted);
+        self.send(RouteNetlinkMessage::GetTrafficFilter(message), 0)?;
+        self.replies(|payload| found = filter(payload))?;
+        Ok(found)
+    }
+
     /// Adds a program for all protocols, or replaces that which is there already: no packet passes between the two.
     /// `EEXIST`: it is there, and not `replace`.
     pub fn put(
@@ -143,7 +160,7 @@ impl TrafficControl {
         self.socket.send(&bytes, 0).map(drop)
     }
 
-    /// Reads to the end of a list, or what came of a request.
+    /// Reads to the end of a list, a single answer, or what came of a request.
     fn replies(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         loop {
             let received = match self.socket.recv(&mut self.buffer.as_mut_slice(), 0) {
@@ -161,7 +178,12 @@ impl TrafficControl {
                             errno => Err(io::Error::from_raw_os_error(errno.saturating_neg())),
                         };
                     }
-                    _ => each(message.payload()),
+                    _ => {
+                        each(message.payload());
+                        if message.flags() & NLM_F_MULTIPART == 0 {
+                            return Ok(());
+                        }
+                    }
                 }
                 // NLMSG_ALIGN
                 let whole = (message.length() as usize).next_multiple_of(4);
@@ -215,6 +237,9 @@ fn filter(payload: &[u8]) -> Option<Filter> {
         handle: header.handle.into(),
         kind: kind_of(payload),
         name: text(&attribute(&options, BPF_NAME).unwrap_or_default()),
+        program: attribute(&options, BPF_ID)
+            .and_then(|id| Some(u32::from_ne_bytes(id.try_into().ok()?)))
+            .unwrap_or_default(),
     })
 }
 

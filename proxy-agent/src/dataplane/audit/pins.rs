@@ -1,0 +1,65 @@
+//! The folder of the pins, the lock on it, and the pins of the maps.
+
+use proxy_common::abi::MAPS;
+
+use super::{Findings, Kind};
+use crate::dataplane::pin::{Held, PinError, PinFolder, PinLock};
+
+/// Keeps the pins that do not belong to a link. Without those of the maps nobody can see what is programmed, and the
+/// next agent would begin with empty tables.
+#[derive(Debug)]
+pub struct PinAudit {
+    pins: PinFolder,
+    /// Missing while the agent starts.
+    lock: Option<PinLock>,
+    maps: Held,
+}
+
+impl PinAudit {
+    /// Holds the maps that are pinned now.
+    pub fn new(pins: PinFolder) -> Result<Self, PinError> {
+        let mut maps = Held::new(pins.maps());
+        for spec in MAPS {
+            maps.get(spec.name)?;
+        }
+        Ok(Self {
+            pins,
+            lock: None,
+            maps,
+        })
+    }
+
+    /// Holds the lock on the folder, too.
+    pub fn hold(&mut self, lock: PinLock) {
+        self.lock = Some(lock);
+    }
+
+    /// Makes the folders again where they are not there, locks them, and pins the maps again that are not pinned.
+    pub fn reconcile(&mut self) -> Findings {
+        let mut findings = Findings::default();
+        if let Err(error) = self.reconcile_folder(&mut findings) {
+            let folder = self.pins.root().display().to_string();
+            findings.failed(Kind::PinFolder, folder, error);
+        }
+        findings.repinned(Kind::MapPin, &mut self.maps);
+        findings
+    }
+
+    fn reconcile_folder(&mut self, findings: &mut Findings) -> Result<(), PinError> {
+        let there = self.pins.maps().is_dir() && self.pins.links().is_dir();
+        if !there {
+            self.pins.create()?;
+        }
+        // The lock is on the folder that was there, not on its name.
+        let lock = self.lock.as_ref();
+        let locked = lock.is_some_and(|lock| lock.is_on(self.pins.base()));
+        if !locked {
+            self.lock = Some(self.pins.lock()?);
+        }
+        if !(there && locked) {
+            let folder = self.pins.root().display().to_string();
+            findings.repaired(Kind::PinFolder, folder, "it was removed or replaced");
+        }
+        Ok(())
+    }
+}
