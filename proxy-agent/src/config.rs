@@ -56,7 +56,7 @@ pub struct RuleArgs {
     #[arg(long, env = "PROXY_SERVICE_PROXY_NAME", value_name = "NAME")]
     pub service_proxy_name: Option<String>,
 
-    /// Accept traffic from outside the cluster to ClusterIPs.
+    /// Accept traffic from outside the cluster to any `clusterIP`.
     #[arg(long, env = "PROXY_EXTERNAL_CLUSTER_IP", value_parser = BoolishValueParser::new())]
     pub external_cluster_ip: bool,
 

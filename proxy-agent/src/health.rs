@@ -5,13 +5,14 @@ pub mod checks;
 mod report;
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 
 pub use self::report::Report;
+use crate::source::pulse::Pulse;
 
 /// How long something may be late: kube-proxy's, which is twice its period of full syncs (30 s).
 pub const TIMEOUT: Duration = Duration::from_mins(1);
@@ -42,6 +43,7 @@ pub enum Served {
 #[derive(Debug)]
 pub struct Health {
     state: Mutex<State>,
+    source: OnceLock<Arc<Pulse>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +61,6 @@ struct State {
     leaving: bool,
     /// Services that are not in the maps as planned because they were refused.
     refused: usize,
-    /// When the source of objects was last heard.
-    contact: Option<Timestamp>,
 }
 
 impl State {
@@ -104,8 +104,8 @@ impl Health {
                 ended: false,
                 leaving: false,
                 refused: 0,
-                contact: None,
             }),
+            source: OnceLock::new(),
         }
     }
 
@@ -153,9 +153,10 @@ impl Health {
         self.state().leaving = leaving;
     }
 
-    /// The source of objects was heard.
-    pub fn heard(&self, time: Timestamp) {
-        self.state().contact = Some(time);
+    /// Reports when the source of objects was last heard.
+    pub fn watch_source(&self, pulse: Arc<Pulse>) {
+        // There is one source in a run of the agent.
+        let _ = self.source.set(pulse);
     }
 
     /// Whether this node serves, and the agent works.
@@ -165,7 +166,9 @@ impl Health {
 
     /// The answer to a question.
     pub fn report(&self, question: Question, now: Instant, time: Timestamp) -> Report {
-        Report::new(&self.state(), question, now, time)
+        let age = self.source.get().and_then(|source| source.age(now));
+        let contact = age.and_then(|age| time.checked_sub(age).ok());
+        Report::new(&self.state(), question, contact, now, time)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

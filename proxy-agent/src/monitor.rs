@@ -120,6 +120,7 @@ impl Monitor {
 
     /// When the source was heard, to be read at each scrape.
     pub fn watch_source(&self, pulse: Arc<Pulse>) {
+        self.health.watch_source(Arc::clone(&pulse));
         self.metrics.source.watch(pulse);
     }
 
@@ -158,9 +159,7 @@ impl Monitor {
         metrics.service_changes.inc_by(services as u64);
         metrics.endpoint_changes_pending.add(signed(slices));
         metrics.service_changes_pending.add(signed(services));
-        let now = Timestamp::now();
-        self.metrics.own.source_updated(now);
-        self.health.heard(now);
+        self.metrics.own.source_updated(Timestamp::now());
     }
 
     /// Something is wrong with objects.

@@ -71,7 +71,7 @@ fn what_is_detached_or_unpinned_under_the_agent_is_put_back() -> Result<()> {
         link::detach(link).expect("attached");
     };
     assert_mended(&lab, "all is well", "cgroup", -1.0)?;
-    assert_eq!(repaired(node, "cgroup")?, 0.0);
+    assert!(repaired(node, "cgroup")? < 1.0);
 
     detach("cgroup-connect4");
     assert_mended(&lab, "a socket hook", "cgroup", 0.0)?;

@@ -33,7 +33,7 @@ pub struct RunArgs {
     #[command(flatten)]
     serve: ServeArgs,
 
-    /// kube-proxy's configuration file (KubeProxyConfiguration). Flags and environment variables override its fields.
+    /// kube-proxy's configuration file (`KubeProxyConfiguration`). Flags and environment variables override its fields.
     /// Unsupported fields are logged and ignored.
     #[arg(long, env = "PROXY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,

@@ -75,7 +75,13 @@ impl Word {
 }
 
 impl Report {
-    pub(super) fn new(state: &State, question: Question, now: Instant, time: Timestamp) -> Self {
+    pub(super) fn new(
+        state: &State,
+        question: Question,
+        contact: Option<Timestamp>,
+        now: Instant,
+        time: Timestamp,
+    ) -> Self {
         let healthy = state.answers(question, now);
         let node_eligible = (question == Question::Health).then_some(!state.leaving);
         let word = Word::of(state, now);
@@ -99,7 +105,7 @@ impl Report {
             status: FAMILIES.map(|label| (label, family.clone())).into(),
             state: word,
             services_refused: state.refused,
-            last_contact: state.contact.map(|contact| contact.to_string()),
+            last_contact: contact.map(|contact| contact.to_string()),
         }
     }
 

@@ -19,6 +19,13 @@ fn ok(health: &Health, question: Question, now: Instant) -> bool {
     health.report(question, now, time(10)).is_ok()
 }
 
+/// The source is heard.
+fn hear(health: &Health, now: Instant) {
+    let pulse = Pulse::new(&["Service"]);
+    pulse.heard("Service", now);
+    health.watch_source(Arc::new(pulse));
+}
+
 /// `/healthz`, `/livez`, `/readyz`.
 fn all(health: &Health, now: Instant) -> [bool; 3] {
     [Question::Health, Question::Life, Question::Readiness]
@@ -45,7 +52,8 @@ fn h2_the_fields_are_kube_proxys() {
         "servicesRefused": 0,
     });
     assert_eq!(body(&health, Question::Health, now), expected);
-    health.heard(time(5));
+    hear(&health, now);
+    let now = now + Duration::from_secs(5);
     expected["lastContact"] = "1970-01-01T00:00:05Z".into();
     expected.as_object_mut().unwrap().remove("nodeEligible");
     assert_eq!(body(&health, Question::Life, now), expected);
@@ -99,14 +107,18 @@ fn h2_the_age_of_the_last_contact_changes_no_answer() {
     let start = Instant::now();
     for health in [serving(start), Health::new(start)] {
         health.serves_earlier();
-        health.heard(time(0));
+        hear(&health, start);
         let before = all(&health, start);
         let days_later = start + TIMEOUT * 10_000;
         health.alive(days_later);
         assert_eq!(all(&health, days_later), before);
         assert!(before[0], "the node serves");
         let told = body(&health, Question::Health, days_later);
-        assert_eq!(told["lastContact"], "1970-01-01T00:00:00Z");
+        let contact: Timestamp = told["lastContact"].as_str().unwrap().parse().unwrap();
+        assert_eq!(
+            time(10).duration_since(contact),
+            (TIMEOUT * 10_000).try_into().unwrap()
+        );
     }
 }
 
