@@ -1,6 +1,6 @@
 //! `docs/flags.md` lists the flags of every command as clap knows them. With `UPDATE_FLAGS=1` the page is written anew.
 
-use std::{env, fs, path::Path};
+use std::{env, fmt::Write as _, fs, path::Path};
 
 use clap::{Arg, Command, CommandFactory as _};
 use proxy_agent::cli::Cli;
@@ -31,7 +31,7 @@ fn the_page_of_flags_is_true() {
 #[test]
 fn every_flag_has_help_and_an_environment_variable() {
     for command in commands(&Cli::command()) {
-        for flag in flags(&command) {
+        for flag in flags(&command).filter(|flag| !flag.is_positional()) {
             let name = format!("{} {}", command.get_name(), name(flag));
             assert!(!help(flag).is_empty(), "{name} has no help");
             let variable = flag.get_env().map(|env| env.display().to_string());
@@ -57,10 +57,12 @@ fn section(page: &mut String, title: &str, about: &str, command: &Command) {
     if rows.is_empty() {
         return;
     }
-    page.push_str(&format!("\n## {title}\n\n"));
-    if !about.is_empty() {
-        page.push_str(&format!("{about}.\n\n"));
-    }
+    let about = if about.is_empty() {
+        String::new()
+    } else {
+        format!("{about}.\n\n")
+    };
+    let _ = write!(page, "\n## {title}\n\n{about}");
     page.push_str("| flag | variable | default | what it does |\n|---|---|---|---|\n");
     page.extend(rows);
 }
@@ -80,6 +82,9 @@ fn flags(command: &Command) -> impl Iterator<Item = &Arg> {
 }
 
 fn name(flag: &Arg) -> String {
+    if flag.is_positional() {
+        return format!("[{}]", flag.get_id().as_str().to_uppercase());
+    }
     let short = flag.get_short().map(|short| format!("-{short}, "));
     let long = flag.get_long().unwrap_or_default();
     format!("{}--{long}", short.unwrap_or_default())
@@ -126,7 +131,7 @@ fn help(flag: &Arg) -> String {
     }
     for value in flag.get_possible_values() {
         if let Some(help) = value.get_help() {
-            text.push_str(&format!(" `{}`: {help}.", value.get_name()));
+            let _ = write!(text, " `{}`: {help}.", value.get_name());
         }
     }
     text.replace('\n', " ")
