@@ -232,7 +232,7 @@ impl App {
         // Without the socket hooks there is no point in going on.
         let sockets = app.attachments.reconcile_sockets(&app.cgroup);
         if let Some(failure) = sockets.failures.into_iter().next() {
-            return Err(failure.error.into());
+            return Err(anyhow::Error::from_boxed(failure.error));
         }
         let frontends = app.programmer.usage().frontends;
         if frontends > 0 || remove::another_version_serves(&PinFolder::new(&app.config.bpffs)) {

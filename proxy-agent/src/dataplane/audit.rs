@@ -5,8 +5,10 @@
 mod pins;
 mod teller;
 
+use std::error::Error;
+
 pub use self::{pins::PinAudit, teller::Teller};
-use super::{attach::AttachError, pin::Held};
+use super::pin::Held;
 
 /// What kind of thing was not as it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,7 +74,7 @@ pub struct Failure {
     /// Which one.
     pub what: String,
     /// Why not.
-    pub error: AttachError,
+    pub error: Box<dyn Error + Send + Sync>,
 }
 
 /// What a comparison found. Empty, if all is as it should be.
@@ -104,7 +106,12 @@ impl Findings {
     }
 
     /// Something is not in place.
-    pub fn failed(&mut self, kind: Kind, what: impl Into<String>, error: impl Into<AttachError>) {
+    pub fn failed(
+        &mut self,
+        kind: Kind,
+        what: impl Into<String>,
+        error: impl Into<Box<dyn Error + Send + Sync>>,
+    ) {
         self.failures.push(Failure {
             kind,
             what: what.into(),

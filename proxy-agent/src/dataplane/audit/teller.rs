@@ -42,7 +42,7 @@ impl Teller {
         for failure in &findings.failures {
             let key = (failure.kind, failure.what.clone());
             let (kind, what) = (failure.kind.label(), &failure.what);
-            let error = chain(&failure.error);
+            let error = chain(&*failure.error);
             match self.failed.turn(key, now) {
                 Some(0) => tracing::error!(kind, what, error, "not in place; trying again"),
                 Some(times) => {
