@@ -28,7 +28,7 @@ use crate::{
         log::DatapathLog,
         maps::KernelMaps,
         open::{self, MapCapacities},
-        pin::PinFolder,
+        pin::{PinFolder, PinLock},
         probe,
         remove::{self, Removed},
         settings::{self, SettingsConfig},
@@ -145,32 +145,34 @@ impl App {
         let cgroup = probe::open_cgroup(config.cgroup.as_deref())?;
         let mode = tc_mode(config.tc)?;
         let pins = PinFolder::new(&config.bpffs);
-        let lock = pins.lock()?;
+        let lock = Arc::new(pins.lock()?);
         if let Some(path) = &config.ready_file
             && let Err(error) = ready::clear(path)
         {
             tracing::error!(%error, path = %path.display(), "--ready-file can't be removed, and does not tell when all is programmed");
         }
         let is_first = pins.versions()?.is_empty();
-        match Self::start_locked(config, cgroup, mode).await {
-            Ok(mut app) => {
-                app.pins.hold(lock);
-                Ok(app)
-            }
-            Err(error) => {
-                if is_first && let Err(error) = remove::all(&pins) {
-                    tracing::error!(
-                        error = chain(&error),
-                        "what was made before the start failed can't be removed; run cleanup"
-                    );
-                }
-                Err(error)
-            }
+        let started = Self::start_locked(config, cgroup, mode, Arc::clone(&lock)).await;
+        if started.is_err()
+            && is_first
+            && let Err(error) = remove::all(&pins)
+        {
+            tracing::error!(
+                error = chain(&error),
+                "what was made before the start failed can't be removed; run cleanup"
+            );
         }
+        drop(lock);
+        started
     }
 
     /// Starts where nobody else works.
-    async fn start_locked(config: AppConfig, cgroup: File, mode: TcMode) -> Result<Self> {
+    async fn start_locked(
+        config: AppConfig,
+        cgroup: File,
+        mode: TcMode,
+        lock: Arc<PinLock>,
+    ) -> Result<Self> {
         let started = Instant::now();
         let source = config.source.clone().follow()?;
         let monitor = Monitor::start(&config.serve)?;
@@ -181,7 +183,7 @@ impl App {
         };
         pins.create()?;
         let programs = Programs::load(&pins, features, config.datapath_log)?;
-        let pin_audit = PinAudit::new(pins.clone())?;
+        let pin_audit = PinAudit::new(pins.clone(), lock)?;
         let clock = Clock::new(&programs)?;
         let inspector = Inspector::start(&programs)?;
         settings::write(&pins, &config.settings, clock.hz())?;

@@ -1,6 +1,9 @@
 //! What looking costs where all is in place.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
@@ -24,8 +27,8 @@ fn cost(mode: TcMode) {
     with("cost", |fixture| {
         let ports = pods(DEVICES);
         let mut attachments = fixture.attachments(mode);
-        let mut audit = PinAudit::new(fixture.pins.clone()).unwrap();
-        audit.hold(fixture.pins.lock().unwrap());
+        let mut audit =
+            PinAudit::new(fixture.pins.clone(), Arc::new(fixture.pins.lock().unwrap())).unwrap();
         let start = Instant::now();
         assert_eq!(repairs(&attachments.reconcile(&ports)), []);
         let attached = start.elapsed();

@@ -1,6 +1,6 @@
 //! Pins, and the folder that they are in.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use proxy_agent::dataplane::{
     attach::TcMode,
@@ -22,8 +22,7 @@ fn pins_of_maps_are_put_back() {
     with("maps", |fixture| {
         let pins = &fixture.pins;
         let programs = fixture.programs();
-        let mut audit = PinAudit::new(pins.clone()).unwrap();
-        audit.hold(pins.lock().unwrap());
+        let mut audit = PinAudit::new(pins.clone(), Arc::new(pins.lock().unwrap())).unwrap();
         assert_eq!(repairs(&audit.reconcile()), []);
         let before = id_of(pins, "FRONTENDS");
 
@@ -49,8 +48,7 @@ fn a_folder_that_was_removed_is_made_again_and_locked() {
         let pins = &fixture.pins;
         let ports = pods(1);
         let mut attachments = fixture.attachments(TcMode::Tcx);
-        let mut audit = PinAudit::new(pins.clone()).unwrap();
-        audit.hold(pins.lock().unwrap());
+        let mut audit = PinAudit::new(pins.clone(), Arc::new(pins.lock().unwrap())).unwrap();
         assert_eq!(repairs(&attachments.reconcile(&ports)), []);
         let before = id_of(pins, "FRONTENDS");
 

@@ -1,5 +1,7 @@
 //! The folder of the pins, the lock on it, and the pins of the maps.
 
+use std::sync::Arc;
+
 use proxy_common::abi::MAPS;
 
 use super::{Findings, Kind};
@@ -10,28 +12,18 @@ use crate::dataplane::pin::{Held, PinError, PinFolder, PinLock};
 #[derive(Debug)]
 pub struct PinAudit {
     pins: PinFolder,
-    /// Missing while the agent starts.
-    lock: Option<PinLock>,
+    lock: Arc<PinLock>,
     maps: Held,
 }
 
 impl PinAudit {
     /// Holds the maps that are pinned now.
-    pub fn new(pins: PinFolder) -> Result<Self, PinError> {
+    pub fn new(pins: PinFolder, lock: Arc<PinLock>) -> Result<Self, PinError> {
         let mut maps = Held::new(pins.maps());
         for spec in MAPS {
             maps.get(spec.name)?;
         }
-        Ok(Self {
-            pins,
-            lock: None,
-            maps,
-        })
-    }
-
-    /// Holds the lock on the folder, too.
-    pub fn hold(&mut self, lock: PinLock) {
-        self.lock = Some(lock);
+        Ok(Self { pins, lock, maps })
     }
 
     /// Makes the folders again where they are not there, locks them, and pins the maps again that are not pinned.
@@ -51,10 +43,9 @@ impl PinAudit {
             self.pins.create()?;
         }
         // The lock is on the folder that was there, not on its name.
-        let lock = self.lock.as_ref();
-        let locked = lock.is_some_and(|lock| lock.is_on(self.pins.base()));
+        let locked = self.lock.is_on(self.pins.base());
         if !locked {
-            self.lock = Some(self.pins.lock()?);
+            self.lock = Arc::new(self.pins.lock()?);
         }
         if !(there && locked) {
             let folder = self.pins.root().display().to_string();
