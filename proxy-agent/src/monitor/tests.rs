@@ -363,6 +363,7 @@ fn h2_a_service_that_waits_for_its_table_is_late_until_it_gets_on() {
         monitor.health.is_healthy(time)
     };
     monitor.planned = true;
+    monitor.serves_earlier();
     programmer.sync([(name("web"), maglev(1))], start);
     monitor.settle(&programmer);
     assert_eq!(sample(&monitor, "proxy_services_pending"), Some(1.0));
