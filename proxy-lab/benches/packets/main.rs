@@ -274,7 +274,7 @@ fn measure(ways: &[Way], rounds: usize) -> Result<Vec<Vec<Round>>> {
     Ok(measured)
 }
 
-/// Leaves other processes the rest of the processor.
+/// Gives the calling thread the highest priority (nice -20).
 fn prefer_this_thread() -> Result<()> {
     let thread = nix::unistd::gettid().to_string();
     let status = Command::new("renice")
