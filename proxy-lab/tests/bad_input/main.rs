@@ -25,7 +25,7 @@ struct Setup {
     lab: Lab,
     source: Folder,
     agent: Agent,
-    /// Number of Services created to show that the agent still reads changes.
+    /// Number of the next Service that shows that the agent still reads changes.
     shown: std::cell::Cell<u16>,
 }
 

@@ -45,7 +45,7 @@ const SCHED_CLS: u32 = 3;
 const ARRAY: u32 = 2;
 const LRU_HASH: u32 = 9;
 
-/// Loads a program that has a table of flows, as far as the agent can tell, and passes every packet.
+/// Loads a program that has a table of flows, as far as the agent can tell, and hands every packet to the next program.
 pub fn stateful(table: &str) -> Result<OwnedFd> {
     let shape = aya_obj::Map::new_from_params(LRU_HASH, 4, 8, 16, 0);
     let data = MapData::create(shape, table, None).map_err(std::io::Error::other)?;
