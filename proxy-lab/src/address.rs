@@ -1,4 +1,4 @@
-//! The address plan. The numbers are the same in every lab: each has namespaces of its own.
+//! The address plan. All labs use the same addresses, since each has its own namespaces.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -103,7 +103,7 @@ pub fn gateway(node: u8) -> Pair {
     in_pod_range(node, 1)
 }
 
-/// The address of its overlay device: that of the range itself, as flannel has it.
+/// The address of a node's overlay device: the range's network address, as in flannel.
 pub fn overlay(node: u8) -> Pair {
     in_pod_range(node, 0)
 }
@@ -150,7 +150,7 @@ pub fn external_ip(index: u8) -> Pair {
     }
 }
 
-/// The group whose hexadecimal digits read as the decimal number: 10 → 0x10.
+/// The IPv6 group whose hexadecimal digits look like the decimal number: 10 → 0x10.
 fn digits(number: u8) -> u16 {
     let number = u16::from(number);
     (number / 100) << 8 | (number / 10 % 10) << 4 | (number % 10)

@@ -61,7 +61,7 @@ impl AgentOptions {
         self
     }
 
-    /// Where it uses XDP: a value of `--xdp`. Otherwise what `PROXY_LAB_XDP` says, which every lab is then fit for.
+    /// Sets `--xdp`. The default is the value of `PROXY_LAB_XDP`, which prepares every lab for XDP.
     #[must_use]
     pub fn xdp(self, mode: &str) -> Self {
         self.arg(format!("--xdp={mode}"))

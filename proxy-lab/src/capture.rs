@@ -1,4 +1,4 @@
-//! Frames as they pass a device: what a test looks at to say what was on the wire.
+//! Captures the frames that pass a device, so that tests can check what was on the wire.
 
 mod socket;
 
@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::packet::{Flaw, Packet, check_sums};
 use socket::PacketSocket;
 
-/// What the kernel says of a frame's transport checksum.
+/// The kernel's state of a frame's transport checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Checksum {
     /// Not computed yet (`CHECKSUM_PARTIAL`): the field holds the pseudo-header's sum, and the device, or the end of
@@ -31,7 +31,7 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// It was leaving by the device.
     pub outgoing: bool,
-    /// The state of its transport checksum.
+    /// The state of the transport checksum.
     pub checksum: Checksum,
     /// The outermost VLAN tag (its two bytes of control information); the kernel takes it out of the bytes.
     pub tag: Option<u16>,
@@ -92,7 +92,8 @@ pub struct Captured {
 }
 
 impl Captured {
-    /// Frames with a wrong checksum, and what is wrong; those with [`Checksum::Partial`] are not judged.
+    /// Frames with a wrong checksum, and which one is wrong. Frames with [`Checksum::Partial`] are not
+    /// checked.
     pub fn flawed(&self) -> Vec<(&Frame, Flaw)> {
         let judged = self
             .frames
@@ -138,7 +139,7 @@ impl Host {
 }
 
 impl Capture {
-    /// Stops when no more frames come, and returns what was seen.
+    /// Waits until no more frames arrive, stops, and returns the captured frames.
     pub fn stop(self) -> Result<Captured> {
         self.stopped.store(true, Ordering::Relaxed);
         let captured = self

@@ -66,7 +66,7 @@ pub fn processes(path: &Path) -> Vec<i32> {
     found
 }
 
-/// Removes the folder and all below it; its processes must be gone.
+/// Removes the folder and everything below it. Its processes must have ended.
 pub fn remove(path: &Path) -> Result<()> {
     for child in folders(path) {
         remove(&child)?;

@@ -83,10 +83,11 @@ impl Daemon {
         Memory::of(self.child.id())
     }
 
-    /// The processor time that it has used, while it lives; that of its children counts once they have ended.
+    /// The processor time of the process, while it runs, including that of children that have ended.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
-        // utime, stime, cutime, cstime: proc_pid_stat(5), fields 14 to 17, of which the first two precede the `)`.
+        // utime, stime, cutime, cstime: fields 14 to 17 of proc_pid_stat(5). The first two fields
+        // end at the last `)`.
         let fields = text.rsplit_once(')')?.1.split_whitespace().skip(11).take(4);
         let ticks = fields
             .map(|field| field.parse::<u64>().ok())

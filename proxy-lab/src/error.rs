@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! Errors of the lab.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ pub enum LabError {
         "no cgroup v2 is mounted: mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified`"
     )]
     NoCgroup2,
-    /// The builder was given something that cannot be built.
+    /// The requested topology is invalid.
     #[error("the topology cannot be built: {0}")]
     Topology(String),
     /// A file operation failed.
@@ -46,7 +46,7 @@ pub enum LabError {
         /// How it ended, with what it wrote to stderr.
         ending: String,
     },
-    /// The `lab-host` binary is missing or of another build.
+    /// The `lab-host` binary is missing, or was built from other sources.
     #[error(
         "{0}; build it with `cargo build -p proxy-lab --bin lab-host` or name it in PROXY_LAB_HOST_BIN"
     )]
@@ -59,12 +59,12 @@ pub enum LabError {
         /// What happened.
         problem: String,
     },
-    /// A `lab-host` could not do what was asked.
+    /// A `lab-host` reported an error.
     #[error("on host {host}: {message}")]
     Refused {
         /// The host.
         host: String,
-        /// Its words.
+        /// The error message from the host.
         message: String,
     },
     /// One request had no answer.
@@ -82,7 +82,7 @@ pub enum LabError {
     NotInTime {
         /// What should have happened.
         what: String,
-        /// The time that it had.
+        /// The timeout.
         within: std::time::Duration,
     },
     /// An agent, kube-proxy or a program of the control plane did not start or ended.
@@ -112,7 +112,7 @@ pub enum LabError {
 }
 
 impl LabError {
-    /// A file could not be read or written: what was done with it (`reading`), and which.
+    /// Error of a file operation; `action` is a verb such as `reading`.
     pub fn file(
         action: &'static str,
         path: impl AsRef<Path>,
@@ -125,7 +125,7 @@ impl LabError {
         }
     }
 
-    /// The kernel refused: what was done (`entering a network namespace`).
+    /// Error of a system call; `action` is for example `entering a network namespace`.
     pub fn kernel<E: Into<std::io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> Self {
         let action = action.into();
         move |source| Self::Kernel {
@@ -147,5 +147,5 @@ impl LabError {
     }
 }
 
-/// Short for results of the lab.
+/// A result with [`LabError`].
 pub type Result<T, E = LabError> = std::result::Result<T, E>;

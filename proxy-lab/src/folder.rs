@@ -35,7 +35,7 @@ impl Folder {
         &self.path
     }
 
-    /// Writes an object to the file of its kind, namespace and name; an earlier version is replaced.
+    /// Writes an object to a file named by its kind, namespace and name. Replaces an earlier version.
     pub fn put(&self, object: impl Into<Value>) -> Result<()> {
         let object = object.into();
         self.write(&file_name(&object), &format!("{object:#}\n"))

@@ -76,7 +76,7 @@ impl Host {
         &self.netns
     }
 
-    /// The cgroup of its process.
+    /// The cgroup of the host's process.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup
     }
@@ -207,7 +207,8 @@ impl Host {
         format!("nsenter --net={}", self.netns.path().display())
     }
 
-    /// Kills its process, as a crash would: its servers are gone, and what they had accepted is reset.
+    /// Kills the host's process, like a crash: its servers end, and their accepted connections are
+    /// reset.
     pub fn crash(&self) -> Result<()> {
         self.process.kill()
     }

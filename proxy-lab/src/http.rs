@@ -38,7 +38,8 @@ const PROBE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Host {
-    /// Asks for a page from this host's namespace, over a connection of its own. The inner error says that nobody answered.
+    /// Requests a page from this host's namespace, over a new connection. The inner error means that
+    /// there was no answer.
     pub fn http(&self, to: SocketAddr, path: &str) -> Result<io::Result<HttpAnswer>> {
         self.netns()
             .run(|| Ok(request(to, &format!("GET {path}"), "", PROBE)))

@@ -1,6 +1,6 @@
-//! What runs inside a namespace: the body of the `lab-host` binary. It reads [`Request`]s from stdin, works on each in a
-//! thread of its own, and writes [`Reply`]s to stdout. It ends when stdin does, unless it was told to detach, so
-//! that no process outlives the lab that started it.
+//! The body of the `lab-host` binary, which runs inside a namespace. It reads [`Request`]s from stdin,
+//! handles each in its own thread, and writes [`Reply`]s to stdout. It ends when stdin is closed, unless it
+//! was detached, so that no process outlives its lab.
 
 mod balancer;
 mod hold;
@@ -76,7 +76,7 @@ pub fn run() -> std::io::Result<()> {
         let worker_state = Arc::clone(&state);
         spawn(move || {
             let result = worker_state.execute(request.command);
-            // A library that is gone needs no reply.
+            // If the library has ended, nobody needs the reply.
             let _ = write_line(&Reply {
                 id: request.id,
                 result,

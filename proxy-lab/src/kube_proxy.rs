@@ -16,7 +16,7 @@ use crate::{command, http};
 
 /// How long it may take to write its rules for the first time (10,000 Services by iptables' nft backend: 4 minutes).
 const PATIENCE: Duration = Duration::from_mins(8);
-/// Where it tells its metrics, inside the node.
+/// kube-proxy's metrics address inside the node.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
 /// The same where an agent may have that port.
 const METRICS_BESIDE: SocketAddr =

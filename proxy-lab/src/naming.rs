@@ -19,7 +19,8 @@ const LONGEST_LABEL: usize = 24;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A lab's prefix, and the lock that says that its owner lives: the kernel releases it however the owner ends.
+/// A lab's prefix, and a lock that proves that its owner lives: the kernel releases it when the owner ends,
+/// however it ends.
 #[derive(Debug)]
 pub struct Claim {
     prefix: String,
@@ -59,7 +60,7 @@ impl Claim {
     }
 }
 
-/// What the lock file of a kept lab says.
+/// Content of a kept lab's lock file.
 const KEPT: &str = "kept\n";
 
 /// Whose a prefix is.
@@ -79,7 +80,7 @@ pub fn owner(prefix: &str) -> Owner {
         return Owner::Dead;
     };
     match lock.try_lock_shared() {
-        // Held, or it cannot be told: leave it alone.
+        // The lock is held or its state is unknown: leave the lab alone.
         Err(_) => Owner::Alive,
         Ok(()) if std::io::read_to_string(&lock).is_ok_and(|text| text == KEPT) => Owner::Kept,
         Ok(()) => Owner::Dead,
@@ -92,7 +93,7 @@ pub(crate) fn kept_at(prefix: &str) -> SystemTime {
     written.unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// The right to sweep up after a dead owner; `None` if somebody else has it.
+/// Takes the lock to clean up after a dead owner; `None` if another process holds it.
 pub(crate) fn lock_of_the_dead(prefix: &str) -> Option<File> {
     let lock = File::options()
         .create(true)
@@ -102,7 +103,7 @@ pub(crate) fn lock_of_the_dead(prefix: &str) -> Option<File> {
     lock.try_lock().is_ok().then_some(lock)
 }
 
-/// Gives a prefix up, after everything with it is gone.
+/// Releases a prefix, after everything that has it was removed.
 pub fn release(prefix: &str) {
     // Gone already: fine.
     let _ = std::fs::remove_file(lock_path(prefix));

@@ -72,8 +72,8 @@ impl Netns {
         &self.path
     }
 
-    /// Runs `work` in the namespace, on a thread of its own. Sockets made there stay of the namespace, commands started
-    /// there run in it, and `/proc/sys/net` is the namespace's. The cgroup is the caller's.
+    /// Runs `work` in the namespace, on a new thread. Sockets that it opens stay in the namespace,
+    /// commands that it starts run in it, and `/proc/sys/net` shows it. The cgroup is the caller's.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let file = File::open(&self.path).map_err(LabError::file("opening", &self.path))?;
         thread::scope(|scope| {
@@ -100,8 +100,8 @@ impl Netns {
     }
 }
 
-/// Makes mounts under the folder seen by every mount namespace that shares it, as `ip netns add` does: without this a
-/// process with a mount namespace of its own would hold our namespaces for as long as it lives.
+/// Makes the folder a shared mount, as `ip netns add` does. Otherwise a process with its own mount
+/// namespace would keep our namespaces alive as long as it runs.
 fn share_folder(folder: &Path) {
     let share = || {
         mount(

@@ -64,7 +64,7 @@ impl Node {
         address::overlay(self.index)
     }
 
-    /// Carries packets between a tun device of this node and those of its peers.
+    /// Forwards packets between a tun device of this node and those of its peers.
     pub(crate) fn tunnel(&self, device: &str, peers: &[u8]) -> Result<()> {
         let at = |pair: Pair| SocketAddr::new(pair.v4.into(), TUNNEL_PORT);
         self.host.tunnel(Tunnel {
@@ -93,7 +93,7 @@ impl Node {
         &self.temp
     }
 
-    /// The address range of its pods.
+    /// The node's pod range.
     pub fn pod_range(&self, family: Family) -> String {
         let (v4, v6) = address::pod_ranges(self.index);
         match family {
@@ -122,7 +122,7 @@ impl Node {
         log
     }
 
-    /// The logs of its agents, oldest first.
+    /// The logs of the node's agents, oldest first.
     pub fn agent_logs(&self) -> Vec<PathBuf> {
         self.logs
             .lock()

@@ -1,4 +1,4 @@
-//! Builders of the objects that agents follow. Each is a value of its own and becomes JSON, which is YAML.
+//! Builders for the objects that agents watch. Each converts to JSON, which is valid YAML.
 
 mod node;
 mod service;

@@ -12,8 +12,8 @@ use crate::host::Host;
 /// What a device can do for the kernel, or the kernel for a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offload {
-    /// Checksums of what it sends (`tx`). With it on, packets carry `CHECKSUM_PARTIAL`; with it off, they get their checksum
-    /// before the device.
+    /// Transmit checksum offload (`tx`). If on, packets carry `CHECKSUM_PARTIAL`; if off, the kernel
+    /// computes the checksum before the device.
     TxChecksum,
     /// TCP segmentation (`tso`).
     TcpSegmentation,

@@ -29,7 +29,7 @@ pub struct Packet<'a> {
     header: &'a [u8],
     /// The transport header and data, without the frame's padding.
     pub payload: &'a [u8],
-    /// It is a fragment; its transport checksum cannot be told.
+    /// The packet is a fragment, so its transport checksum cannot be checked.
     pub fragment: bool,
     /// A fragment other than the first: it has no transport header.
     later_fragment: bool,
@@ -184,8 +184,8 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Whether a frame's checksums are right; if not, which is wrong. Frames that are not IP have none; that of a fragment's
-/// transport header cannot be told and passes.
+/// Checks a frame's checksums, and returns the first wrong one. Frames without IP pass, and so does the
+/// transport checksum of a fragment.
 pub fn check_sums(frame: &[u8]) -> Result<(), Flaw> {
     Packet::read(frame)?.map_or(Ok(()), |packet| packet.check())
 }

@@ -8,7 +8,8 @@ use crate::error::{LabError, Result};
 /// Time between two questions.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Asks again and again until the answer is yes, and says how long that took; an error names `what` did not happen.
+/// Polls until the answer is yes, and returns how long that took. `what` describes the condition in the
+/// error.
 pub fn eventually(
     what: &str,
     within: Duration,

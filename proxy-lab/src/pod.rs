@@ -19,7 +19,7 @@ impl Pod {
         }
     }
 
-    /// The name of its node.
+    /// The name of the pod's node.
     pub fn node(&self) -> &str {
         &self.node
     }

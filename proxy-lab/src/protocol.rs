@@ -1,5 +1,6 @@
-//! What the library and a `lab-host` process say to each other: one JSON object a line, requests on the process's
-//! stdin, replies on its stdout. Replies carry the request's id and may come in any order.
+//! The protocol between the library and a `lab-host` process: one JSON object per line, requests on the
+//! process's stdin, replies on its stdout. A reply carries the id of its request. Replies may come in any
+//! order.
 
 mod outcome;
 mod request;
@@ -40,11 +41,11 @@ pub struct Request {
 pub struct Reply {
     /// The request's id.
     pub id: u64,
-    /// The result, or a sentence that says why there is none.
+    /// The result, or an error message.
     pub result: Result<Answer, String>,
 }
 
-/// What a `lab-host` can be asked to do.
+/// Commands of a `lab-host`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Command {
     /// Start a server; answered by [`Answer::Serving`].
@@ -56,9 +57,9 @@ pub enum Command {
         /// Also reset the connections it has accepted.
         drop_connections: bool,
     },
-    /// TCP connections, one after the other; answered by [`Answer::Exchanges`].
+    /// Make TCP connections, one after the other; answered by [`Answer::Exchanges`].
     Tcp(TcpRequest),
-    /// UDP requests, one after the other; answered by [`Answer::Exchanges`].
+    /// Send UDP requests, one after the other; answered by [`Answer::Exchanges`].
     Udp(UdpRequest),
     /// Open TCP connections and keep them; answered by [`Answer::Held`].
     HoldOpen {
@@ -79,11 +80,11 @@ pub enum Command {
     },
     /// Start a prober; answered by [`Answer::Started`].
     ProbeStart(ProbeRequest),
-    /// What a prober saw so far; answered by [`Answer::Probed`].
+    /// Report what a prober saw so far; answered by [`Answer::Probed`].
     ProbeReport {
         /// From [`Answer::Started`].
         probe: u64,
-        /// Also stop it, and wait for its attempts under way.
+        /// Also stop the prober, and wait for its pending attempts.
         stop: bool,
     },
     /// Open a UDP socket that lives until it is closed; answered by [`Answer::Started`].
@@ -109,7 +110,7 @@ pub enum Command {
     },
     /// Start a UDP stream; answered by [`Answer::Started`].
     UdpStreamStart(UdpStreamRequest),
-    /// What a UDP stream saw so far; answered by [`Answer::Streamed`].
+    /// Report what a UDP stream saw so far; answered by [`Answer::Streamed`].
     UdpStreamReport {
         /// From [`Answer::Started`].
         stream: u64,
@@ -123,27 +124,27 @@ pub enum Command {
         /// From [`Answer::Started`].
         balancer: u64,
     },
-    /// What a balancer saw so far; answered by [`Answer::Balanced`].
+    /// Report what a balancer saw so far; answered by [`Answer::Balanced`].
     BalanceReport {
         /// From [`Answer::Started`].
         balancer: u64,
     },
-    /// Carry a tun device's packets to and from other hosts.
+    /// Forward packets between a tun device and other hosts.
     Tunnel(Tunnel),
-    /// Go on living when stdin ends.
+    /// Keep running when stdin is closed.
     Detach,
 }
 
 /// Results of commands.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Answer {
-    /// Nothing to tell.
+    /// Success without a result.
     Done,
     /// A server runs.
     Serving {
         /// Its handle.
         server: u64,
-        /// The address it listens on, with the port that the kernel chose if 0 was asked for.
+        /// The listening address. If the request had port 0, the port that the kernel chose.
         address: SocketAddr,
     },
     /// Something was started.
@@ -151,14 +152,14 @@ pub enum Answer {
         /// Its handle.
         handle: u64,
     },
-    /// Connections are held; those that could not be opened are in `opened` as errors and not held.
+    /// Connections are held. Those that could not be opened are errors in `opened`, and are not held.
     Held {
         /// Their handle.
         hold: u64,
         /// First exchange over each.
         opened: Vec<Exchange>,
     },
-    /// Request by request.
+    /// One result per request.
     Exchanges(Vec<Exchange>),
     /// A prober's report.
     Probed(ProbeReport),

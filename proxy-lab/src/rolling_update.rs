@@ -1,6 +1,7 @@
-//! Pods of a Service with `externalTrafficPolicy: Local` are replaced, first by a rolling update, then by draining a node, while
-//! a balancer in front goes by the nodes' health checks. Each connection is to be answered: a node goes on to serve with what
-//! terminates until the balancer has heard that it has nothing better.
+//! The pods of a Service with `externalTrafficPolicy: Local` are replaced, first by a rolling update, then
+//! by draining a node, behind a load balancer that uses the nodes' health checks. Every connection must be
+//! answered: a node with only terminating endpoints serves with them until the load balancer has seen that
+//! the health check fails.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Faster than any cloud's balancer asks.
 const CHECK_INTERVAL: Duration = Duration::from_millis(150);
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Before, between and after what is done.
+/// Pause before, between and after the changes.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Ten pods that go on serving for three seconds after they were asked to end.
@@ -188,7 +189,7 @@ fn gone(cluster: &ControlPlane, before: &[(String, String)]) -> Result<()> {
     .map(drop)
 }
 
-/// What our agents' nodes say that they dropped or refused.
+/// Drops and refusals that our agents' nodes count.
 fn lost(lab: &Lab, proxy: Proxy) -> Result<Vec<(String, f64)>> {
     let mut lost = Vec::new();
     if proxy != Proxy::Agent {

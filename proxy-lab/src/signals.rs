@@ -11,8 +11,8 @@ use crate::sweep;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on SIGINT, SIGTERM and SIGHUP take this process's labs down: what is under way in them fails at once, and the
-/// program comes to its end by itself.
+/// From now on, SIGINT, SIGTERM and SIGHUP take down this process's labs. Pending operations in them fail
+/// at once, and the program then ends by itself.
 pub fn take_down_on_signals() -> Result<()> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(LabError::kernel("catching signals"))?;
@@ -22,7 +22,7 @@ pub fn take_down_on_signals() -> Result<()> {
             for _ in signals.forever() {
                 INTERRUPTED.store(true, Ordering::Relaxed);
                 for prefix in own_labs() {
-                    // The lab's own drop says what could not be removed.
+                    // The lab's `drop` reports what could not be removed.
                     let _ = sweep::take_down(&prefix);
                 }
             }
@@ -31,7 +31,7 @@ pub fn take_down_on_signals() -> Result<()> {
         .map_err(LabError::kernel("starting a thread"))
 }
 
-/// Whether such a signal came.
+/// Whether one of these signals arrived.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }

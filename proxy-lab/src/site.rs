@@ -13,7 +13,7 @@ use crate::pod::Pod;
 use crate::spec::{Cni, Overlay};
 use crate::{cgroup, wiring};
 
-/// A node as the place of such pods. It is apart from its lab, so that threads of any life can have it.
+/// A node as the place of pods. Separate from the lab, so that threads of any lifetime can own it.
 #[derive(Debug)]
 pub(crate) struct Site {
     prefix: String,
@@ -48,7 +48,7 @@ impl Site {
         self.addresses
     }
 
-    /// Makes a pod. `device` is its part of the name of its device on the node, up to 13 characters.
+    /// Creates a pod. `device` is part of the name of its device on the node, up to 13 characters.
     pub(crate) fn make(&self, name: &str, device: &str) -> Result<Pod> {
         let number = self.numbers().take().ok_or_else(|| {
             LabError::Topology(format!("{}: at most {MOST_PODS} pods on a node", self.name))

@@ -1,4 +1,4 @@
-//! Where no lab can be built, tests say why and end.
+//! If a lab cannot be built, tests print the reason and end.
 
 use crate::cgroup;
 use crate::error::LabError;

@@ -19,7 +19,7 @@ pub struct Leftovers {
 }
 
 impl Leftovers {
-    /// What there is of a prefix now.
+    /// What currently exists with a prefix.
     pub fn of(prefix: &str) -> Self {
         let cgroup = cgroup::root().map(|root| root.join(prefix));
         let folders = [
@@ -74,13 +74,13 @@ pub fn take_down(prefix: &str) -> Result<()> {
         }
     }
     results.push(cgroup::remove(&group));
-    // Not a kernel object: a file that cannot be removed harms nobody.
+    // A leftover file, unlike a kernel object, does no harm.
     let _ = std::fs::remove_dir_all(temp_folder(prefix));
     naming::release(prefix);
     results.into_iter().collect()
 }
 
-/// All prefixes of which anything exists, with their owners.
+/// All prefixes of existing labs, with their owners.
 pub fn labs() -> Vec<(String, Owner)> {
     let mut names = naming::locks();
     names.extend(netns::list(FAMILY));

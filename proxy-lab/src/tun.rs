@@ -1,4 +1,4 @@
-//! Opening a tun device. The ioctl takes a structure of its own, so this is one of the crate's files with `unsafe`.
+//! Opening a tun device. The ioctl takes its own structure, so this file needs `unsafe`.
 
 use std::fs::File;
 use std::io::Error;

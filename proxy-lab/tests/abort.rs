@@ -1,5 +1,5 @@
-//! A connected UDP socket whose backend is gone (semantics L6, ADR 9): it is told at its next call, or in the one that it
-//! waits in; all others go on, and connecting again reaches a living backend.
+//! Connected UDP sockets whose backend is gone (semantics L6, ADR 9) get an error from their next or
+//! pending call. All other sockets keep working, and reconnecting reaches a living backend.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// From the write of a file to the last socket's error.
 const ABORTED: Duration = Duration::from_millis(500);
 
-/// One here, two elsewhere, of which `there` is the one that goes.
+/// One server on the client's node, two on another. `there` is the one that is removed.
 const SERVERS: [&str; 3] = ["here", "beside", "there"];
 const LIVING: [&str; 2] = ["here", "beside"];
 /// Sockets of one kind: that none of them is on a server happens once in 60,000 runs.
@@ -172,7 +172,7 @@ fn l6_sockets_connected_to_a_backend_that_is_gone_are_aborted() -> Result<()> {
             failure = conversation.socket.exchange(None, short)?.outcome.err();
         }
         let failure = failure.unwrap_or_else(|| panic!("{}: no error", conversation.what()));
-        // As ADR 9 says: the kernel looks for a peer before it looks for errors.
+        // ADR 9: the kernel looks for a peer before it looks for errors.
         let expected = match &*failure.stage {
             "send" => Errno::EDESTADDRREQ,
             _ => Errno::ECONNABORTED,
@@ -195,7 +195,7 @@ fn l6_sockets_connected_to_a_backend_that_is_gone_are_aborted() -> Result<()> {
 
 #[test]
 fn l6_a_socket_that_waits_for_an_answer_is_woken_when_its_backend_is_gone() -> Result<()> {
-    /// Where nobody answers.
+    /// A port without a server.
     const SILENT: u16 = 9090;
     if skipped() {
         return Ok(());

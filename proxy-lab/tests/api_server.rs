@@ -53,7 +53,7 @@ fn service(number: u16) -> Service {
         .both(PORT)
 }
 
-/// Creates or changes a Service whose endpoint is this pod.
+/// Creates or changes a Service with this pod as its endpoint.
 fn put(lab: &Lab, cluster: &ControlPlane, number: u16, pod: &str) -> Result<()> {
     cluster.api().put(service(number))?;
     let pod = lab.pod(pod);
@@ -72,7 +72,7 @@ fn delete(cluster: &ControlPlane, number: u16) -> Result<()> {
     cluster.api().delete(service(number))
 }
 
-/// Who answers at the `ClusterIP`s of a Service; nobody, where connections fail.
+/// The servers that answer at a Service's `ClusterIP`s; empty if connections fail.
 fn servers(lab: &Lab, number: u16) -> Result<BTreeSet<String>> {
     let mut servers = BTreeSet::new();
     for family in Family::ALL {
@@ -92,7 +92,7 @@ fn until_served_by(lab: &Lab, number: u16, pods: &[&str]) -> Result<Duration> {
     })
 }
 
-/// How often the last agent on worker-1 has said something.
+/// How often the log of the last agent on worker-1 contains `words`.
 fn said(lab: &Lab, words: &str) -> usize {
     let log = lab.node("worker-1").agent_logs().pop();
     let text = std::fs::read_to_string(log.expect("an agent was started"));
@@ -162,7 +162,7 @@ fn changes_arrive_also_after_the_api_server_died_or_hung() -> Result<()> {
     put(&lab, cluster, 3, "b2")?;
     until_served_by(&lab, 3, &["b2"])?;
     let report = probe.stop()?;
-    // The Service was deleted and made again once: its endpoints were gone for that time.
+    // The Service was deleted and created again once, and had no endpoints in between.
     eprintln!(
         "{} connections all the while, {} failed, slowest {:?}",
         report.attempts,
@@ -274,7 +274,7 @@ fn owners_of_wrong_objects_are_told() -> Result<()> {
             "-o",
             "jsonpath={range .items[*]}{.reportingController}/{.regarding.name}: {.note}{\"\\n\"}{end}",
         ])?;
-        // The API server tells of Services, too: of addresses that it has not allotted itself.
+        // The API server itself also reports Services, whose addresses it has not allocated.
         let ours = events
             .lines()
             .filter_map(|line| line.strip_prefix("kube-proxy-ebpf/"));
@@ -287,7 +287,7 @@ fn owners_of_wrong_objects_are_told() -> Result<()> {
     };
     let found = eventually("Events", SOON, || Ok(all(&told()?)));
     assert!(found.is_ok(), "{found:?}: {:?}", told()?);
-    // Both agents have found it by then, and told it once.
+    // By then both agents have found the problem and reported it once.
     std::thread::sleep(Duration::from_secs(6));
     let told = told()?;
     assert!(all(&told), "{told:?}");

@@ -1,4 +1,4 @@
-//! What is captured is what was on the wire, and its checksums are judged rightly.
+//! Captures contain what was on the wire, and their checksums are checked correctly.
 
 use proxy_lab::{Captured, Checksum, Family, Lab, Offload, Protocol};
 

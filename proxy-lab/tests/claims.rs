@@ -1,5 +1,6 @@
-//! One client port, several frontends, one backend: each conversation has a tuple of its own (ADR 7), works, and does not
-//! mix with the others. What the backend sees as the client tells conversations apart: it must not change while one lasts.
+//! One client port, several frontends, one backend: each conversation has its own tuple (ADR 7), works, and
+//! does not mix with the others. The client address that the backend sees identifies a conversation, so it
+//! must not change during one.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -111,7 +112,7 @@ fn node_port(lab: &Lab, number: u8, family: Family) -> SocketAddr {
         .at(family, NODE_PORT + u16::from(number))
 }
 
-/// A conversation that is open, and what the backend said of it at first.
+/// An open conversation, and the client address that the backend first saw.
 struct Conversation<'a> {
     to: SocketAddr,
     hold: Hold<'a>,
@@ -275,7 +276,7 @@ fn one_port_to_a_frontend_and_then_straight_to_its_backend() -> Result<()> {
     Ok(())
 }
 
-/// UDP: frontends are told from each other; from the backend itself they are not (ADR 7).
+/// UDP: frontends are told apart, but a frontend and its backend are not (ADR 7).
 #[test]
 fn one_udp_socket_to_several_frontends_with_one_backend() -> Result<()> {
     if skipped() {
@@ -298,7 +299,7 @@ fn one_udp_socket_to_several_frontends_with_one_backend() -> Result<()> {
     Ok(())
 }
 
-/// One socket, all destinations in turn, several times: each conversation keeps a tuple of its own.
+/// One socket sends to all destinations in turn, several times. Each conversation keeps its own tuple.
 fn datagrams(client: &Host, destinations: &[SocketAddr]) -> Result<()> {
     let any = unspecified_like(destinations[0]);
     let socket = client.udp_socket(SocketAddr::new(any, CLIENT_PORT), None)?;

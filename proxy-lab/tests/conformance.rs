@@ -1,4 +1,5 @@
-//! The judge finds nothing unexplained: ours in full, kube-proxy by the cases that say most in little time.
+//! The conformance suite finds no unexplained difference: all cases for our agent, and a few quick, telling
+//! ones for kube-proxy.
 
 use std::process::Command;
 

@@ -127,7 +127,7 @@ fn objects_are_written_in_bulk() {
     assert!(took < Duration::from_mins(1));
 }
 
-/// Set for the process that is to be killed.
+/// Environment variable of the process that is to be killed.
 const CHILD: &str = "PROXY_LAB_TEST_CHILD";
 
 #[test]
@@ -159,7 +159,7 @@ fn what_a_killed_owner_left_is_swept() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// Not a test of its own: the body of the child.
+/// Not a test by itself: the body of the child process.
 #[test]
 fn the_owner_in_another_process() {
     if std::env::var(CHILD).is_err() {

@@ -1,5 +1,5 @@
-//! `--datapath-log`: what is lost, and what becomes a flow, is told with its reason, source, destination and backend (semantics
-//! P6).
+//! `--datapath-log` reports lost packets and new flows with reason, source, destination and backend
+//! (semantics P6).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 const PORT: u16 = 80;
 const TARGET_PORT: u16 = 8080;
-/// How long the agent may take to read what the programs said.
+/// How long the agent may take to read the programs' messages.
 const TOLD: Duration = Duration::from_secs(3);
 
 fn lab(label: &str) -> Result<(Lab, Folder)> {
@@ -61,7 +61,7 @@ fn start(lab: &Lab, source: &Folder, of: &str) -> Result<Agent> {
     lab.node("worker-1").spawn_agent(&options)
 }
 
-/// What the agent's log says of the datapath.
+/// The datapath messages in the agent's log.
 fn told(agent: &Agent) -> Vec<Value> {
     let text = std::fs::read_to_string(agent.log()).expect("the log is there");
     text.lines()

@@ -1,4 +1,4 @@
-//! The demo shows what it says, and leaves nothing behind.
+//! The demo runs through, and leaves nothing behind.
 
 use std::process::Command;
 

@@ -109,7 +109,7 @@ fn connect(lab: &Lab) -> Result<Vec<Connections<'_>>> {
 }
 
 impl Connections<'_> {
-    /// How many are on servers that are to be deleted.
+    /// How many connections are to servers that will be deleted.
     fn lost(&self) -> usize {
         let lost = self.servers.iter();
         lost.filter(|server| DELETED.contains(&server.as_str()))

@@ -13,7 +13,8 @@ const TARGET_PORT: u16 = 8080;
 const HEALTHZ: u16 = 10_256;
 const METRICS: u16 = 10_249;
 const CHECK: u16 = 32_100;
-/// From a change of files or sockets to what is told; a port that was taken is tried again after five seconds.
+/// Time from a change of files or sockets to the report of it. The agent retries an occupied port after
+/// five seconds.
 const FOLLOWED: Duration = Duration::from_secs(15);
 
 /// worker-1 has the agent; there are two pods on it and one elsewhere.
@@ -108,7 +109,7 @@ fn h1_a_load_balancer_outside_hears_of_ready_endpoints_here_only() -> Result<()>
     let service = serde_json::json!({"namespace": "default", "name": "web"});
     assert_eq!(answer.json()["service"], service);
     assert_eq!(answer.json()["serviceProxyHealthy"], true);
-    // What is told is true: the load balancer's traffic finds a pod.
+    // The report is correct: the load balancer's traffic reaches a pod.
     let vip = (address::load_balancer(1).v4, 80).into();
     let exchange = lab.workstation().tcp(vip)?;
     assert!(
@@ -133,7 +134,7 @@ fn h1_a_load_balancer_outside_hears_of_ready_endpoints_here_only() -> Result<()>
     // IPv6 has no answer for a Service without it.
     let v6 = lab.node("worker-1").at(Family::V6, CHECK);
     assert!(lab.workstation().http(v6, "/")?.is_err());
-    // The port goes with what needs it, and comes back.
+    // The health check port is closed with `externalTrafficPolicy: Local`, and opens again.
     source.put(web.clone().spec("externalTrafficPolicy", "Cluster"))?;
     eventually(
         "the port is closed",

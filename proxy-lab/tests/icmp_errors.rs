@@ -1,5 +1,6 @@
-//! ICMP errors about translated packets reach who has sent these (semantics P2): a port that nobody listens on refuses, a hop
-//! limit that is used up is told of, by every way that packets are translated. And a backend is told of its answers.
+//! ICMP errors about translated packets reach the packets' sender (semantics P2): port unreachable from a
+//! closed port, and time exceeded, in every way that packets are translated. A backend also gets the errors
+//! about its replies.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -33,7 +34,7 @@ fn lab(label: &str) -> Result<Lab> {
         .pod(PodSpec::new("there", "worker-2").not_covered_by_sockets())
         .fit_for_xdp()
         .up()?;
-    // Kernels tell the same sender only once a second.
+    // The kernel sends such errors to the same host only once per second; turn that off.
     for host in lab.hosts() {
         host.sysctl([
             ("net.ipv4.icmp_ratelimit", "0"),

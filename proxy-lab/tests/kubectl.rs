@@ -84,7 +84,7 @@ impl Scene<'_> {
             .expect("there is one of each family"))
     }
 
-    /// Who answers a pod at the `ClusterIP`, at port 80 unless said otherwise.
+    /// The servers that answer a pod at the `ClusterIP`, at port 80 by default.
     fn at_cluster_ip(&self, family: Family, port: u16) -> Result<BTreeSet<String>> {
         let to = SocketAddr::new(self.cluster_ip(family)?, port);
         answering(self.lab.pod("client"), Protocol::Tcp, to)
@@ -244,7 +244,7 @@ fn what_kubectl_changes_takes_effect_in_traffic() -> Result<()> {
     Ok(())
 }
 
-/// Who answers, of some requests; nobody, if the first one gets no answer.
+/// The servers that answer some requests; empty if the first request gets no answer.
 fn answering(client: &Host, protocol: Protocol, to: SocketAddr) -> Result<BTreeSet<String>> {
     let timeout = Duration::from_secs(2);
     let ask = |times| match protocol {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use proxy_lab::sweep::{Leftovers, labs, take_down};
 use proxy_lab::{Family, Lab, LabBuilder, Owner, Protocol};
 
-/// Set for the process that is to be killed, with what it shall do with its lab.
+/// Environment variable of the process that is to be killed. Its value says what to do with the lab.
 const CHILD: &str = "PROXY_LAB_TEST_CHILD";
 
 fn small(label: &str) -> LabBuilder {
@@ -174,7 +174,7 @@ fn child(task: &str) -> (Child, String) {
     (child, prefix.expect("says its prefix"))
 }
 
-/// Not a test of its own: the body of [`child`].
+/// Not a test by itself: the body of [`child`].
 #[test]
 fn the_owner_in_another_process() {
     let Ok(task) = std::env::var(CHILD) else {

@@ -32,7 +32,7 @@ fn lab() -> Lab {
         .expect("comes up")
 }
 
-/// Applies the manifests as docs/install.md says, and lets no warning pass.
+/// Applies the manifests as docs/install.md describes, and fails on any warning.
 fn install(cluster: &ControlPlane) {
     let folder = manifests().display().to_string();
     let strict = ["--validate=strict", "--warnings-as-errors"];

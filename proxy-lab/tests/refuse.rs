@@ -68,7 +68,7 @@ fn external_ip(number: u8, family: Family) -> SocketAddr {
     (address::external_ip(number).of(family), PORT).into()
 }
 
-/// One attempt; UDP by a connected socket, since only those are told of ICMP errors.
+/// One attempt. UDP uses a connected socket, since only those get ICMP errors.
 fn attempt(
     client: &Host,
     protocol: Protocol,

@@ -1,5 +1,6 @@
-//! What holds a UDP conversation to its backend, and what moves it (semantics L3, L6; ADR 4, 9): a flow stays where it is
-//! while its backend serves, whatever else the list gains, and moves with the next datagram when the backend is gone.
+//! What keeps a UDP conversation on its backend, and what moves it (semantics L3, L6; ADR 4, 9): a flow
+//! stays while its backend serves, even if backends are added, and moves with the next datagram after the
+//! backend is removed.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

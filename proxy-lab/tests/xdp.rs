@@ -1,5 +1,5 @@
-//! XDP on uplinks (ADR 22): what it sends out itself arrives with the same bytes as by tc, what it leaves goes by tc; it is
-//! attached where `--xdp` says, and never in the place of another's program.
+//! XDP on uplinks (ADR 22): packets that XDP sends arrive with the same bytes as by tc, and tc handles what
+//! XDP leaves. XDP is attached where `--xdp` says, and never replaces another program.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -129,7 +129,8 @@ fn log(agent: &Agent) -> String {
     std::fs::read_to_string(agent.log()).expect("a log")
 }
 
-/// What is answered by a backend elsewhere goes both ways by XDP; what is answered here is left to tc.
+/// XDP translates both directions of traffic to a backend elsewhere. Traffic to a backend here is left to
+/// tc.
 fn serves(mode: &str, label: &str) -> Result<()> {
     if skipped() {
         return Ok(());

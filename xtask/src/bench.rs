@@ -1,4 +1,4 @@
-//! `bench`: builds what is measured, then measures it in the lab on the real control plane.
+//! `bench`: builds the programs to measure, then measures them in the lab on the real control plane.
 
 use std::ffi::OsString;
 

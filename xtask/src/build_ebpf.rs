@@ -61,7 +61,7 @@ pub fn command(workspace: &Workspace, toolchain: &Toolchain, subcommand: &str) -
     cargo
 }
 
-/// Cargo's own lines; what is left are the compiler's and the linker's warnings.
+/// Whether cargo itself printed the line. The rest are warnings of the compiler and the linker.
 pub fn is_noise(line: &str) -> bool {
     let verb = line.split_whitespace().next().unwrap_or_default();
     line.is_empty()

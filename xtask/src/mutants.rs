@@ -1,7 +1,6 @@
-//! `mutants`: is the conformance suite worth its name? With each mistake of a list made in our code, a case must fail.
-//!
-//! Mistakes are data, in `xtask/mutants.yaml`: no code of the product knows of them. They are made in a copy of the
-//! sources, whose crates are built anew; dependencies are those of the workspace's own build.
+//! `mutants`: tests the conformance suite. For each mistake of a list made in our code, a case must fail.
+//! The mistakes are data, in `xtask/mutants.yaml`, and the product's code does not know them. They are made
+//! in a copy of the sources, whose crates are rebuilt; dependencies come from the workspace's own build.
 
 mod copy;
 mod list;

@@ -57,7 +57,7 @@ pub fn follow(step: &Step, command: &mut Command) -> Result<Vec<String>> {
     Ok(output)
 }
 
-/// Runs a command inside a step; says whether it succeeded, and what it printed either way.
+/// Runs a command inside a step. Returns whether it succeeded, and its output in either case.
 pub fn watch(step: &Step, command: &mut Command) -> Result<(bool, Vec<String>)> {
     let (reader, writer) = pipe().context("could not make a pipe")?;
     let second = writer.try_clone().context("could not clone a pipe")?;

@@ -1,4 +1,4 @@
-//! What the user sees: one line per finished step, a spinner with the latest output meanwhile.
+//! Output for the user: one line per finished step, and a spinner with the latest output in between.
 
 use std::time::{Duration, Instant};
 

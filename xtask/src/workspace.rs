@@ -64,12 +64,12 @@ impl Workspace {
         home.into_iter().chain([root]).collect()
     }
 
-    /// A binary that cargo built: `profile` is the name of its folder.
+    /// The path of a binary that cargo built; `profile` is the name of its folder.
     pub fn binary(&self, profile: &str, name: &str) -> PathBuf {
         self.target.join(profile).join(name)
     }
 
-    /// A copy of the workspace that mutations are made in, with what is built of it.
+    /// A copy of the workspace for mutations, and its build results.
     pub fn for_mutants(&self) -> Self {
         let folder = self.target.join("mutants");
         Self {
@@ -93,7 +93,8 @@ impl Workspace {
         self.target.join("test-logs")
     }
 
-    /// The agent that the lab runs: the one built for it, or the user's, say a release build.
+    /// The agent for the lab: the one built for it, or one that the user chose, such as a release
+    /// build.
     pub fn lab_agent(&self) -> OsString {
         env::var_os(AGENT_BINARY)
             .unwrap_or_else(|| self.binary("debug", "proxy-agent").into_os_string())
@@ -119,7 +120,7 @@ impl Workspace {
     }
 }
 
-/// Whether cargo says by this variable of which package the program is that it runs.
+/// Whether cargo uses this variable to tell a program that it runs about its package.
 fn is_of_a_package(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     name.starts_with(b"CARGO_PKG_") || name.starts_with(b"CARGO_MANIFEST_")

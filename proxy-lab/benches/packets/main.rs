@@ -1,9 +1,9 @@
-//! Packets per second that a node sends on to another node's backend, on one processor, beside other ways to do it:
-//! `cargo xtask bench packets [ROUNDS]`. What it prints is Markdown for `docs/benchmarks.md`.
+//! Packets per second that a node forwards to a backend on another node, on one processor, compared with
+//! other ways to do it: `cargo xtask bench packets [ROUNDS]`. Prints Markdown for `docs/benchmarks.md`.
 //!
-//! Each way has a node of its own, and they take turns. Frames are made by an XDP program on the switch's port to the node
-//! (live frames of a test run) and dropped by another when they come back there: between the two is one veth pair, and
-//! nothing else than the node. All of that happens on the processor of the calling thread.
+//! Each way has its own node, and the ways take turns. An XDP program on the switch's port generates the
+//! frames (live frames mode of a BPF test run), and another one drops them when they return to the switch.
+//! Only veth pairs and the node lie between. All work is done on the processor of the calling thread.
 
 mod programs;
 
@@ -55,7 +55,7 @@ const ROWS: u32 = 30;
 const ROUNDS: usize = 15;
 
 fn main() -> ExitCode {
-    // `cargo bench` adds a word of its own.
+    // `cargo bench` adds an argument of its own.
     let number = std::env::args().skip(1).find_map(|word| word.parse().ok());
     let result = proxy_lab::take_down_on_signals().and_then(|()| run(number.unwrap_or(ROUNDS)));
     match result {
@@ -187,7 +187,7 @@ impl Way {
         let ifindex = if_nametoindex(port.as_str()).map_err(LabError::kernel(action()))?;
         let client = SocketAddr::new(lab.workstation().ip(Family::V4), 0x5000);
         let to = destination(lab, node.name()).to_string();
-        // 64 bytes on a wire, whose last four are the frame's checksum.
+        // 64 bytes on the wire, including the 4-byte frame checksum.
         let frame = Segment::udp(&client.to_string(), &to)
             .without_checksum()
             .payload(&[0; 18])
@@ -273,7 +273,7 @@ fn measure(ways: &[Way], rounds: usize) -> Result<Vec<Vec<Round>>> {
     Ok(measured)
 }
 
-/// Others may have what is left of the processor.
+/// Gives the calling thread the highest priority (nice -20).
 fn prefer_this_thread() -> Result<()> {
     let thread = nix::unistd::gettid().to_string();
     let status = Command::new("renice")

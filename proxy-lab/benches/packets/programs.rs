@@ -123,7 +123,8 @@ impl Code {
     }
 }
 
-/// Makes each frame this one, with any of 256 source ports, and sends it out. The frame is of whole words.
+/// Program that replaces each frame by this one, with one of 256 source ports, and transmits it. The
+/// frame's length must be a multiple of the word size.
 pub fn generator(frame: &[u8]) -> io::Result<OwnedFd> {
     let mut code = Code::of_frame(frame.len());
     code.line(op::CALL, 0, 0, 0, GET_PRANDOM_U32);

@@ -47,7 +47,8 @@ fn run() -> Result<(), String> {
         }
         Some("serve") => {
             enter(netns.as_deref(), cgroup.as_deref())?;
-            // A session of its own: the terminal's Ctrl-C and hang-up are for the lab's owner, who ends us by closing stdin.
+            // A new session, so that the terminal's Ctrl-C and hang-up reach only the lab's
+            // owner, which ends this process by closing stdin.
             nix::unistd::setsid().map_err(|error| format!("setsid: {error}"))?;
             raise_file_limit();
             proxy_lab::inside::run().map_err(|error| error.to_string())

@@ -93,7 +93,7 @@ impl Api {
         objects.into_iter().try_for_each(|object| self.put(object))
     }
 
-    /// Creates many objects that are not there yet, 48 at a time, in no order. What their status says is not written.
+    /// Creates many new objects, 48 at a time, in any order. Their `status` is not written.
     pub fn create_all<O: Into<Value>>(&self, objects: impl IntoIterator<Item = O>) -> Result<()> {
         let objects: Vec<Value> = objects.into_iter().map(Into::into).collect();
         let what = format!("creating {} objects", objects.len());
@@ -199,13 +199,14 @@ impl Drop for Api {
     }
 }
 
-/// A runtime whose threads are in a network namespace, and so are their sockets.
+/// A runtime whose threads, and thus sockets, are in a network namespace.
 fn runtime_in(netns: &Netns) -> Result<Runtime> {
     let path = netns.path().to_owned();
     let enter = move || {
         let file = std::fs::File::open(&path);
         let entered = file.and_then(|file| Ok(setns(file, CloneFlags::CLONE_NEWNET)?));
-        // Going on would send the requests to whoever has these addresses outside of the lab.
+        // Panics: otherwise the requests would go to hosts outside of the lab that have these
+        // addresses.
         entered.unwrap_or_else(|error| panic!("entering {}: {error}", path.display()));
     };
     tokio::runtime::Builder::new_multi_thread()
@@ -242,7 +243,7 @@ pub(super) async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -
 }
 
 async fn put(client: Client, mut object: Value) -> kube::Result<()> {
-    // A part of its own to the API server.
+    // The API server has a separate subresource for the status.
     let status = object
         .as_object_mut()
         .and_then(|fields| fields.remove("status"));

@@ -36,13 +36,13 @@ impl Component {
 
 /// The API server's port.
 pub(super) const PORT: u16 = 6443;
-/// etcd's addresses, for its clients and for its peers (of which there are none).
+/// etcd's client URL and peer URL (there are no peers).
 const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEERS: &str = "http://127.0.0.1:2380";
 pub(super) const ETCD_CLIENTS: SocketAddr =
     SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2379);
 
-/// Those whose work shows in Services and their pods. The rest need kubelets, volumes or clouds.
+/// Controllers that affect Services and their pods. The others need kubelets, volumes or clouds.
 const CONTROLLERS: [&str; 13] = [
     "deployment-controller",
     "replicaset-controller",
@@ -95,7 +95,7 @@ impl Setting {
         line.flag("--listen-peer-urls", ETCD_PEERS);
         line.flag("--initial-advertise-peer-urls", ETCD_PEERS);
         line.flag("--initial-cluster", &format!("lab={ETCD_PEERS}"));
-        // The data is gone with the lab: nothing has to reach the disk.
+        // The data is discarded with the lab, so it need not reach the disk.
         line.0.push("--unsafe-no-fsync".into());
         line.flag("--quota-backend-bytes", "4294967296");
         line.flag("--log-level", "warn");
@@ -120,7 +120,7 @@ impl Setting {
         line.flag("--service-cluster-ip-range", &service_ranges());
         line.flag("--service-node-port-range", "30000-32767");
         line.flag("--authorization-mode", "Node,RBAC");
-        // Pods of the lab mount nothing, and its nodes are ready when they say so.
+        // The lab's pods have no mounts, and its nodes are trusted when they report Ready.
         line.flag(
             "--disable-admission-plugins",
             "ServiceAccount,TaintNodesByCondition",

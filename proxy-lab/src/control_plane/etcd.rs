@@ -1,4 +1,4 @@
-//! What is asked of etcd itself, by the JSON form of its API (etcd.io/docs, "gRPC gateway").
+//! Requests to etcd itself, by the JSON form of its API (etcd.io/docs, "gRPC gateway").
 
 use serde_json::{Value, json};
 

@@ -52,7 +52,7 @@ struct Shared {
     residents: Mutex<HashMap<String, Resident>>,
     /// Node and owner of each pod that has a node.
     placed: Mutex<HashMap<String, (String, String)>>,
-    /// Pods that shall not run any more, whatever their object says yet.
+    /// Pods that must not be started again, even if their objects do not show the failure yet.
     failed: Mutex<HashSet<String>>,
     next: AtomicU32,
     log: PathBuf,
@@ -154,7 +154,7 @@ impl Shared {
             site.make(&host, &device)?
         };
         if let Err(error) = serve(&pod, &name, object) {
-            // It is made anew at the next try.
+            // The next attempt creates it again.
             site.remove(&pod)?;
             return Err(error);
         }
@@ -252,13 +252,13 @@ fn serve(pod: &Pod, name: &str, object: &Object) -> Result<()> {
     Ok(())
 }
 
-/// What made a pod: its `ReplicaSet`, say.
+/// A pod's owner, such as its `ReplicaSet`.
 fn owner(object: &Object) -> String {
     let owners = object.metadata.owner_references.iter().flatten();
     owners.map(|owner| owner.uid.as_str()).collect()
 }
 
-/// Follows all pods of the API; each has a task of its own.
+/// Watches all pods, and runs one task for each.
 async fn follow(shared: Arc<Shared>, client: Client) {
     let pods: Resource<Object> = Resource::all(client.clone());
     let mut events = pin!(watcher(pods, watcher::Config::default()));

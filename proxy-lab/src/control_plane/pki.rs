@@ -129,7 +129,7 @@ impl Pki {
         Ok(files)
     }
 
-    /// A kubeconfig for a server; `user` is the YAML (or JSON) of its user.
+    /// A kubeconfig for a server. `user` is the user entry in YAML or JSON.
     pub(super) fn kubeconfig(
         &self,
         name: &str,
@@ -158,7 +158,7 @@ impl Certificate {
     }
 }
 
-/// Whoever reads it meanwhile finds the file that was there before, or this one.
+/// Replaces the file atomically: a concurrent reader gets the old or the new content.
 fn write(file: &Path, text: &str) -> Result<()> {
     let new = file.with_added_extension("new");
     std::fs::write(&new, text).map_err(LabError::file("writing", &new))?;

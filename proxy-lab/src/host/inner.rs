@@ -10,8 +10,8 @@ use crate::error::{LabError, Result};
 use crate::{command, enter, naming, sweep};
 
 impl Host {
-    /// Gives the host a file in `/etc` of its own, for the programs that [`Host::run`] and [`Host::start_program`] start; the
-    /// machine must have one of this name.
+    /// Gives the host its own version of a file in `/etc`, for programs started by [`Host::run`] and
+    /// [`Host::start_program`]. The machine must have a file of this name.
     pub fn put_etc(&self, file: &str, text: &str) -> Result<()> {
         let folder = self.etc();
         std::fs::create_dir_all(&folder).map_err(LabError::file("creating", &folder))?;

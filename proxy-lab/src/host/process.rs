@@ -133,7 +133,7 @@ impl Process {
 
     /// Ends the process and waits for that.
     pub(super) fn end(&self) {
-        // Its end of input; a process that was told to detach goes on.
+        // Closes stdin. A detached process keeps running.
         *locked(&self.stdin) = None;
         if !*locked(&self.detached) {
             // It ends now if it was not killed already; what cannot be collected is init's.

@@ -69,7 +69,7 @@ impl Balancer {
         locked(&self.shared.report).clone()
     }
 
-    /// Stops, waits for what is under way, and reports.
+    /// Stops, waits for pending connections, and reports.
     pub(super) fn stop(self) -> BalanceReport {
         self.shared.stopped.store(true, Ordering::Relaxed);
         for thread in self.threads {

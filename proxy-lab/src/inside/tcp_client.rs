@@ -22,7 +22,7 @@ pub(super) fn exchanges(request: &TcpRequest) -> Vec<Exchange> {
     (0..request.times).map(|_| one(request).1).collect()
 }
 
-/// One connection, and the stream if it is of use.
+/// Makes one connection. Returns the stream if it is usable.
 pub(super) fn one(request: &TcpRequest) -> (Option<TcpStream>, Exchange) {
     let start = Instant::now();
     let mut stream = match connect(request) {

@@ -26,7 +26,7 @@ struct Shared {
 }
 
 impl TcpServer {
-    /// Listens and accepts in a thread of its own.
+    /// Listens, and accepts in a new thread.
     pub(super) fn start(serve: Serve) -> std::io::Result<(Self, SocketAddr)> {
         let socket = bound(Type::STREAM, serve.address)?;
         socket.listen(4096)?;

@@ -12,7 +12,7 @@ use crate::tun;
 /// More than any device's MTU here.
 const LARGEST: usize = 2048;
 
-/// Carries packets from now on, in threads of their own.
+/// Starts the threads that forward packets.
 pub(super) fn start(tunnel: Tunnel) -> std::io::Result<()> {
     let device = Arc::new(tun::open(&tunnel.device)?);
     let socket = Arc::new(UdpSocket::bind(tunnel.bind)?);
@@ -34,7 +34,7 @@ fn inward(socket: &UdpSocket, mut device: &File) {
 
 fn outward(mut device: &File, socket: &UdpSocket, peers: &[(Ipv4Addr, Ipv6Addr, SocketAddr)]) {
     let mut packet = [0; LARGEST];
-    // An error: the device is gone.
+    // An error means that the device was removed.
     while let Ok(length) = device.read(&mut packet) {
         let packet = &packet[..length];
         let peer = destination(packet).and_then(|to| peers.iter().find(|peer| behind(peer, to)));

@@ -47,9 +47,9 @@ pub(super) fn exchanges(request: &UdpRequest) -> Vec<Exchange> {
     results
 }
 
-/// A socket bound to `bind`, connected if asked. Several that are connected may have one port if it is named. Where the
-/// kernel picks it, it must be nobody else's: with `SO_REUSEADDR` it may pick one that is in use, and of two sockets with
-/// the same port and the same backend only the later hears anything.
+/// A socket bound to `bind`, connected if requested. Several connected sockets may share an explicit port.
+/// If the kernel chooses the port, it must be exclusive: with `SO_REUSEADDR` the kernel may choose one that
+/// is in use, and of two sockets with the same port and backend only the later one receives.
 pub(super) fn open(bind: SocketAddr, connect: Option<SocketAddr>) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(bind), Type::DGRAM, None)?;
     if bind.is_ipv6() {
@@ -64,7 +64,7 @@ pub(super) fn open(bind: SocketAddr, connect: Option<SocketAddr>) -> std::io::Re
     Ok(socket)
 }
 
-/// A socket with a hop limit, which is told of all errors of the path.
+/// A socket with a hop limit, which receives all ICMP errors.
 fn limited(socket: Socket, hops: Option<u8>, v6: bool) -> std::io::Result<Socket> {
     if let Some(hops) = hops {
         if v6 {

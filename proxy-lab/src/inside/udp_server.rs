@@ -27,7 +27,7 @@ pub(super) struct UdpServer {
 const PATIENCE: Duration = Duration::from_millis(100);
 
 impl UdpServer {
-    /// Binds and answers in a thread of its own.
+    /// Binds, and answers in a new thread.
     pub(super) fn start(serve: Serve) -> std::io::Result<(Self, SocketAddr)> {
         let socket = bound(Type::DGRAM, serve.address)?;
         if serve.address.is_ipv4() {
@@ -41,7 +41,8 @@ impl UdpServer {
         let stop = Arc::clone(&stopped);
         let thread = spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                // An error is the timeout, or an ICMP error about a client that is gone.
+                // An error is the timeout, or an ICMP error from a client that has closed
+                // its socket.
                 let _ = answer_one(&socket, &serve, address.port());
             }
         })?;

@@ -24,7 +24,7 @@ pub(super) struct UdpStream {
 }
 
 impl UdpStream {
-    /// Starts sending, in a thread of its own.
+    /// Starts sending in a new thread.
     pub(super) fn start(request: UdpStreamRequest) -> std::io::Result<Self> {
         let stopped = Arc::new(AtomicBool::new(false));
         let report = Arc::new(Mutex::new(UdpStreamReport::default()));

@@ -19,7 +19,7 @@ use crate::{bpffs, cgroup, sweep};
 const LONGEST_NAME: usize = 13;
 
 impl LabBuilder {
-    /// Builds the lab, after a sweep of what dead runs left.
+    /// Builds the lab. First removes what dead runs left behind.
     pub fn up(self) -> Result<Lab> {
         if !nix::unistd::geteuid().is_root() {
             return Err(LabError::NotRoot);
@@ -27,7 +27,7 @@ impl LabBuilder {
         self.check()?;
         sweep::sweep()?;
         let claim = Claim::take(&self.label)?;
-        // From here on an error drops the lab, which removes what is there already.
+        // From here on, an error drops the lab, which removes everything built so far.
         let temp = sweep::temp_folder(claim.prefix());
         let mut lab = Lab {
             claim,

@@ -20,7 +20,8 @@ impl Lab {
             (pod.name(), pod.addresses()),
             pod.netns(),
         )?;
-        // The new device has another MAC. A CNI tells the node's bridge, whose neighbours outlive the pod's device.
+        // The new device has another MAC. Like a CNI, announce it to the node's bridge, whose
+        // neighbour entries outlive the pod's device.
         let addresses = pod.addresses();
         for (family, address) in [
             ("-4", addresses.v4.to_string()),

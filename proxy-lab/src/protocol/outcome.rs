@@ -1,4 +1,4 @@
-//! What came of it.
+//! Results of requests.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What a server says of an exchange: `name client_ip:port local_ip:port`, and a newline.
+/// A server's answer: `name client_ip:port local_ip:port` and a newline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The server's name.
     pub server: String,
-    /// The client's address as the server saw it.
+    /// The client's address, as seen by the server.
     pub client: SocketAddr,
-    /// The server's own address as it saw it.
+    /// The server's local address (getsockname).
     pub local: SocketAddr,
 }
 
@@ -45,16 +45,17 @@ impl std::str::FromStr for Identity {
     }
 }
 
-/// One connection or datagram, and what came of it.
+/// One connection or datagram, and its result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Exchange {
-    /// The server's answer, or where it failed.
+    /// The server's answer, or the failure.
     pub outcome: Result<Identity, Failure>,
     /// From connect or send to the answer or failure.
     pub elapsed: Duration,
-    /// The client's own address by getsockname.
+    /// The client's local address (getsockname).
     pub local: Option<SocketAddr>,
-    /// The other side as the client sees it: getpeername if connected, else the answer's source address.
+    /// The peer as seen by the client: getpeername if the socket is connected, else the answer's source
+    /// address.
     pub peer: Option<SocketAddr>,
 }
 
@@ -94,7 +95,7 @@ pub enum FailureKind {
     Refused,
     /// No answer in time.
     TimedOut,
-    /// ECONNRESET, EPIPE or an end without an answer.
+    /// ECONNRESET, EPIPE, or end of file before an answer.
     Reset,
     /// ECONNABORTED.
     Aborted,
@@ -135,32 +136,32 @@ impl ProbeReport {
 /// What a balancer saw.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct BalanceReport {
-    /// Of the connections.
+    /// Results of the connections.
     pub connections: ProbeReport,
-    /// Connections that were answered after a SYN's first retransmission (1 s) only.
+    /// Connections that took at least as long as the SYN's first retransmission (1 s).
     pub late: u64,
-    /// What health checks said when it was another than before, oldest first: time since the balancer started, the node's
-    /// place in the request, and whether it takes connections.
+    /// Changes of health check results, oldest first: time since the balancer started, the node's index
+    /// in the request, and whether the node takes connections.
     pub turns: Vec<(Duration, usize, bool)>,
 }
 
 /// What a UDP stream saw.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct UdpStreamReport {
-    /// Times that its socket was opened.
+    /// How often the stream opened a socket.
     pub opened: u64,
     /// Answers.
     pub answers: u64,
-    /// What was another than before, oldest first.
+    /// Changes of the server or error, oldest first.
     pub turns: Vec<UdpTurn>,
 }
 
-/// A turn in a UDP stream.
+/// A change in a UDP stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct UdpTurn {
-    /// When, as [`now`](crate::clock::now) tells it.
+    /// When, by [`now`](crate::clock::now).
     pub at: Duration,
-    /// The server that answers from now on, or the error that calls end with.
+    /// The server that now answers, or the error that calls now return.
     pub what: Result<String, Failure>,
 }
 

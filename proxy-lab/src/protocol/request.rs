@@ -1,4 +1,4 @@
-//! What hosts are asked to serve, to send and to probe.
+//! Requests to serve, send and probe.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::Protocol;
 
-/// A server that answers each line (TCP) or datagram (UDP) with [`Identity`](super::Identity)'s text form, with as many blanks as the question
-/// had, and an HTTP GET with a page of it.
+/// A server. It answers each line (TCP) or datagram (UDP) with the text form of
+/// [`Identity`](super::Identity), padded with as many blanks as the question had, and an HTTP GET with a
+/// page that contains it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Serve {
-    /// The name it gives.
+    /// The server's name, as in its answers.
     pub name: String,
     /// TCP or UDP.
     pub protocol: Protocol,
@@ -41,8 +42,9 @@ pub struct TcpRequest {
 }
 
 impl TcpRequest {
-    /// One connection with a timeout of 3 s. (On veth a refusal by ICMP or RST may be seen only after the SYN's
-    /// retransmit at 1 s, so shorter ones take it for a drop.)
+    /// One connection with a timeout of 3 s. (On veth, a client may see a refusal by ICMP or RST only
+    /// after the SYN's retransmission at 1 s. With a shorter timeout the refusal would look like a
+    /// drop.)
     pub fn to(to: SocketAddr) -> Self {
         Self {
             to,
@@ -101,13 +103,13 @@ pub struct UdpRequest {
     pub times: usize,
     /// How long to wait for each answer.
     pub timeout: Duration,
-    /// Connect the socket first (refusals by ICMP are reported to connected sockets only).
+    /// Connect the socket first (the kernel reports ICMP errors to connected sockets only).
     pub connected: bool,
     /// Send all from one socket instead of one socket each.
     pub same_socket: bool,
     /// Bytes that are added to each question, and by the server to its answer.
     pub padding: usize,
-    /// The hop limit; the socket is told of all errors of the path then (`IP_RECVERR`).
+    /// The hop limit. If set, the socket receives all ICMP errors (`IP_RECVERR`).
     pub hops: Option<u8>,
 }
 
@@ -126,7 +128,7 @@ impl UdpRequest {
         }
     }
 
-    /// With this hop limit, from sockets that are told of all errors of the path.
+    /// Sets the hop limit. The sockets then receive all ICMP errors.
     #[must_use]
     pub fn hops(self, hops: u8) -> Self {
         Self {
@@ -196,7 +198,7 @@ pub fn unspecified_like(address: SocketAddr) -> IpAddr {
     }
 }
 
-/// A prober: a new connection or datagram each `interval`, until it is stopped.
+/// A prober: opens a connection or sends a datagram every `interval`, until it is stopped.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProbeRequest {
     /// TCP or UDP (a new unconnected socket for each datagram).
@@ -214,21 +216,22 @@ pub struct ProbeRequest {
 pub struct UdpStreamRequest {
     /// Destination.
     pub to: SocketAddr,
-    /// Whether the socket is connected. One that cannot be connected, or loses its peer, is opened anew at its next turn.
+    /// Whether to connect the socket. If connecting fails, or a call reports an error, the next turn
+    /// opens a new socket.
     pub connected: bool,
     /// Time between questions.
     pub interval: Duration,
 }
 
-/// A balancer as clouds have it, and its clients: new connections, one after the other, each to a node that says that it
-/// takes them.
+/// A cloud load balancer and its clients: new connections, one after the other, each to a node whose health
+/// check succeeds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BalanceRequest {
     /// The nodes.
     pub nodes: Vec<BalancedNode>,
     /// Time between two health checks of a node.
     pub check_interval: Duration,
-    /// Connections a second in total.
+    /// Connections per second in total.
     pub rate: u32,
     /// For each: connect, send and read together.
     pub timeout: Duration,
@@ -237,19 +240,21 @@ pub struct BalanceRequest {
 /// A node as a balancer sees it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BalancedNode {
-    /// Where connections go.
+    /// Destination of connections.
     pub to: SocketAddr,
-    /// Where it says, by HTTP status 200, that it takes them (`healthCheckNodePort`).
+    /// Address of the health check (`healthCheckNodePort`). HTTP status 200 means that the node takes
+    /// connections.
     pub check: SocketAddr,
 }
 
 /// A tun device whose packets go to other hosts, each in a UDP datagram.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tunnel {
-    /// The device, which is there.
+    /// Name of the device, which must exist.
     pub device: String,
-    /// Where datagrams come in, and are sent from.
+    /// Local address, to receive and send datagrams.
     pub bind: SocketAddr,
-    /// The other hosts: the ranges that are behind them, as their first addresses (/24 and /64), and where they listen.
+    /// The other hosts: the first addresses of the ranges behind each (/24 and /64), and its tunnel
+    /// address.
     pub peers: Vec<(Ipv4Addr, Ipv6Addr, SocketAddr)>,
 }

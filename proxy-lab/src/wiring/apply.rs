@@ -17,7 +17,7 @@ pub(crate) fn wire_overlay(node: &Netns, overlay: Overlay, index: u8, peers: &[u
     node.run(|| command::batch("bridge", forwarding.text()))
 }
 
-/// Makes a pod's veth and configures both ends, in the namespaces of its node and the pod.
+/// Creates a pod's veth and configures both ends, in the namespaces of the node and the pod.
 pub(crate) fn wire_pod(
     node: &Netns,
     cni: Cni,

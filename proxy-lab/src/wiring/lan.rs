@@ -1,4 +1,4 @@
-//! The network between the hosts: a bridge in a namespace of its own.
+//! The network between the hosts: a bridge in its own namespace.
 
 use super::{LAN_DEVICE, Script, veth};
 use crate::address::{self, Pair};

@@ -38,7 +38,7 @@ pub(crate) fn pod_sysctls(cni: Cni, name: &str) -> Vec<(String, &'static str)> {
     }
 }
 
-/// A pod's veth: what to run in the node, and then in the pod, whose namespace is `netns`.
+/// A pod's veth: the commands for the node, and those for the pod, whose namespace is `netns`.
 pub(crate) fn pod(
     cni: Cni,
     mtu: Option<u32>,

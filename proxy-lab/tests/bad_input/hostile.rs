@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{FOLLOWED, Setup};
 
-/// Files that are wrong in ways of which each has cost somebody a process: by name, and a word of what is told of it.
+/// Malformed files. Each kind has crashed some program. Name, and a word of the expected report.
 const HOSTILE: [(&str, &str); 5] = [
     ("nested.yaml", "document 1"),
     ("huge.yaml", "larger than"),

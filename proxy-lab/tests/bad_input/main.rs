@@ -1,5 +1,5 @@
-//! What is wrong is told, with the object's or file's name, and costs nobody else anything: traffic that was served is served, and
-//! what comes next is read (issue: "bad input"; ADR 13, 14).
+//! Bad input is reported with the name of the object or file, and affects nothing else: served traffic
+//! stays served, and later changes are read (ADR 13, 14).
 
 mod hostile;
 
@@ -25,7 +25,7 @@ struct Setup {
     lab: Lab,
     source: Folder,
     agent: Agent,
-    /// Services of which each shows that the agent goes on reading.
+    /// Number of the next Service that shows that the agent still reads changes.
     shown: std::cell::Cell<u16>,
 }
 
@@ -206,7 +206,7 @@ fn files_that_cannot_be_read_are_told_and_passed_over() -> Result<()> {
         "half of a file took a Service away"
     );
 
-    // A file that is gone takes its objects with it; files that gave none take none.
+    // Deleting a file deletes its objects. These files had none.
     for file in ["around.yaml", "broken.yaml", "tabs.yaml", "binary.yaml"] {
         setup.source.remove_file(file)?;
     }

@@ -49,7 +49,7 @@ const LRU_HASH: u32 = 9;
 /// Frames, bytes and content, in one element.
 const COUNTS: TypedSpec<kind::Array, u32, [u64; 3]> = TypedSpec::new("lab_counts", 1);
 
-/// Loads a program that has a table of flows, as far as one can tell, and lets everything go on.
+/// Loads a program that has a table of flows, as far as the agent can tell, and hands every packet to the next program.
 pub fn stateful(table: &str) -> Result<OwnedFd> {
     let shape = aya_obj::Map::new_from_params(LRU_HASH, 4, 8, 16, 0);
     let data = MapData::create(shape, table, None).map_err(std::io::Error::other)?;
@@ -177,7 +177,7 @@ fn instructions(map: i32, sender: [u8; 6]) -> Vec<u64> {
         op(STORE_32, 10, 0, -4, 0),
         op(MOVE, 2, 10, 0, 0),
         op(ADD_NUMBER, 2, 0, 0, -4),
-        // The source register says that the number is a map's descriptor (BPF_PSEUDO_MAP_FD).
+        // The source register marks the number as a map's descriptor (BPF_PSEUDO_MAP_FD).
         op(LD_MAP, 1, 1, 0, map),
         0,
         op(CALL, 0, 0, 0, MAP_LOOKUP_ELEM),

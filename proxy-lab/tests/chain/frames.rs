@@ -1,5 +1,5 @@
-//! Frames that are nobody's business but their sender's and receiver's: of other protocols, tagged, in pieces, malformed. Many
-//! look as if they were for a Service.
+//! Frames that the agent must leave alone: of other protocols, tagged, fragmented, malformed. Many look as
+//! if they were for a Service.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -134,12 +134,12 @@ fn not_beginning(parties: &Parties, from: SocketAddr, to: SocketAddr, frames: &m
         let packet = ip(from.ip(), to.ip(), protocol, &segment);
         frames.push((format!("{what}, to {to}"), framed(parties, &packet)));
     }
-    // From the Service's own address, which nobody has.
+    // From the Service's own address, which no host has.
     let packet = ip(to.ip(), from.ip(), UDP, &udp(to, from, PAYLOAD));
     frames.push((format!("a datagram from {to}"), framed(parties, &packet)));
 }
 
-/// In a VLAN that is not the node's: it belongs to a device of its own, and a Service's address in it to whoever is there.
+/// A frame in a foreign VLAN, whose devices are separate: a Service's address there belongs to other hosts.
 fn tagged(parties: &Parties, from: SocketAddr, to: SocketAddr, frames: &mut Vec<Named>) {
     let datagram = ip(from.ip(), to.ip(), UDP, &udp(from, to, PAYLOAD));
     let syn = ip(from.ip(), to.ip(), TCP, &tcp(from, to, 0x02, &[]));
@@ -182,7 +182,7 @@ fn malformed_v4(parties: &Parties, from: SocketAddr, to: SocketAddr, frames: &mu
     add("a TCP header that is cut off", syn()[..32].to_vec());
     add("a UDP header that is cut off", datagram()[..24].to_vec());
     add("an IP header that is cut off", datagram()[..12].to_vec());
-    // Of packets whose first fragments nobody saw.
+    // Fragments of packets whose first fragment was never seen.
     add("a later fragment", with(with(datagram(), 6, 0x20), 7, 0x10));
     add("a last fragment", with(datagram(), 7, 0x10));
 }

@@ -1,4 +1,5 @@
-//! A program of another component that keeps state, on a pod's device, is told with the device's name (ADR 17).
+//! The agent reports a stateful program of another component on a pod's device, with the device's name (ADR
+//! 17).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Two nodes, ten backend pods, and Services of which most change their endpoints.
+//! Two nodes, ten backend pods, and Services; most Services change their endpoints.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -251,7 +251,7 @@ impl Cluster {
         maps.snapshot().expect("can be read")
     }
 
-    /// Operations that the last agent on a node has applied, as its log says.
+    /// Operations that the last agent on a node has applied, by its log.
     pub fn operations(&self, node: &str) -> usize {
         let log = self
             .lab

@@ -1,6 +1,6 @@
-//! An agent ends, in whichever way, under load, and while it is gone much changes (ADR 4, 5, 15; semantics L3, B6): no connection
-//! is lost, none is refused, what did not change keeps its ids, and only the difference is written. And after `cleanup`
-//! nothing is left.
+//! An agent ends in various ways under load, and much changes while it is gone (ADR 4, 5, 15; semantics L3,
+//! B6): no connection is lost or refused, unchanged objects keep their ids, and the new agent writes only
+//! the difference. After `cleanup` nothing is left.
 
 mod cluster;
 mod load;
@@ -23,7 +23,7 @@ use tc::{Attached, SIDES};
 
 /// How long the agents are gone.
 const GONE: Duration = Duration::from_secs(3);
-/// From the agents' return to the use of what changed.
+/// Time from the agents' return until the changes are in use.
 const PROGRAMMED: Duration = Duration::from_secs(5);
 
 /// Ends the agents by `end`, changes endpoints, starts them again.

@@ -75,7 +75,7 @@ fn l3_conversations_move_when_their_pod_is_deleted() -> Result<()> {
     while rounds < ROUNDS || rounds < MOST_ROUNDS && !times.iter().all(in_time) {
         ready(cluster)?;
         let servers = servers(&all)?;
-        // Whoever has moved least often is to move.
+        // Move the conversation that has moved least often.
         let least = (0..all.len()).min_by_key(|one| times[*one].len());
         let pod = &servers[least.unwrap_or(0)];
         let (begin, event) = delete(cluster, pod)?;
@@ -145,7 +145,8 @@ fn ready(cluster: &ControlPlane) -> Result<()> {
     .map(drop)
 }
 
-/// Deletes a pod, whose processes end at once. When that was asked for, and when we heard that its endpoint is gone.
+/// Deletes a pod, whose processes end at once. Returns when the deletion was requested, and when the watch
+/// reported the endpoint's removal.
 fn delete(cluster: &ControlPlane, pod: &str) -> Result<(Duration, Duration)> {
     let (listed, is_listed) = channel();
     let name = pod.to_owned();

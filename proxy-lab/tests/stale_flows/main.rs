@@ -1,7 +1,7 @@
-//! How soon UDP conversations that go on follow a change of endpoints (semantics L3, L6; ADR 4, 9): each sends a datagram
-//! every few milliseconds from one socket, and the datapath looks at its backend with each of them. Traffic reaches the new server
-//! within 100 ms of the change; a socket that was connected by the socket hooks is told within that time, and reaches it when it
-//! connects again.
+//! How fast long-lived UDP conversations follow a change of endpoints (semantics L3, L6; ADR 4, 9). Each
+//! sends a datagram every few milliseconds from one socket, and the datapath checks the backend for each.
+//! Traffic reaches the new server within 100 ms of the change. A socket that the socket hooks connected
+//! gets an error within that time, and reaches the new server when it reconnects.
 
 mod api;
 mod streams;

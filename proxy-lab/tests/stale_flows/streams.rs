@@ -168,7 +168,7 @@ pub fn wait_for(all: &[Conversation<'_>], event: Duration, server: &str) -> Resu
     followed.map(drop)
 }
 
-/// Waits until nobody answers any more.
+/// Waits until no conversation gets answers.
 pub fn wait_for_silence(all: &[Conversation<'_>]) -> Result<()> {
     let answers = || -> Result<u64> {
         let reports: Result<Vec<_>> = all.iter().map(Conversation::report).collect();

@@ -1,4 +1,4 @@
-//! An archive read back as those who load it do: every digest and size is the one that is said.
+//! Reads an archive back as a container runtime does: every digest and size must match.
 
 use std::{
     collections::BTreeMap,

@@ -4,7 +4,7 @@ use std::{env, path::Path};
 
 use super::sources::Sources;
 
-/// Every line that names this checkout, or somebody's home folder.
+/// Every line that contains the path of this checkout, or of a home folder.
 pub fn check(sources: &Sources, root: &Path) -> Vec<String> {
     let mut places = vec![
         concat!("/ho", "me/").to_owned(),

@@ -1,4 +1,4 @@
-//! Every Rust file is compiled: one that nobody declares with `mod` rots unseen.
+//! Every Rust file must be compiled: a file without a `mod` declaration rots unseen.
 
 use std::{
     collections::BTreeSet,

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::process::read;
 
-/// The text files by path from the root; what is not UTF-8 is left out.
+/// The text files, by path from the root. Files that are not UTF-8 are left out.
 pub struct Sources {
     files: BTreeMap<PathBuf, String>,
 }

@@ -1,4 +1,4 @@
-//! What the conformance suite says of its cases, as far as we read it.
+//! The parts of the conformance suite's JSON report that we read.
 
 use std::{fmt, fs, path::Path};
 
@@ -45,7 +45,7 @@ impl Report {
             .with_context(|| format!("{} is no report of the suite", file.display()))
     }
 
-    /// The cases that found the agent to do something else than the rule says.
+    /// The cases in which the agent deviates from the rule.
     pub fn differ(&self) -> impl Iterator<Item = Failure<'_>> {
         self.rows.iter().filter_map(|row| match &row.verdict {
             Verdict::Differs(why) => Some(row.failure(why)),

@@ -35,7 +35,7 @@ const PROGRAMS: [(&str, &str, &str); 6] = [
 ];
 /// What decides about the programs, below `proxy-lab/cluster`.
 const RECIPE: [&str; 3] = ["k8s/go.mod", "coredns/go.mod", "coredns/main.go"];
-/// The module whose version is the cluster's.
+/// The module whose version is the cluster's version.
 const KUBERNETES: &str = "k8s.io/kubernetes";
 
 /// Why the programs are not here and cannot be built, if so.
@@ -173,7 +173,7 @@ fn link_flags(version: &str) -> String {
     )
 }
 
-/// The cluster's version, as the module file says.
+/// The cluster's version, from the module file.
 fn version(modules: &Path) -> Result<String> {
     let file = modules.join("k8s/go.mod");
     let text =

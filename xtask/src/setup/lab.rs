@@ -23,7 +23,7 @@ const TOOLS: [(&str, &str); 8] = [
 ];
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// Installs and mounts what is missing, or says what it cannot.
+/// Installs and mounts what is missing, or reports what it cannot.
 pub fn prepare(ui: &Ui) -> Result<()> {
     ensure!(
         apt::is_root(),
@@ -47,7 +47,7 @@ pub fn prepare(ui: &Ui) -> Result<()> {
     mount_bpffs(ui)
 }
 
-/// As [`prepare`], but who is not root is only told what the lab will want.
+/// Like [`prepare`], but without root it only prints what the lab needs.
 pub fn prepare_or_explain(ui: &Ui) -> Result<()> {
     if apt::is_root() {
         return prepare(ui);

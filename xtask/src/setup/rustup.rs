@@ -37,7 +37,7 @@ impl fmt::Display for Nightly {
     }
 }
 
-/// The toolchain, or what is missing for it, as the end of a sentence.
+/// The toolchain, or a description of what it lacks, as the end of a sentence.
 pub fn find() -> Result<Nightly, String> {
     let rustup = find_program("rustup").ok_or("rustup is missing")?;
     let rustc = |arguments: &[&str]| {

@@ -117,7 +117,7 @@ impl Bench<'_> {
     /// Changes Services in turns; how long each write took, and until the client met the new server.
     fn changes(&mut self, count: usize, pause: Duration) -> Result<(Times, Times)> {
         let (mut writes, mut traffic) = (Vec::new(), Vec::new());
-        // The first of each is not counted: what is done once is done then.
+        // The first change of each kind does one-time work and is not counted.
         for change in 0..count + CHANGED {
             thread::sleep(pause);
             let number = change % CHANGED;

@@ -13,7 +13,7 @@ pub enum Failure {
     /// The subject does something else.
     #[error("{0}")]
     Differs(String),
-    /// The subject cannot be asked: the case says nothing about it.
+    /// The case does not apply to the subject.
     #[error("{0}")]
     NotApplicable(String),
     /// The lab, or the control plane, could not do its part: nothing is known of the subject.
@@ -27,7 +27,8 @@ impl Failure {
         Self::Differs(what.into())
     }
 
-    /// The same difference in words that say more; what is not known stays so.
+    /// Replaces the description of a difference by a more detailed one. Leaves other outcomes as they
+    /// are.
     #[must_use]
     pub fn in_words(self, words: impl FnOnce() -> String) -> Self {
         match self {
@@ -53,7 +54,7 @@ pub struct Case {
     pub rule: &'static str,
     /// Its name, unique, for people and for `--cases`.
     pub name: &'static str,
-    /// The tests of Kubernetes' own end-to-end suite whose ground it covers, see [`crate::upstream`].
+    /// The tests of Kubernetes' own end-to-end suite that the case covers, see [`crate::upstream`].
     pub upstream: &'static [&'static str],
     /// It disturbs what other cases stand on, and runs alone.
     pub exclusive: bool,

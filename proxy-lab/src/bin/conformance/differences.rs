@@ -1,5 +1,5 @@
-//! Where a subject does something else than the rule says, and why the rule is as it is. A difference that is not
-//! here fails the run, and so does one that is said to occur always and does not.
+//! Known differences between a subject and the rules, with the reason for the rule. An unlisted difference
+//! fails the run, and so does a listed one that should always occur and does not.
 
 use crate::subject::Subject;
 

@@ -1,4 +1,5 @@
-//! What a case stands on: the lab, its control plane, a subject on every node, and a namespace of its own.
+//! The environment of a case: the lab, its control plane, a subject on every node, and the case's own
+//! namespace.
 
 mod objects;
 mod settled;
@@ -38,8 +39,8 @@ pub fn lab() -> Result<Lab> {
         .pods("worker-2", ["client-2"])
         .up()?;
     lab.pod(BEACON).serve(TARGET)?;
-    // Refusals of many cases go to the same clients, and kube-proxy's are ICMP of the node's kernel, which would tell a
-    // client of one in a second.
+    // Turn off the ICMP rate limit. Cases run at once and share clients, and kube-proxy refuses with
+    // ICMP errors from the node's kernel, which sends each client one per second.
     for node in lab.nodes() {
         node.sysctl([
             ("net.ipv4.icmp_ratelimit", "0"),
@@ -58,7 +59,7 @@ pub fn control_plane(lab: &Lab) -> Result<&ControlPlane> {
     lab.start_control_plane(&options)
 }
 
-/// Numbers of things of which a cluster has one set, for cases that run at once.
+/// Allocates cluster-wide numbers to cases that run at the same time.
 #[derive(Debug)]
 pub struct Numbers {
     spaces: AtomicU16,

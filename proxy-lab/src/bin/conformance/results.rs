@@ -53,7 +53,7 @@ pub struct Results {
 }
 
 impl Row {
-    /// A difference that no line speaks of, or nothing that can be said.
+    /// An unlisted difference, or a case that could not be judged.
     pub fn is_unexplained(&self) -> bool {
         match self.verdict {
             Verdict::Differs(_) => differences::reason(&self.case, self.subject).is_none(),
@@ -62,7 +62,7 @@ impl Row {
         }
     }
 
-    /// No difference although a line says that there is one always.
+    /// No difference, although the list says that it always occurs.
     pub fn is_stale(&self) -> bool {
         self.verdict == Verdict::Passes && differences::is_certain(&self.case, self.subject)
     }

@@ -149,7 +149,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Cases that differ without a line have a second attempt, alone. Not for ours, whose races are ours to mend.
+    /// Runs cases with unlisted differences once more, alone. Not for our agent, whose races must be
+    /// fixed.
     fn ask_again(&self, rows: &mut [Row]) {
         for row in rows.iter_mut().filter(|row| row.is_unexplained()) {
             let (Verdict::Differs(first), Some(case)) = (&row.verdict, cases::named(&row.case))

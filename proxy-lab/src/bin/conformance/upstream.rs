@@ -1,7 +1,7 @@
-//! What Kubernetes' own end-to-end suite (sig-network, `test/e2e/network`) tests of a service proxy: the names of its tests,
-//! by file. Each has a case here that covers its ground and names it, or a reason why it has none.
+//! The tests for service proxies in Kubernetes' own end-to-end suite (sig-network, `test/e2e/network`), by
+//! file. Each is covered by a case here that names it, or has a reason why it is not.
 
-/// A test of theirs.
+/// A test of the Kubernetes suite.
 #[derive(Debug, Clone, Copy)]
 pub struct Test {
     /// Its name, in their words.

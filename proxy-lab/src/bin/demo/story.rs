@@ -26,7 +26,7 @@ const GRAFANA: (&str, &str) = ("203.0.113.10:80", "[2001:db8:113::10]:80");
 const RANKER: &str = "10.96.50.40:7000";
 const NODE_PORT: u16 = 30001;
 
-/// The label that tells applications apart.
+/// The label that identifies an application.
 const NAME: &str = "app.kubernetes.io/name";
 
 /// Connections of a chart.
@@ -81,7 +81,7 @@ fn agents(stage: &Stage, terminal: &mut Terminal) -> Result<()> {
     Ok(())
 }
 
-/// A command that does what was just done.
+/// Shows the command that corresponds to the last action.
 fn shown(terminal: &Terminal, command: &str) {
     terminal.quote(&folded(&format!("$ {command}")));
 }

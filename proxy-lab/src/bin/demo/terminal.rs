@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Longest bar of a chart.
 const BAR: usize = 30;
 
-/// The terminal, and the count of what was observed.
+/// The terminal, and the number of observed outcomes.
 pub struct Terminal {
     colours: bool,
     start: Instant,
@@ -104,7 +104,7 @@ pub fn say(text: &str) {
     }
 }
 
-/// A time as people say it.
+/// Formats a time for humans.
 pub fn seconds(time: Duration) -> String {
     if time < Duration::from_secs(1) {
         format!("{} ms", time.as_millis())

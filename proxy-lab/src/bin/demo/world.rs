@@ -1,4 +1,5 @@
-//! What the story is told in: nodes and clients are a lab's; where objects live, and who runs pods, differs.
+//! The two environments of the demo. Nodes and clients are always a lab's; the object store, and what runs
+//! the pods, differ.
 
 pub mod cluster;
 pub mod files;

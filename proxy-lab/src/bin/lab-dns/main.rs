@@ -1,5 +1,6 @@
-//! A cluster's DNS server over a folder of objects: `lab-dns --objects DIR --domain cluster.local`. It answers on port 53 of
-//! every address of its network namespace, by UDP and TCP, and follows the folder.
+//! A DNS server for a cluster whose objects are files in a folder: `lab-dns --objects DIR --domain
+//! cluster.local`. It listens on port 53 of every address of its network namespace, over UDP and TCP, and
+//! follows changes of the folder.
 
 mod zone;
 
@@ -22,7 +23,7 @@ use zone::{Answer, Zone};
 
 const USAGE: &str = "usage: lab-dns --objects DIR --domain DOMAIN";
 const PORT: u16 = 53;
-/// How long a TCP connection may say nothing.
+/// Idle timeout of a TCP connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
@@ -162,7 +163,7 @@ impl RequestHandler for Records {
             &answer.soa,
             None,
         );
-        // Who asked is gone: fine.
+        // The client may have closed the connection.
         response
             .send_response(message)
             .await

@@ -14,13 +14,13 @@ const TTL: u32 = 5;
 /// Longest chain of CNAMEs that is followed.
 const LONGEST_CHAIN: usize = 8;
 
-/// All names below a cluster's domain, and of its addresses.
+/// All names of a cluster's domain, and the reverse names of its addresses.
 pub struct Zone {
     domain: Name,
     names: BTreeMap<LowerName, Vec<Record>>,
 }
 
-/// What is said to a question.
+/// The answer to a question.
 pub struct Answer {
     pub code: ResponseCode,
     pub records: Vec<Record>,
@@ -29,7 +29,8 @@ pub struct Answer {
 }
 
 impl Zone {
-    /// The records of Services and their slices below a domain, such as `cluster.local.`; what cannot be a name is left out.
+    /// The records of Services and their slices in a domain such as `cluster.local.`. Invalid names are
+    /// left out.
     pub fn new(domain: &str, objects: &[Value]) -> Option<Self> {
         let mut domain = Name::from_ascii(domain).ok()?;
         domain.set_fqdn(true);
@@ -230,7 +231,7 @@ fn address_record(address: IpAddr) -> RData {
     }
 }
 
-/// How endpoints without a hostname are told apart, as CoreDNS does it.
+/// The name of an endpoint without a hostname, in CoreDNS's form.
 fn dashed(address: IpAddr) -> String {
     address.to_string().replace(['.', ':'], "-")
 }

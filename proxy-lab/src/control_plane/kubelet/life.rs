@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// What a pod waits for.
 enum Next {
-    /// A change of its object.
+    /// The pod's object changed.
     Change,
     /// A change, or this time.
     Until(Instant),
@@ -49,7 +49,7 @@ impl Life {
         }
     }
 
-    /// Does what the object asks for, at each of its changes, until it is gone.
+    /// Brings the pod in line with its object after each change, until the object is deleted.
     pub(super) async fn live(mut self, mut object: watch::Receiver<Option<Arc<Pod>>>) {
         loop {
             let now = object.borrow_and_update().clone();
@@ -97,7 +97,8 @@ impl Life {
         }
     }
 
-    /// Gives it a node: of those that fit, the one with the fewest pods of its owner, then with the fewest at all.
+    /// Binds the pod to a node: among those that fit, the one with the fewest pods of the same owner,
+    /// then the fewest pods in total.
     async fn bind(&self, pod: &Pod) -> Result<Next> {
         let nodes: Resource<Node> = Resource::all(self.client.clone());
         let listed = nodes
@@ -119,13 +120,13 @@ impl Life {
             .create_subresource("binding", &name, &PostParams::default(), &binding)
             .await;
         match bound {
-            // Bound already, and the watch has yet to say so.
+            // The pod is bound already, and the watch will report it.
             Err(error) if has_code(&error, 409) => Ok(Next::Change),
             other => other.map(|_| Next::Change).map_err(failed("binding a pod")),
         }
     }
 
-    /// Makes the pod if it is not there, and says how it is.
+    /// Creates the pod if it does not exist, and reports its status.
     async fn run(&self, pod: &Pod, node: &str) -> Result<Next> {
         let shared = Arc::clone(&self.shared);
         let (uid, object, place) = (self.uid.clone(), pod.clone(), node.to_owned());

@@ -1,4 +1,4 @@
-//! What is said of a pod, and when it has to be said again.
+//! The status of a pod, and when it must be written again.
 
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::jiff::Timestamp;
@@ -54,7 +54,7 @@ pub(super) fn running(pod: &Pod, own: Pair, node: Pair) -> Value {
     })
 }
 
-/// The status of a pod whose containers died and are not started again.
+/// The status of a pod whose containers died and are not restarted.
 pub(super) fn failed() -> Value {
     let now = Timestamp::now().to_string();
     let unready = ["ContainersReady", "Ready"].map(|kind| {
@@ -66,7 +66,7 @@ pub(super) fn failed() -> Value {
     })
 }
 
-/// Whether `wanted` says something new: phase, address or a condition.
+/// Whether `wanted` differs from the pod's status in phase, address or a condition.
 pub(super) fn differs(pod: &Pod, wanted: &Value) -> bool {
     let Some(status) = &pod.status else {
         return true;

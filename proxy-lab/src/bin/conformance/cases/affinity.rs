@@ -168,7 +168,8 @@ fn times_out(ground: &Ground<'_>, by_node_port: bool) -> Outcome {
         if met.len() > 1 {
             return Ok(());
         }
-        // iptables' `recent` counts whole seconds, one more than it is told.
+        // The `recent` match of iptables counts whole seconds and takes one second more than
+        // configured.
         thread::sleep(Duration::from_millis(3300));
     }
     ensure(false, || {
@@ -248,7 +249,7 @@ fn over_all_frontends(ground: &Ground<'_>) -> Outcome {
     })
 }
 
-/// A client whose pod is gone gets another, and keeps that one.
+/// A client whose pod was deleted gets another pod, and keeps it.
 fn pod_goes(ground: &Ground<'_>) -> Outcome {
     let servers = ground.servers(FOUR)?;
     let service = ground.service("web", &affinity(10_800))?;
@@ -275,7 +276,7 @@ fn until_all_are_known(ground: &Ground<'_>, servers: &[Server]) -> Outcome {
     ground.settled_on("web", servers.iter().map(|server| server.name.as_str()))
 }
 
-/// All requests on a way are answered, by one server, whose name is returned.
+/// Expects one server to answer all requests of `way`, and returns its name.
 fn one_server(ground: &Ground<'_>, way: &Way<'_>) -> Outcome<String> {
     ground.eventually("an answer", || {
         Ok(way.ask(1, Duration::from_secs(1))?.failures.is_empty())

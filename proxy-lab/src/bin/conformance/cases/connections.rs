@@ -100,7 +100,8 @@ fn large_by_udp(ground: &Ground<'_>) -> Outcome {
     Ok(())
 }
 
-/// A pod's kernel refuses a datagram by ICMP, which quotes what it got: who asked is told all the same.
+/// A pod's kernel rejects a datagram with an ICMP error, which quotes the translated packet. The error must
+/// still reach the client's socket.
 fn closed_port(ground: &Ground<'_>) -> Outcome {
     let [a] = ground.servers([("a", "worker-2")])?;
     let service = ground.service("web", &json!({"type": "NodePort"}))?;
@@ -112,7 +113,8 @@ fn closed_port(ground: &Ground<'_>) -> Outcome {
     ground.refused(ways)
 }
 
-/// Many are open at once, each is used again and again, and the client is told that it speaks with the Service.
+/// Many connections are open at once, each is used repeatedly, and getpeername returns the Service's
+/// address.
 fn live_on(ground: &Ground<'_>) -> Outcome {
     let servers = ground.servers([("a", "worker-1"), ("b", "worker-2")])?;
     let service = ground.service("web", &json!({"type": "NodePort"}))?;

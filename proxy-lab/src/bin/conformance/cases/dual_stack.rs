@@ -142,7 +142,8 @@ fn without_endpoints(ground: &Ground<'_>) -> Outcome {
     ground.api().put(slice)?;
     ground.served_by(ways(ground, &service, Family::V4), [&a.name])?;
     let node = ground.node("worker-2").name();
-    // (What a node's own datagram to nobody comes to differs: a socket hook refuses it, netfilter forbids it.)
+    // (Datagrams from the node itself are left out: a socket hook refuses them, netfilter returns
+    // EPERM.)
     let refused = ways(ground, &service, Family::V6)
         .into_iter()
         .filter(|way| way.protocol == Protocol::Tcp || way.from.name() != node);

@@ -89,7 +89,7 @@ fn unready(ground: &Ground<'_>) -> Outcome {
     ground.served_by(ways, [&a.name])
 }
 
-/// A Service without a selector, whose slices are the case's own.
+/// A Service without a selector, with slices that the case writes.
 fn by_hand(ground: &Ground<'_>) -> proxy_lab::Result<Service> {
     ground.service("web", &json!({"selector": null}))
 }
@@ -98,7 +98,7 @@ fn endpoint(server: &Server) -> Endpoint {
     Endpoint::of(server, Family::V4)
 }
 
-/// Ready and serving unless it is said otherwise (nil).
+/// A nil condition means ready and serving.
 fn conditions_not_said(ground: &Ground<'_>) -> Outcome {
     let [a, b] = ground.servers([("a", "worker-1"), ("b", "worker-2")])?;
     let service = by_hand(ground)?;
@@ -119,7 +119,7 @@ fn publish_not_ready(ground: &Ground<'_>) -> Outcome {
     ground.refused([Way::tcp(ground.client(), plain.vip())])
 }
 
-/// Two named ports; each pod has one of them, with numbers of its own.
+/// Two named ports. Each pod has one of them, with a different port number.
 fn ports_by_name(ground: &Ground<'_>) -> Outcome {
     let port = |name: &str, number: u16| json!({"spec": {"containers": [{"name": "web", "image": "none", "ports": [{"name": name, "containerPort": number}]}]}});
     let a = ground.server_with("a", "worker-1", &port("one", 8081))?;
@@ -195,7 +195,7 @@ fn moves_between_slices(ground: &Ground<'_>) -> Outcome {
     ground.served_by([way], [&a.name, &b.name])
 }
 
-/// An Endpoints object that somebody wrote, created, changed and deleted.
+/// A hand-written Endpoints object is created, changed and deleted.
 fn mirrored(ground: &Ground<'_>) -> Outcome {
     let [a, b] = ground.servers([("a", "worker-1"), ("b", "worker-2")])?;
     let service = ground.service(

@@ -119,7 +119,7 @@ fn that_is_a_cluster_ip(ground: &Ground<'_>) -> Outcome {
     Ok(())
 }
 
-/// A port of the node that nobody listens on.
+/// The external IP is a node's address, at a port without a listener.
 fn that_is_a_nodes_address(ground: &Ground<'_>) -> Outcome {
     let [a] = ground.servers([("a", "worker-2")])?;
     let ip = ground.node("worker-2").ip(Family::V4);

@@ -1,4 +1,4 @@
-//! What balancers, probes and scrapers are told.
+//! What load balancers, probes and scrapers see.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -127,7 +127,7 @@ fn check_node_port(ground: &Ground<'_>) -> Outcome {
     hears(ground, ("worker-1", Family::V4), port, (503, 0))?;
     ground.set_ready(&a, true)?;
     hears(ground, ("worker-1", Family::V4), port, (200, 1))?;
-    // The port goes with what needs it.
+    // The health check port is removed with `externalTrafficPolicy: Local`.
     ground.change_service(&service, &json!({"externalTrafficPolicy": "Cluster"}))?;
     ground.settled()?;
     let to = ground.node("worker-1").at(Family::V4, port);

@@ -147,7 +147,7 @@ fn rolling_update(ground: &Ground<'_>) -> Outcome {
     Ok(())
 }
 
-/// Affinity, policies and a port more: what is there goes on.
+/// Affinity, policies and ports change; open connections live on.
 fn policy_changes(ground: &Ground<'_>) -> Outcome {
     let [a, _] = ground.servers([("a", "worker-1"), ("b", "worker-1")])?;
     let service = ground.service("web", &json!({"type": "NodePort"}))?;

@@ -113,7 +113,7 @@ fn change_type_and_ports(ground: &Ground<'_>, protocol: Protocol) -> Outcome {
         ],
         all,
     )?;
-    // Another node port; somebody else may have the next.
+    // Another node port; a concurrent case may use the next one.
     let service = (1..=20)
         .find_map(|step| {
             let other = ports(PORT, Some(30_000 + (first - 30_000 + step) % 2_767));
@@ -223,7 +223,7 @@ fn ip_mode(ground: &Ground<'_>) -> Outcome {
         let ingress = ingress.map(|ip| json!({"ip": ip, "ipMode": mode}));
         ground.set_ingress(&service, &json!(ingress))
     };
-    // The balancer answers itself then; here nobody does.
+    // With `Proxy`, traffic goes to the load balancer itself, which does not exist here.
     set("Proxy")?;
     ground.settled()?;
     let node = ground.node("worker-2");
@@ -311,7 +311,7 @@ fn ranges_from_pods(ground: &Ground<'_>) -> Outcome {
     ground.served_by([Way::tcp(ground.client(), service.vip())], all)
 }
 
-/// Ranges of one family leave the other without any: whoever lists some means to let in those alone.
+/// If ranges of only one family are listed, no client of the other family is allowed.
 fn ranges_of_one_family(ground: &Ground<'_>) -> Outcome {
     let [a, b] = ground.servers([("a", "worker-1"), ("b", "worker-2")])?;
     let own = json!([format!("{}/32", ground.outside().addresses().v4)]);

@@ -122,7 +122,7 @@ fn on_the_loopback(ground: &Ground<'_>, family: Family) -> Outcome {
     Ok(())
 }
 
-/// A pod's loopback is its own: nobody listens there, and the kernel says so.
+/// Each pod has its own loopback. Nobody listens there, and the pod's kernel refuses.
 fn not_on_the_loopback_of_pods(ground: &Ground<'_>) -> Outcome {
     let [a] = ground.servers([("a", "worker-1")])?;
     let service = ground.service("web", &json!({"type": "NodePort"}))?;
@@ -142,7 +142,7 @@ fn not_on_the_loopback_of_pods(ground: &Ground<'_>) -> Outcome {
     )
 }
 
-/// Also those that are not its first: its address in the range of its pods.
+/// Node ports also work on a node's secondary addresses, such as its address in the pod range.
 fn on_all_addresses(ground: &Ground<'_>) -> Outcome {
     let [a] = ground.servers([("a", "worker-2")])?;
     let service = ground.service("web", &json!({"type": "NodePort"}))?;
@@ -176,7 +176,7 @@ fn changes(ground: &Ground<'_>) -> Outcome {
         ]
     };
     ground.served_by(ways(&service), [&a.name])?;
-    // Numbers that nobody has any more.
+    // Node ports that are free again.
     let spare = ground.service("spare", &json!({"type": "NodePort"}))?;
     ground.delete_service(&spare)?;
     let mut ports = service.object["spec"]["ports"].clone();

@@ -71,7 +71,8 @@ pub const CASES: &[Case] = &[
     ),
 ];
 
-/// A client's own node serves it, or nobody does: dropped, since there is an endpoint elsewhere.
+/// Only endpoints on the client's own node serve it. Without one the connection is dropped, since there is
+/// an endpoint elsewhere.
 fn internal_local(ground: &Ground<'_>, pod: &Value) -> Outcome {
     let a = ground.server_with("a", "worker-1", pod)?;
     let service = ground.service("web", &json!({"internalTrafficPolicy": "Local"}))?;

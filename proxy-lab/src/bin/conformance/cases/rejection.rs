@@ -1,5 +1,5 @@
-//! Services that nobody serves: refused at once, not left to time out. (Nodes ask by TCP: what netfilter does to a
-//! datagram of the node's own, be it drop or reject, its sender learns as EPERM.)
+//! Services without endpoints: connections are refused at once and do not time out. (Nodes connect by TCP
+//! only: when netfilter drops or rejects a datagram from the node itself, the sender gets EPERM.)
 
 use proxy_lab::Family;
 use serde_json::json;

@@ -105,7 +105,8 @@ fn clients<'a>(ground: &Ground<'a>) -> [&'a Host; 5] {
     ]
 }
 
-/// The first Service of every cluster. Its endpoint is a process of a node, which accepts and hangs up on what is not TLS.
+/// The `kubernetes` Service. Its endpoint is a process on a node, which closes connections that do not
+/// speak TLS.
 fn api_server(ground: &Ground<'_>) -> Outcome {
     let to = (proxy_lab::address::cluster_ip(1).of(Family::V4), 443).into();
     for client in clients(ground) {
@@ -170,7 +171,7 @@ fn external_name() -> Value {
     json!({"type": "ExternalName", "externalName": "elsewhere.example"})
 }
 
-/// What has to be said for a Service to have no address any more (RFC 7386).
+/// A merge patch (RFC 7386) that removes the addresses of a Service.
 fn no_address() -> Value {
     json!({
         "type": "ExternalName", "externalName": "elsewhere.example",
@@ -201,7 +202,7 @@ fn external_name_to_node_port(ground: &Ground<'_>) -> Outcome {
     ground.served_by([Way::tcp(ground.outside(), node)], [&a.name])
 }
 
-/// Its address is nobody's then.
+/// Its former address is then unused.
 fn cluster_ip_to_external_name(ground: &Ground<'_>) -> Outcome {
     let [a] = ground.servers([("a", "worker-2")])?;
     let service = ground.service("web", &json!({}))?;
@@ -261,7 +262,7 @@ fn another_proxy(ground: &Ground<'_>) -> Outcome {
     ground.served_by([Way::tcp(ground.client(), other.vip())], [&a.name])
 }
 
-/// The Service has no endpoints then, until the label is gone.
+/// With the label, the Service has no endpoints; they return when the label is removed.
 fn headless_slices(ground: &Ground<'_>) -> Outcome {
     let [a] = ground.servers([("a", "worker-2")])?;
     let service = ground.service("web", &json!({"selector": null}))?;

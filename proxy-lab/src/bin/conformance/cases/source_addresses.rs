@@ -120,7 +120,8 @@ fn hairpin(ground: &Ground<'_>) -> Outcome {
     ground.served_by(Way::both(&b, service.vip()), [&a.name, &b.name])
 }
 
-/// Itself when its socket was translated; else the Service, whose answers find their way back.
+/// A pod that connects to itself sees its own address if the socket was translated. Otherwise it sees the
+/// Service's address, so that replies come back.
 fn hairpin_source(ground: &Ground<'_>) -> Outcome {
     let [a] = ground.servers([("a", "worker-1")])?;
     let service = ground.service("web", &json!({}))?;

@@ -1,4 +1,4 @@
-//! UDP flows whose server goes, and TCP connections that stay.
+//! UDP flows whose server is removed, and TCP connections that must survive.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -121,7 +121,7 @@ fn replaced(
         sender.until(ground, first)?;
     }
     ground.delete_pod(first)?;
-    // They send while there is nobody.
+    // The senders go on while there are no endpoints.
     for sender in senders {
         sender.server()?;
     }

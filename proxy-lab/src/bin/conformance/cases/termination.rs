@@ -79,7 +79,7 @@ fn lingering(ground: &Ground<'_>, name: &str, node: &str) -> Result<Server> {
     )
 }
 
-/// Asks it to end, and waits until the Service's slices say so.
+/// Deletes the pod, and waits until the Service's slices show it as terminating.
 fn terminate(ground: &Ground<'_>, service: &Service, server: &Server) -> Result<()> {
     ground.delete_pod(server)?;
     ground.until_known(

@@ -81,7 +81,7 @@ pub const CASES: &[Case] = &[
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-/// Whoever asks from a worker, or from outside by one of its node ports.
+/// Clients on a worker, and clients outside that use one of its node ports.
 fn ways<'a>(ground: &'a Ground<'_>, worker: &str, service: &Service) -> Vec<Way<'a>> {
     let pod = if worker == WORKERS[0].0 {
         ground.client()
@@ -117,7 +117,7 @@ fn prefer_same_node(ground: &Ground<'_>) -> Outcome {
     let service = ground.service("web", &spec)?;
     ground.served_by(ways(ground, "worker-1", &service), [&a1.name, &a2.name])?;
     ground.served_by(ways(ground, "worker-2", &service), [&b.name])?;
-    // No endpoint on that node: those of its zone.
+    // That node has no endpoint, so endpoints in its zone are used.
     let beside = ground.node("control-plane");
     ground.served_by([Way::tcp(beside, service.vip())], [&a1.name, &a2.name])?;
     ground.set_ready(&a1, false)?;

@@ -40,7 +40,7 @@ fn checksums(ground: &Ground<'_>) -> Outcome {
     outcome
 }
 
-/// Whoever asks a Service is answered by that address, whoever answers: connected by TCP, and by a datagram.
+/// Replies come from the Service's address, whichever backend sends them: over TCP, and in datagrams.
 fn answers(ground: &Ground<'_>) -> Outcome {
     let [a, b] = ground.servers([("a", "worker-1"), ("b", "worker-2")])?;
     let spec = json!({"type": "NodePort", "ipFamilyPolicy": "RequireDualStack"});
@@ -132,7 +132,7 @@ fn no_stranger(ground: &Ground<'_>) -> Outcome {
     // Pods that end refuse, too, before they are silent.
     ground.settled_on("web", [])?;
     ground.refused([Way::udp(ground.client(), vip)])?;
-    // Strangers take the places of those that are gone.
+    // Unrelated pods get the addresses of the deleted ones.
     let other = json!({"metadata": {"labels": {"app": "other"}}});
     let strangers = [
         ground.server_with("c1", "worker-2", &other)?,

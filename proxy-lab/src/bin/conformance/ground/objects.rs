@@ -68,13 +68,13 @@ impl Service {
         SocketAddr::new(ip.expect("the case has asked for a ClusterIP"), PORT)
     }
 
-    /// The node port of its first port. Panics if it has none: the case has asked for one.
+    /// The node port of its first port. Panics if the Service has none.
     #[track_caller]
     pub fn node_port(&self) -> u16 {
         self.node_port_of(0)
     }
 
-    /// The node port of one of its ports.
+    /// The node port of the port at `index`.
     #[track_caller]
     pub fn node_port_of(&self, index: usize) -> u16 {
         let port = self.object["spec"]["ports"][index]["nodePort"].as_u64();
@@ -160,7 +160,7 @@ impl Ground<'_> {
         )
     }
 
-    /// Asks a pod to end: it is gone at once, or serves on for its grace period.
+    /// Deletes a pod. It ends at once, or serves until the end of its grace period.
     pub fn delete_pod(&self, server: &Server) -> Result<()> {
         self.delete("v1", "Pod", &server.name)
     }
@@ -171,13 +171,13 @@ impl Ground<'_> {
             .delete_now(self.reference("v1", "Pod", &server.name))
     }
 
-    /// Creates a Service whose endpoints are the pods with the label `app=web`, unless `spec` says otherwise. Its ports are
-    /// TCP and UDP [`PORT`] unless `spec` has others.
+    /// Creates a Service with ports [`PORT`] for TCP and UDP, and the pods with the label `app=web` as
+    /// endpoints. `spec` can override both.
     pub fn service(&self, name: &str, spec: &Value) -> Result<Service> {
         self.service_with(name, spec, &json!({}))
     }
 
-    /// The same with further fields, of its metadata for example.
+    /// Like [`Self::service`], with further fields such as metadata.
     pub fn service_with(&self, name: &str, spec: &Value, fields: &Value) -> Result<Service> {
         let mut object = self.reference("v1", "Service", name);
         object["spec"] = json!({"selector": {"app": "web"}, "ports": both_ports()});
@@ -199,7 +199,7 @@ impl Ground<'_> {
             .ok_or_else(gone)
     }
 
-    /// Changes a Service's spec (RFC 7386), and says how it is then.
+    /// Changes a Service's spec with a merge patch (RFC 7386) and returns the new Service.
     pub fn change_service(&self, service: &Service, spec: &Value) -> Result<Service> {
         self.patch("v1", "Service", &service.name, json!({"spec": spec}))?;
         self.get_service(&service.name)

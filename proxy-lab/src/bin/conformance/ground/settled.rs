@@ -26,8 +26,9 @@ impl Ground<'_> {
         self.settled()
     }
 
-    /// Waits until all nodes' proxies have programmed what was written before: a Service and its slices that are written
-    /// now are in use on each node, for both families. What controllers write because of it must be there already.
+    /// Waits until the proxies of all nodes have programmed all earlier writes: it writes a Service
+    /// with slices, and waits until each node uses them in both families. Objects that controllers
+    /// derive must exist already.
     pub fn settled(&self) -> Outcome {
         let name = format!("beacon-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let service = Builder::new(&name)

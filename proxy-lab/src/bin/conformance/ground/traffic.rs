@@ -1,4 +1,4 @@
-//! Asking, and what must come of it.
+//! Sending requests, and checking the results.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -41,7 +41,7 @@ impl<'a> Way<'a> {
         Self { from, protocol, to }
     }
 
-    /// By UDP, each datagram from a socket of its own.
+    /// By UDP, each datagram from a new socket.
     pub fn udp(from: &'a Host, to: SocketAddr) -> Self {
         let protocol = Protocol::Udp;
         Self { from, protocol, to }
@@ -63,7 +63,7 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// The same with what is refused seen: by UDP that takes a connected socket.
+    /// Like a plain request, but able to see refusals: UDP needs a connected socket for that.
     fn ask_for_refusal(&self, times: usize) -> Result<Answers> {
         match self.protocol {
             Protocol::Tcp => self.ask(times, REFUSED_WITHIN),
@@ -74,7 +74,8 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// Each from a port that nobody has used lately: from one that was, it would belong to a flow that is there already.
+    /// Sends each datagram from a port that was not used recently. A recently used port could belong to
+    /// an existing flow.
     fn datagrams(&self, times: usize, request: &UdpRequest) -> Result<Answers> {
         let mut exchanges = Vec::with_capacity(times);
         while exchanges.len() < times {
@@ -158,7 +159,8 @@ impl fmt::Display for Answers {
 }
 
 impl Ground<'_> {
-    /// Soon all of these servers answer on all of these ways, and nobody else, and it stays so.
+    /// Expects that soon exactly these servers answer on all of these ways, and that this does not
+    /// change.
     pub fn served_by<'w, S: AsRef<str>>(
         &self,
         ways: impl IntoIterator<Item = Way<'w>>,
@@ -211,8 +213,8 @@ impl Ground<'_> {
     reason = "a case says all that it expects in one form, whether it has to be waited for or not"
 )]
 impl Ground<'_> {
-    /// Nobody answers on these ways and nobody refuses. What the subject has to know it must know already: see
-    /// [`Ground::settled`].
+    /// Expects neither an answer nor a refusal on these ways. The subject must have programmed all
+    /// changes before: see [`Ground::settled`].
     pub fn silent<'w>(&self, ways: impl IntoIterator<Item = Way<'w>>) -> Outcome {
         for way in ways {
             let answers = way.ask(1, SILENCE)?;
@@ -223,7 +225,8 @@ impl Ground<'_> {
         Ok(())
     }
 
-    /// Nobody answers on these ways, however that is said: silence, a refusal, no route. See [`Ground::settled`] too.
+    /// Expects no answer on these ways: a timeout, a refusal, or no route. See also
+    /// [`Ground::settled`].
     pub fn unanswered<'w>(&self, ways: impl IntoIterator<Item = Way<'w>>) -> Outcome {
         for way in ways {
             let answers = way.ask(1, SILENCE)?;
@@ -257,7 +260,7 @@ impl Ground<'_> {
         })
     }
 
-    /// What servers say of the client's address on a way that works.
+    /// The client addresses that the servers see on a way that works.
     pub fn client_seen(&self, way: &Way<'_>) -> Outcome<BTreeSet<IpAddr>> {
         let answers = way.ask(ROUND / 2, SUCCESS_WITHIN)?;
         ensure(answers.failures.is_empty(), || format!("{way}: {answers}"))?;

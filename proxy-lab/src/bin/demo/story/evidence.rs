@@ -1,4 +1,4 @@
-//! What was seen, put so that it can be judged and said.
+//! Observations, in a form that can be checked and printed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

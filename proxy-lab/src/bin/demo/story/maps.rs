@@ -1,4 +1,4 @@
-//! At the end: what is in the kernel.
+//! The last chapter: what the kernel's maps contain.
 
 use proxy_lab::{Result, agent_command};
 

@@ -12,7 +12,7 @@ pub enum By {
     Tcp,
 }
 
-/// The addresses of a name; none if there is no such name.
+/// The addresses of a name; empty if the name does not exist.
 pub fn look_up(pod: &Host, name: &str, family: Family, by: By) -> Result<BTreeSet<IpAddr>> {
     let database = match family {
         Family::V4 => "ahostsv4",
@@ -33,7 +33,7 @@ pub fn name_of(pod: &Host, address: IpAddr) -> Result<Option<String>> {
     Ok(found.split_whitespace().nth(1).map(str::to_owned))
 }
 
-/// getent(1) ends with 2 where there is no such entry.
+/// getent(1) exits with 2 if the entry does not exist.
 fn getent(pod: &Host, database: &str, key: &str, by: By) -> Result<String> {
     let script = "getent \"$@\" || [ $? -eq 2 ]";
     let options = match by {

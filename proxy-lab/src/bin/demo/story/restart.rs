@@ -102,7 +102,7 @@ fn restart(stage: &Stage, terminal: &mut Terminal) -> Result<()> {
     Ok(())
 }
 
-/// As the kernel's out-of-memory killer does it; objects change meanwhile.
+/// Kills the agent like the kernel's out-of-memory killer, and changes objects while it is gone.
 fn death(stage: &Stage, terminal: &mut Terminal, loads: &[Load<'_>]) -> Result<()> {
     let to = address(MLFLOW.0);
     let pods = stage.world.pods(&[(NAME, "mlflow")])?;

@@ -220,7 +220,7 @@ impl Files {
     }
 }
 
-/// No such pod.
+/// The error for an unknown pod.
 fn no_pod(pod: &str) -> LabError {
     LabError::Topology(format!("no pod {pod} runs"))
 }
