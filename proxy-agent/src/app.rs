@@ -19,7 +19,7 @@ use crate::{
     config::NodePortAddresses,
     dataplane::{
         abort::{Aborter, Protocol},
-        attach::{Attachments, Port, TcMode},
+        attach::{self, Attachments, Port, TcMode},
         audit::{Kind, PinAudit, Teller},
         clock::Clock,
         foreign::Inspector,
@@ -129,9 +129,13 @@ pub struct App {
     device_problems: Vec<DeviceProblem>,
     source: Feed,
     flood: Flood,
+    /// The first full list was planned.
     ready: bool,
+    /// It is in the maps, and that was announced.
+    finished: bool,
     inspector: Inspector,
-    _netfilter: Keeper,
+    /// Started last: a start that fails leaves no rules.
+    netfilter: Option<Keeper>,
     cgroup: File,
     pins: PinAudit,
     teller: Teller,
@@ -151,7 +155,7 @@ impl App {
         {
             tracing::error!(%error, path = %path.display(), "--ready-file can't be removed, and does not tell when all is programmed");
         }
-        let is_first = pins.versions()?.is_empty();
+        let is_first = pins.versions()?.is_empty() && !attach::has_filters()?;
         let started = Self::start_locked(config, cgroup, mode, Arc::clone(&lock)).await;
         if started.is_err()
             && is_first
@@ -218,8 +222,9 @@ impl App {
             source,
             flood: Flood::new(started),
             ready: false,
+            finished: false,
             inspector,
-            _netfilter: Keeper::start(config.netfilter.clone())?,
+            netfilter: None,
             config,
             cgroup,
             pins: pin_audit,
@@ -236,6 +241,7 @@ impl App {
         if let Some(failure) = sockets.failures.into_iter().next() {
             return Err(anyhow::Error::from_boxed(failure.error));
         }
+        app.netfilter = Some(Keeper::start(app.config.netfilter.clone())?);
         let frontends = app.programmer.usage().frontends;
         if frontends > 0 || remove::another_version_serves(&PinFolder::new(&app.config.bpffs)) {
             app.monitor.serves_earlier();
@@ -262,6 +268,7 @@ impl App {
         let mut audit_at = Instant::now() + AUDIT;
         loop {
             self.monitor.alive();
+            self.finish_start();
             let deadline = self.programmer.deadline();
             let summary = self.journal.deadline();
             let rested = self.pace.next();
@@ -330,7 +337,8 @@ impl App {
     /// Says what did not come of a call to the programmer, and ends what cannot end by itself.
     fn settle(&mut self, outcome: Outcome) {
         self.table_maker.make(self.programmer.take_table_jobs());
-        self.monitor.settle(&self.programmer);
+        self.monitor
+            .settle(&self.programmer, self.planner.left_alone());
         let refused = self.journal.refused(&outcome);
         self.complain(&refused);
         for unplaced in &outcome.unplaced {
@@ -394,6 +402,9 @@ impl App {
     /// event, too.
     fn audit(&mut self) {
         let mut findings = self.pins.reconcile();
+        let trusted = self.pins.is_trusted();
+        self.attachments.trust_pins(trusted);
+        self.uplinks.trust_pins(trusted);
         let devices = self.attachments.reconcile(&self.ports);
         self.monitor.set_device_failures(devices.failures.len());
         findings.extend(devices);
@@ -506,7 +517,6 @@ impl App {
             self.settle(outcome);
             self.ready = true;
             self.programmer.make_tables_elsewhere(FEW_ENTRIES);
-            self.retire_other_versions();
         }
         self.pace.note(sizes, Instant::now());
         let elapsed = started.elapsed();
@@ -520,9 +530,17 @@ impl App {
             tracing::debug!(services, operations, ?elapsed, "programmed");
             self.journal.passed(services, elapsed, Instant::now());
         }
-        // Whoever waits for it then finds all the rest said.
-        if full
-            && let Some(path) = &self.config.ready_file
+    }
+
+    /// Once the first full list is in the maps: removes what another version left, and makes the ready file. As long as a write
+    /// fails, the other version goes on serving.
+    fn finish_start(&mut self) {
+        if !self.ready || self.finished || self.programmer.is_behind() {
+            return;
+        }
+        self.finished = true;
+        self.retire_other_versions();
+        if let Some(path) = &self.config.ready_file
             && let Err(error) = ready::announce(path)
         {
             tracing::error!(%error, path = %path.display(), "--ready-file can't be created");

@@ -132,6 +132,11 @@ impl Health {
         self.state().behind.get_or_insert(now);
     }
 
+    /// Nothing waits to be written any more. What is served stays as it was.
+    pub fn keeps_up(&self) {
+        self.state().behind = None;
+    }
+
     /// Something has waited since `then`, and nothing has waited longer.
     pub fn behind_since(&self, then: Instant) {
         self.state().behind = Some(then);

@@ -120,7 +120,7 @@ impl Journal {
     pub fn refused(&mut self, outcome: &Outcome) -> Vec<Problem> {
         for service in &outcome.programmed {
             if self.refused.remove(service).is_some() {
-                tracing::info!(object = %object(service), "it is programmed as planned now");
+                tracing::info!(object = %object(service), "it is no longer refused");
             }
         }
         let mut problems = Vec::new();

@@ -255,8 +255,33 @@ impl Monitor {
         });
     }
 
+    /// Health checks of Services that are not planned any more have no ready endpoints: nobody knows what became of those that
+    /// the maps have. Returns the number of Services.
+    fn leave_alone<'a>(&self, services: impl IntoIterator<Item = &'a ServiceName>) -> usize {
+        let mut count = 0;
+        self.checks.send_if_modified(|checks| {
+            let mut changed = false;
+            for service in services {
+                count += 1;
+                if let Some(mut check) = checks.get(service).cloned() {
+                    check.ready.values_mut().for_each(|ready| *ready = 0);
+                    changed |= checks.set(service.clone(), Some(check));
+                }
+            }
+            changed
+        });
+        count
+    }
+
     /// The programmer was called: how things stand now.
-    pub fn settle<M: Maps>(&mut self, programmer: &Programmer<M>) {
+    ///
+    /// `too_big`: Services that stay as they were because they have become too big to be planned.
+    pub fn settle<'a, M: Maps>(
+        &mut self,
+        programmer: &Programmer<M>,
+        too_big: impl IntoIterator<Item = &'a ServiceName>,
+    ) {
+        let too_big = self.leave_alone(too_big);
         let own = &self.metrics.own;
         let usage = programmer.usage();
         own.set_statistics(programmer.statistics());
@@ -271,19 +296,21 @@ impl Monitor {
         own.set_unplaced(programmer.unplaced());
         own.services.set(signed(usage.services));
         own.services_pending
-            .set(signed(programmer.pending().count()));
-        own.set_refused(programmer.refused().values());
+            .set(signed(programmer.pending().count() + too_big));
+        own.set_refused(programmer.refused().values(), too_big);
         if programmer.is_behind() {
             self.health.behind(Instant::now());
         } else if let Some(since) = programmer.waits_for_tables_since() {
             self.health.behind_since(since);
         } else if self.planned {
             let now = Timestamp::now();
-            let refused = programmer.refused().len();
+            let refused = programmer.refused().len() + too_big;
             self.health.caught_up(now, refused);
             if refused == 0 {
                 self.metrics.kube_proxy.synced(now);
             }
+        } else {
+            self.health.keeps_up();
         }
         self.tell_load_balancers(programmer);
         if !self.triggers.is_empty() {

@@ -83,6 +83,11 @@ impl Attachments {
         }
     }
 
+    /// Whether the folder of the pins is ours. Links are neither pinned in another one, nor taken from it.
+    pub fn trust_pins(&mut self, trusted: bool) {
+        self.links.trust(trusted);
+    }
+
     /// The loaded programs.
     pub const fn programs(&self) -> &Programs {
         &self.programs
@@ -309,6 +314,11 @@ pub(super) fn remove_link(links: &mut Held, name: &str) -> Result<(), AttachErro
     }
     links.remove(name)?;
     Ok(())
+}
+
+/// Whether an earlier run, or another agent, has filters on devices. They carry no sign of whose they are.
+pub fn has_filters() -> Result<bool, AttachError> {
+    Ok(!clsact::attached()?.is_empty())
 }
 
 /// Removes the filters that an earlier run left on devices; returns how many.

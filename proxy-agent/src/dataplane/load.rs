@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::ErrorKind,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -43,6 +44,9 @@ pub enum LoadError {
     /// A program is missing or of another kind.
     #[error("the eBPF object has no program {0} of the kind expected")]
     Missing(&'static str),
+    /// The kernel refused a program a moment ago.
+    #[error("the kernel refused the program {0} less than a minute ago")]
+    RefusedBefore(&'static str),
     /// The kernel refused a program.
     #[error("the kernel refused the program {name}")]
     Refused {
@@ -113,6 +117,9 @@ impl PacketProgram {
     }
 }
 
+/// Pause before a refused XDP program is loaded again: the verifier takes its time.
+const XDP_PAUSE: Duration = Duration::from_mins(1);
+
 /// Name of the XDP program in the object.
 pub const XDP_PROGRAM: &str = "xdp_uplink_ingress";
 
@@ -166,6 +173,8 @@ pub struct Features {
 pub struct Programs {
     /// For what is loaded later.
     ebpf: Ebpf,
+    /// When the kernel last refused the XDP program.
+    xdp_refused: Option<Instant>,
     loaded: BTreeMap<ProgramName, Loaded>,
 }
 
@@ -193,15 +202,25 @@ impl Programs {
         if let Err(error) = log.follow(&mut ebpf) {
             tracing::error!("{}", chain(&error));
         }
-        Ok(Self { ebpf, loaded: all })
+        Ok(Self {
+            ebpf,
+            xdp_refused: None,
+            loaded: all,
+        })
     }
 
     /// Loads the XDP program, if it is not: most nodes have no device for it.
     pub fn load_xdp(&mut self) -> Result<(), LoadError> {
-        if !self.loaded.contains_key(&ProgramName::Xdp) {
-            let program = load_one(&mut self.ebpf, ProgramName::Xdp)?;
-            self.loaded.insert(ProgramName::Xdp, program);
+        if self.loaded.contains_key(&ProgramName::Xdp) {
+            return Ok(());
         }
+        let refused = self.xdp_refused.map(|at| at.elapsed());
+        if refused.is_some_and(|since| since < XDP_PAUSE) {
+            return Err(LoadError::RefusedBefore(XDP_PROGRAM));
+        }
+        let program = load_one(&mut self.ebpf, ProgramName::Xdp)
+            .inspect_err(|_| self.xdp_refused = Some(Instant::now()))?;
+        self.loaded.insert(ProgramName::Xdp, program);
         Ok(())
     }
 

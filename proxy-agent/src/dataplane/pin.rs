@@ -46,6 +46,12 @@ pub enum PinError {
         /// What is wrong with it.
         why: String,
     },
+    /// It is the root of a file system that others may open.
+    #[error(
+        "{} is the root of a bpf file system that other users may open: name a folder below it with --bpffs",
+        .0.display()
+    )]
+    SharedRoot(PathBuf),
     /// Another process works on it.
     #[error("another agent works on {}; stop it first", .0.display())]
     Busy(PathBuf),
@@ -140,10 +146,17 @@ impl PinFolder {
         Ok(())
     }
 
+    /// Whether all folders are there, and ours.
+    pub fn is_complete(&self) -> bool {
+        let folders = [self.base.clone(), self.root(), self.maps(), self.links()];
+        folders.iter().all(|folder| trust::open(folder).is_ok())
+    }
+
     /// The base, which is made if it is missing, and closed to all others.
     fn own_base(&self) -> Result<File, PinError> {
         self.check_file_system()?;
         trust::check_parents(&self.base)?;
+        trust::refuse_open_mount(&self.base)?;
         trust::make(&self.base)?;
         trust::close(&self.base)
     }

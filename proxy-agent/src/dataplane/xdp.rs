@@ -6,7 +6,11 @@
 mod plan;
 mod query;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use proxy_common::abi::device::{DeviceClass, LinkType, device_flags};
 
@@ -63,6 +67,11 @@ impl Uplinks {
         }
     }
 
+    /// See [`Attachments::trust_pins`](super::attach::Attachments::trust_pins).
+    pub fn trust_pins(&mut self, trusted: bool) {
+        self.links.trust(trusted);
+    }
+
     /// How programs can send frames out by a device ([`device_flags`]), as far as was known at the last
     /// [`reconcile`](Self::reconcile).
     pub fn flags(&self, ifindex: u32, port: &Port) -> u32 {
@@ -87,9 +96,18 @@ impl Uplinks {
         let uplinks = ports.iter().filter(|(_, port)| is_candidate(port));
         let plans: BTreeMap<u32, Result<RunMode, Reason>> = uplinks
             .map(|(&ifindex, port)| {
-                let features = |ifindex| self.features(ifindex);
+                let unknown = Cell::new(false);
+                let features = |ifindex| {
+                    self.features(ifindex).unwrap_or_else(|error| {
+                        tracing::debug!(ifindex, %error, "the driver's XDP features are not known");
+                        unknown.set(true);
+                        None
+                    })
+                };
                 let plan = plan(self.mode, ifindex, &port.below, features);
-                (ifindex, plan)
+                // A question that failed changes nothing.
+                let before = self.choices.get(&ifindex).filter(|_| unknown.get());
+                (ifindex, before.map_or(plan, Choice::plan))
             })
             .collect();
         // First, since a device has one mode at a time.
@@ -132,9 +150,10 @@ impl Uplinks {
             .filter(|ifindex| match self.mode {
                 XdpMode::Off => false,
                 XdpMode::Generic => true,
-                XdpMode::Auto | XdpMode::Native => self
-                    .features(*ifindex)
-                    .is_some_and(|features| features.has(Features::TRANSMIT)),
+                XdpMode::Auto | XdpMode::Native => match self.features(*ifindex) {
+                    Ok(features) => features.is_some_and(|f| f.has(Features::TRANSMIT)),
+                    Err(_) => self.reached.contains(ifindex),
+                },
             })
             .collect();
         self.choices = choices;
@@ -142,14 +161,12 @@ impl Uplinks {
         findings
     }
 
-    fn features(&self, ifindex: u32) -> Option<Features> {
+    /// The features that a driver announces; `None` if the kernel does not say.
+    fn features(&self, ifindex: u32) -> io::Result<Option<Features>> {
         if matches!(self.mode, XdpMode::Off | XdpMode::Generic) {
-            return None;
+            return Ok(None);
         }
-        query::features(ifindex).unwrap_or_else(|error| {
-            tracing::debug!(ifindex, %error, "what its driver can is not known");
-            None
-        })
+        query::features(ifindex)
     }
 
     fn tell(&self, name: &str, ifindex: u32, choice: Choice) {
@@ -195,8 +212,18 @@ impl Uplinks {
         );
         let name = link_name(ifindex, mode);
         let on_device = match programs_on(ifindex) {
+            Ok(on_device) => on_device,
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(Attached::Gone),
-            on_device => on_device.unwrap_or_default(),
+            // What is there stays.
+            Err(source) => {
+                return Err(AttachError::Device {
+                    action: "look for",
+                    program: ProgramName::Xdp.name(),
+                    side: "ingress",
+                    device: format!("number {ifindex}"),
+                    source,
+                });
+            }
         };
         let failed = |action| {
             let path = self.pins.link(&name);

@@ -88,7 +88,10 @@ impl Report {
         let updated = state
             .updated
             .map_or_else(|| NEVER.to_owned(), |updated| updated.to_string());
-        let is_current = healthy && node_eligible != Some(false) && word == Word::Serving;
+        let is_current = healthy
+            && node_eligible != Some(false)
+            && word == Word::Serving
+            && state.behind.is_none();
         let family = FamilyReport {
             last_updated: updated.clone(),
             healthy,

@@ -213,3 +213,15 @@ fn h2_a_node_that_is_being_deleted_fails_healthz_alone() {
     health.set_leaving(false);
     assert!(ok(&health, Question::Health, now));
 }
+
+#[test]
+fn h2_while_a_change_waits_the_last_update_is_not_now() {
+    let now = Instant::now();
+    let health = serving(now);
+    let updated = |health: &Health| body(health, Question::Health, now)["lastUpdated"].clone();
+    assert_eq!(updated(&health), time(10).to_string());
+    health.behind(now);
+    assert_eq!(updated(&health), time(0).to_string());
+    health.keeps_up();
+    assert_eq!(updated(&health), time(10).to_string());
+}

@@ -209,8 +209,8 @@ impl Own {
         raise(&self.write_failures, statistics.failures);
     }
 
-    /// Why Services are refused, each.
-    pub fn set_refused<'a>(&self, reasons: impl Iterator<Item = &'a Reason>) {
+    /// Why Services are refused, each; and how many are too big to be planned.
+    pub fn set_refused<'a>(&self, reasons: impl Iterator<Item = &'a Reason>, too_big: usize) {
         let mut counts = Reason::LABELS.map(|label| (label, 0));
         for reason in reasons {
             for (_, count) in counts
@@ -223,6 +223,8 @@ impl Own {
         for (label, count) in counts {
             self.refused.with_label_values(&[label]).set(count);
         }
+        let too_big = too_big.try_into().unwrap_or(i64::MAX);
+        self.refused.with_label_values(&["too_big"]).set(too_big);
     }
 
     /// Something is wrong with an object.

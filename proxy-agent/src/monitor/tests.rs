@@ -94,7 +94,7 @@ fn program(
     let triggers = changes.iter().map(trigger).collect();
     monitor.queued(&changes, triggers);
     programmer.sync(changes, Instant::now());
-    monitor.settle(programmer);
+    monitor.settle(programmer, []);
     monitor.programmed(false, Duration::from_millis(1));
 }
 
@@ -119,7 +119,7 @@ const SYNCED: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_famil
 fn h2_h3_what_can_not_be_written_is_late_until_it_is() {
     let mut monitor = Monitor::start(&ServeConfig::default()).unwrap();
     let mut programmer = programmer(Capacities::default());
-    monitor.settle(&programmer);
+    monitor.settle(&programmer, []);
     assert_eq!(
         sample(&monitor, SYNCED),
         Some(0.0),
@@ -141,7 +141,7 @@ fn h2_h3_what_can_not_be_written_is_late_until_it_is() {
 
     programmer.maps_mut().set_probability(0.0);
     programmer.tick(Instant::now() + TIMEOUT);
-    monitor.settle(&programmer);
+    monitor.settle(&programmer, []);
     assert!(!late(&monitor));
     assert!(sample(&monitor, SYNCED) > Some(0.0));
     assert_eq!(sample(&monitor, LATENCIES), Some(1.0));
@@ -232,7 +232,7 @@ fn h1_load_balancers_hear_of_no_endpoint_of_a_service_that_was_refused() {
     let gone = vec![(name("a"), ServicePlan::default())];
     program(&mut monitor, &mut programmer, gone);
     programmer.tick(Instant::now() + TIMEOUT);
-    monitor.settle(&programmer);
+    monitor.settle(&programmer, []);
     assert_eq!((told(&monitor, "a"), told(&monitor, "b")), (None, Some(2)));
 }
 
@@ -259,7 +259,7 @@ fn h1_while_a_change_is_not_in_the_maps_the_lower_count_is_told() {
     }
     programmer.maps_mut().set_probability(0.0);
     programmer.tick(Instant::now() + TIMEOUT);
-    monitor.settle(&programmer);
+    monitor.settle(&programmer, []);
     assert_eq!(told(&monitor, "web"), Some(4));
 }
 
@@ -295,19 +295,76 @@ fn h2_a_refused_service_keeps_the_last_time_that_all_was_as_planned() {
 }
 
 #[test]
+fn h1_h2_a_service_that_is_too_big_counts_as_refused_and_has_no_ready_endpoints() {
+    let mut monitor = Monitor::start(&ServeConfig::default()).unwrap();
+    let mut programmer = programmer(Capacities::default());
+    program(
+        &mut monitor,
+        &mut programmer,
+        vec![(name("web"), ready(1, 2))],
+    );
+    assert_eq!(told(&monitor, "web"), Some(2));
+    let refused = |monitor: &Monitor| {
+        let report = monitor
+            .health
+            .report(Question::Health, Instant::now(), Timestamp::now());
+        assert!(report.is_ok());
+        serde_json::to_value(report).unwrap()["servicesRefused"].clone()
+    };
+    assert_eq!(refused(&monitor), 0);
+
+    monitor.settle(&programmer, [&name("web")]);
+    assert_eq!(told(&monitor, "web"), Some(0));
+    assert_eq!(refused(&monitor), 1);
+    assert_eq!(sample(&monitor, "proxy_services_pending"), Some(1.0));
+    let too_big = "proxy_services_refused{reason=\"too_big\"}";
+    assert_eq!(sample(&monitor, too_big), Some(1.0));
+
+    program(
+        &mut monitor,
+        &mut programmer,
+        vec![(name("web"), ready(1, 3))],
+    );
+    assert_eq!(told(&monitor, "web"), Some(3));
+    assert_eq!(refused(&monitor), 0);
+}
+
+#[test]
+fn h2_a_failure_before_the_first_list_that_is_over_is_not_late() {
+    let mut monitor = Monitor::start(&ServeConfig::default()).unwrap();
+    let mut programmer = programmer(Capacities::default());
+    let live = |monitor: &Monitor| {
+        let later = Instant::now() + TIMEOUT;
+        monitor.health.alive(later);
+        let report = monitor
+            .health
+            .report(Question::Life, later, Timestamp::now());
+        report.is_ok()
+    };
+    programmer.maps_mut().set_probability(1.0);
+    programmer.set_node_name("node", Instant::now());
+    monitor.settle(&programmer, []);
+    assert!(!live(&monitor));
+    programmer.maps_mut().set_probability(0.0);
+    programmer.tick(Instant::now() + TIMEOUT);
+    monitor.settle(&programmer, []);
+    assert!(live(&monitor));
+}
+
+#[test]
 fn h2_an_agent_is_healthy_from_the_first_list_in_the_maps_to_the_end_of_its_loop() {
     let mut monitor = Monitor::start(&ServeConfig::default()).unwrap();
     let mut programmer = programmer(Capacities::default());
     let health = Arc::clone(&monitor.health);
     let healthy = || health.is_healthy(Instant::now());
-    monitor.settle(&programmer);
+    monitor.settle(&programmer, []);
     assert!(!healthy(), "nothing was planned");
     programmer.maps_mut().set_probability(1.0);
     program(&mut monitor, &mut programmer, vec![(name("web"), plan(1))]);
     assert!(!healthy(), "nothing could be written");
     programmer.maps_mut().set_probability(0.0);
     programmer.tick(Instant::now() + TIMEOUT);
-    monitor.settle(&programmer);
+    monitor.settle(&programmer, []);
     assert!(healthy());
     drop(monitor);
     assert!(!healthy());
@@ -365,7 +422,7 @@ fn h2_a_service_that_waits_for_its_table_is_late_until_it_gets_on() {
     monitor.planned = true;
     monitor.serves_earlier();
     programmer.sync([(name("web"), maglev(1))], start);
-    monitor.settle(&programmer);
+    monitor.settle(&programmer, []);
     assert_eq!(sample(&monitor, "proxy_services_pending"), Some(1.0));
     assert!(healthy_at(&monitor, start + TIMEOUT / 2));
     assert!(!healthy_at(&monitor, start + TIMEOUT));
@@ -379,7 +436,7 @@ fn h2_a_service_that_waits_for_its_table_is_late_until_it_gets_on() {
         .filter_map(crate::delta::tables::List::table);
     let tables: Vec<_> = tables.collect();
     programmer.tables_made(&job.ticket, tables, start + TIMEOUT);
-    monitor.settle(&programmer);
+    monitor.settle(&programmer, []);
     assert_eq!(sample(&monitor, "proxy_services_pending"), Some(1.0));
     assert!(healthy_at(&monitor, start + TIMEOUT / 2 * 3));
     assert!(!healthy_at(&monitor, start + TIMEOUT * 2));

@@ -68,6 +68,45 @@ fn a_folder_that_was_removed_is_made_again_and_locked() {
     });
 }
 
+/// A folder that another agent has locked meanwhile is that agent's.
+#[test]
+fn nothing_is_pinned_in_the_folder_of_another_agent() {
+    with("another", |fixture| {
+        let pins = &fixture.pins;
+        let ports = pods(1);
+        let mut attachments = fixture.attachments(TcMode::Tcx);
+        let mut audit = PinAudit::new(pins.clone(), Arc::new(pins.lock().unwrap())).unwrap();
+        assert_eq!(repairs(&attachments.reconcile(&ports)), []);
+
+        fs::remove_dir_all(pins.base()).unwrap();
+        let another = pins.lock().unwrap();
+        pins.create().unwrap();
+        let mut look = || {
+            let mut findings = audit.reconcile();
+            attachments.trust_pins(audit.is_trusted());
+            findings.extend(attachments.reconcile(&ports));
+            findings
+        };
+        let findings = look();
+        assert!(findings.repairs.is_empty());
+        let failed: Vec<_> = findings
+            .failures
+            .iter()
+            .map(|failure| failure.kind)
+            .collect();
+        assert_eq!(failed, [Kind::PinFolder]);
+        for folder in [pins.maps(), pins.links()] {
+            assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
+        }
+
+        drop(another);
+        let findings = look();
+        assert_eq!(findings.failures.len(), 0);
+        assert_eq!(fs::read_dir(pins.maps()).unwrap().count(), MAPS.len());
+        assert_eq!(fs::read_dir(pins.links()).unwrap().count(), 2);
+    });
+}
+
 /// As where the file system was unmounted: an error, until there is a place again.
 #[test]
 fn what_cannot_be_pinned_is_told_and_tried_again() {

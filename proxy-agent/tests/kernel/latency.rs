@@ -59,7 +59,13 @@ impl Agent {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_proxy-agent")])
-            .args(["run", "--hostname-override", "here", "--source"])
+            .args([
+                "run",
+                "--log-level=debug",
+                "--hostname-override",
+                "here",
+                "--source",
+            ])
             .arg(format!("file:{}", files.folder().display()))
             .arg("--bpffs")
             .arg(pins.base())
@@ -67,6 +73,7 @@ impl Agent {
             .arg(&cgroup)
             .arg("--ready-file")
             .arg(&ready)
+            .env_remove("PROXY_AGENT_BIN")
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output);

@@ -13,6 +13,8 @@ use crate::dataplane::pin::{Held, PinError, PinFolder, PinLock};
 pub struct PinAudit {
     pins: PinFolder,
     lock: Arc<PinLock>,
+    /// Whether the folder was ours when it was last looked at.
+    trusted: bool,
     maps: Held,
 }
 
@@ -23,13 +25,21 @@ impl PinAudit {
         for spec in MAPS {
             maps.get(spec.name)?;
         }
-        Ok(Self { pins, lock, maps })
+        Ok(Self {
+            pins,
+            lock,
+            trusted: true,
+            maps,
+        })
     }
 
     /// Makes the folders again where they are not there, locks them, and pins the maps again that are not pinned.
     pub fn reconcile(&mut self) -> Findings {
         let mut findings = Findings::default();
-        if let Err(error) = self.reconcile_folder(&mut findings) {
+        let folder = self.reconcile_folder(&mut findings);
+        self.trusted = folder.is_ok();
+        self.maps.trust(self.trusted);
+        if let Err(error) = folder {
             let folder = self.pins.root().display().to_string();
             findings.failed(Kind::PinFolder, folder, error);
         }
@@ -37,8 +47,14 @@ impl PinAudit {
         findings
     }
 
+    /// Whether the folder was ours at the last [`reconcile`](Self::reconcile): nobody else may write to it, and no other agent
+    /// works on it.
+    pub const fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
     fn reconcile_folder(&mut self, findings: &mut Findings) -> Result<(), PinError> {
-        let there = self.pins.maps().is_dir() && self.pins.links().is_dir();
+        let there = self.pins.is_complete();
         if !there {
             self.pins.create()?;
         }

@@ -21,6 +21,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Held {
     folder: PathBuf,
+    /// Whether the folder is ours. If not, it is not touched.
+    trusted: bool,
     objects: BTreeMap<String, Object>,
 }
 
@@ -39,8 +41,14 @@ impl Held {
     pub const fn new(folder: PathBuf) -> Self {
         Self {
             folder,
+            trusted: true,
             objects: BTreeMap::new(),
         }
+    }
+
+    /// Says whether the folder is ours. In another one nothing is pinned, opened or removed.
+    pub const fn trust(&mut self, trusted: bool) {
+        self.trusted = trusted;
     }
 
     /// The pin of an object.
@@ -51,6 +59,9 @@ impl Held {
     /// An object that is held, or pinned by an earlier run (then it is held from now on), and the kernel's id of it.
     pub fn get(&mut self, name: &str) -> Result<Option<(BorrowedFd<'_>, u32)>, PinError> {
         if !self.objects.contains_key(name) {
+            if !self.trusted {
+                return Ok(None);
+            }
             let path = self.path(name);
             let failed = |source| PinError::Io {
                 action: "open the pin",
@@ -92,6 +103,9 @@ impl Held {
     /// Lets go of an object, and removes its pin; false where there was none.
     pub fn remove(&mut self, name: &str) -> Result<bool, PinError> {
         self.objects.remove(name);
+        if !self.trusted {
+            return Ok(false);
+        }
         unpin(&self.path(name))
     }
 
@@ -103,8 +117,22 @@ impl Held {
     /// Pins what is held and is not pinned, or whose name has another pin. Gives their names, and whether they had been
     /// pinned before.
     pub fn repin(&mut self) -> Vec<(String, Result<bool, PinError>)> {
-        // What is wrong with the folder shows at each pin.
-        let pinned = inodes(&self.folder).unwrap_or_default();
+        if !self.trusted {
+            return Vec::new();
+        }
+        let pinned = match inodes(&self.folder) {
+            Ok(pinned) => pinned,
+            // Then each pin says that the folder is missing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(source) => {
+                let error = PinError::Io {
+                    action: "list",
+                    path: self.folder.clone(),
+                    source,
+                };
+                return vec![(self.folder.display().to_string(), Err(error))];
+            }
+        };
         let missing = self.objects.iter().filter(|(name, object)| {
             object.inode.is_none() || pinned.get(*name).copied() != object.inode
         });
@@ -119,7 +147,8 @@ impl Held {
     /// Whether it had been pinned before.
     fn pin(&mut self, name: &str) -> Result<bool, PinError> {
         let path = self.path(name);
-        let Some(object) = self.objects.get_mut(name) else {
+        let object = self.objects.get_mut(name).filter(|_| self.trusted);
+        let Some(object) = object else {
             return Ok(false);
         };
         let failed = |source| PinError::Io {

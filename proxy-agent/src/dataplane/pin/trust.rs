@@ -31,6 +31,19 @@ pub(super) fn make(path: &Path) -> Result<(), PinError> {
     }
 }
 
+/// Fails if a folder is the root of a mount that others may open. It may be shared, so it is not ours to close.
+pub(super) fn refuse_open_mount(path: &Path) -> Result<(), PinError> {
+    let Ok(own) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    let above = path.parent().map(fs::symlink_metadata);
+    let is_mount = above.is_none_or(|above| above.is_ok_and(|above| above.dev() != own.dev()));
+    if is_mount && own.mode() & OTHERS != 0 {
+        return Err(PinError::SharedRoot(path.to_owned()));
+    }
+    Ok(())
+}
+
 /// Opens a folder, if it can be trusted.
 pub(super) fn open(path: &Path) -> Result<File, PinError> {
     let untrusted = |why: &str| PinError::Untrusted {
@@ -242,5 +255,14 @@ mod tests {
             refused.contains("written to by others (mode 0777)"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn the_root_of_a_mount_that_others_may_open_is_refused() {
+        let error = refuse_open_mount(Path::new("/proc")).unwrap_err();
+        assert!(matches!(error, PinError::SharedRoot(_)), "{error}");
+        let folder = Folder::new("mount");
+        refuse_open_mount(&folder.at_mode("open", 0o755)).unwrap();
+        refuse_open_mount(&folder.0.join("missing")).unwrap();
     }
 }

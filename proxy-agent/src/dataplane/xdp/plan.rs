@@ -105,6 +105,16 @@ pub enum Choice {
     Tc(Reason),
 }
 
+impl Choice {
+    /// The plan that this choice stands for.
+    pub(super) const fn plan(&self) -> Result<RunMode, Reason> {
+        match *self {
+            Self::Xdp(mode) => Ok(mode),
+            Self::Tc(reason) => Err(reason),
+        }
+    }
+}
+
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
