@@ -11,7 +11,7 @@ use std::{
         linux::net::SocketAddrExt as _,
         unix::{ffi::OsStrExt as _, net as std_unix},
     },
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -41,7 +41,9 @@ pub struct Answer {
     pub body: String,
 }
 
+/// The socket's name. `/a/b` and `/a//b/` are one folder, and have one name.
 fn address(bpffs: &Path) -> io::Result<std_unix::SocketAddr> {
+    let bpffs: PathBuf = bpffs.components().collect();
     let name = [b"kube-proxy-ebpf:", bpffs.as_os_str().as_bytes()];
     std_unix::SocketAddr::from_abstract_name(name.concat())
 }

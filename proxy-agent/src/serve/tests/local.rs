@@ -33,6 +33,11 @@ fn h2_the_agent_answers_for_itself_where_another_has_its_port() {
     start(&config, shown).unwrap();
     let ask = |path: &str| crate::serve::local::ask(&bpffs, path);
     eventually("it answers", || ask("/livez").is_ok());
+    let same = bpffs.join("");
+    assert!(
+        crate::serve::local::ask(&same, "/livez").is_ok(),
+        "{same:?}"
+    );
     let answers = || ["/livez", "/readyz"].map(|path| ask(path).unwrap().ok);
     assert_eq!(answers(), [true, false]);
     health.caught_up(Timestamp::now(), 0);
