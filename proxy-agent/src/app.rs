@@ -1,11 +1,13 @@
 //! The agent at work: objects and devices in, maps and programs out. One thread, one loop; all decisions are made by
 //! the pure modules that it calls.
 
+mod config;
+mod devices;
+mod start;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,43 +17,27 @@ use tokio::{
     time::sleep_until,
 };
 
+pub use self::config::AppConfig;
 use crate::{
-    config::NodePortAddresses,
     dataplane::{
-        abort::{Aborter, Protocol},
-        attach::{self, Attachments, Port, TcMode},
-        audit::{Kind, PinAudit, Teller},
-        clock::Clock,
+        abort::Aborter,
+        attach::{Attachments, Port},
+        audit::{PinAudit, Teller},
         foreign::Inspector,
         gc::Collector,
-        load::{Features, Programs},
-        log::DatapathLog,
         maps::KernelMaps,
-        open::{self, MapCapacities},
-        pin::{PinFolder, PinLock},
-        probe,
-        remove::{self, Removed},
-        settings::{self, SettingsConfig},
-        xdp::{Uplinks, XdpMode},
+        xdp::Uplinks,
     },
-    delta::refusal::Capacities,
-    devices::{
-        addresses::{node_addresses, node_addrs},
-        classify::{DeviceConfig, DeviceProblem, classify},
-        netlink::Watcher,
-        observed::Observed,
-    },
+    devices::{classify::DeviceProblem, netlink::Watcher, observed::Observed},
     journal::Journal,
     model::{Event, Problem},
     monitor::Monitor,
-    netfilter::{Keeper, Rules},
+    netfilter::Keeper,
     pace::{self, Pace},
     plan::ServiceName,
-    planner::{Planner, PlannerConfig},
+    planner::Planner,
     programmer::{Outcome, Programmer},
-    ready,
-    serve::ServeConfig,
-    source::{Feed, Source, Update},
+    source::{Feed, Update},
     table_maker::{FEW_ENTRIES, TableMaker},
     telemetry::{chain, flood::Flood},
 };
@@ -65,48 +51,6 @@ const AUDIT: Duration = Duration::from_secs(4);
 const FIRST_REVIEW: Duration = Duration::from_mins(1);
 /// … and then as often as this, and when writes that had failed have succeeded.
 const REVIEW: Duration = Duration::from_mins(10);
-
-/// What the agent must be told, checked.
-#[derive(Clone, Debug)]
-pub struct AppConfig {
-    /// Where objects come from.
-    pub source: Source,
-    /// For the planner.
-    pub planner: PlannerConfig,
-    /// Where node ports answer.
-    pub node_port_addresses: NodePortAddresses,
-    /// Where everything is pinned.
-    pub bpffs: PathBuf,
-    /// Where health and metrics are served.
-    pub serve: ServeConfig,
-    /// Cgroup of the socket hooks; the root, if not given.
-    pub cgroup: Option<PathBuf>,
-    /// Which devices are uplinks.
-    pub devices: DeviceConfig,
-    /// For all programs.
-    pub settings: SettingsConfig,
-    /// Of what the programs tell.
-    pub datapath_log: DatapathLog,
-    /// How programs go on devices; `None`: as the kernel can.
-    pub tc: Option<TcMode>,
-    /// Rules for translated packets, those that are not wanted, too.
-    pub netfilter: [Rules; 2],
-    /// Where XDP programs are used.
-    pub xdp: XdpMode,
-    /// Whether UDP sockets that are connected to a backend that is gone are aborted.
-    pub abort_udp_sockets: bool,
-    /// Created when the first full list is programmed.
-    pub ready_file: Option<PathBuf>,
-}
-
-impl AppConfig {
-    /// Whose sockets are aborted when their backend is gone.
-    fn protocols_to_abort(&self) -> Vec<Protocol> {
-        let tcp = self.settings.end_tcp.then_some(Protocol::Tcp);
-        let udp = self.abort_udp_sockets.then_some(Protocol::Udp);
-        tcp.into_iter().chain(udp).collect()
-    }
-}
 
 /// The running agent.
 pub struct App {
@@ -142,121 +86,6 @@ pub struct App {
 }
 
 impl App {
-    /// Takes over what an earlier run left, loads and attaches the programs. Nothing that serves is removed here.
-    ///
-    /// What can be refused is asked for first. Where no earlier run left anything, a start that fails leaves nothing either.
-    pub async fn start(config: AppConfig) -> Result<Self> {
-        let cgroup = probe::open_cgroup(config.cgroup.as_deref())?;
-        let mode = tc_mode(config.tc)?;
-        let pins = PinFolder::new(&config.bpffs);
-        let lock = Arc::new(pins.lock()?);
-        if let Some(path) = &config.ready_file
-            && let Err(error) = ready::clear(path)
-        {
-            tracing::error!(%error, path = %path.display(), "--ready-file can't be removed, and does not tell when all is programmed");
-        }
-        let is_first = pins.versions()?.is_empty() && !attach::has_filters()?;
-        let started = Self::start_locked(config, cgroup, mode, Arc::clone(&lock)).await;
-        if started.is_err()
-            && is_first
-            && let Err(error) = remove::all(&pins)
-        {
-            tracing::error!(
-                error = chain(&error),
-                "what was made before the start failed can't be removed; run cleanup"
-            );
-        }
-        drop(lock);
-        started
-    }
-
-    /// Starts where nobody else works.
-    async fn start_locked(
-        config: AppConfig,
-        cgroup: File,
-        mode: TcMode,
-        lock: Arc<PinLock>,
-    ) -> Result<Self> {
-        let started = Instant::now();
-        let source = config.source.clone().follow()?;
-        let monitor = Monitor::start(&config.serve)?;
-        let pins = PinFolder::new(&config.bpffs);
-        let features = Features {
-            set_retval: probe::has_set_retval()
-                .context("could not probe the kernel for bpf_set_retval")?,
-        };
-        pins.create()?;
-        let programs = Programs::load(&pins, features, config.datapath_log)?;
-        let pin_audit = PinAudit::new(pins.clone(), lock)?;
-        let clock = Clock::new(&programs)?;
-        let inspector = Inspector::start(&programs)?;
-        settings::write(&pins, &config.settings, clock.hz())?;
-        let room = MapCapacities::read(&pins)?;
-        monitor.set_capacities(&room);
-        let capacities = Capacities::new(|map| room.of(map));
-        let programmer = Programmer::open(KernelMaps::open(&pins)?, capacities)?;
-        let collector = Collector::open(&pins, clock)?;
-        monitor.watch_datapath(open::counters(&pins)?);
-        let protocols = config.protocols_to_abort();
-        let aborter = (!protocols.is_empty())
-            .then(|| Aborter::start(&pins, protocols, monitor.aborted_sockets()))
-            .transpose()?;
-        let (watcher, observed) = Watcher::start()
-            .await
-            .context("could not read this node's devices")?;
-        let mut app = Self {
-            monitor,
-            journal: Journal::default(),
-            planner: Planner::new(config.planner.clone()),
-            programmer,
-            table_maker: TableMaker::start().context("could not start a thread")?,
-            pace: Pace::default(),
-            uplinks: Uplinks::new(pins.clone(), config.xdp),
-            attachments: Attachments::new(pins, programs, mode),
-            collector,
-            aborter,
-            watcher,
-            observed,
-            ports: BTreeMap::new(),
-            device_problems: Vec::new(),
-            source,
-            flood: Flood::new(started),
-            ready: false,
-            finished: false,
-            inspector,
-            netfilter: None,
-            config,
-            cgroup,
-            pins: pin_audit,
-            teller: Teller::default(),
-        };
-        app.monitor.watch_source(Arc::clone(&app.source.pulse));
-        let outcome = app
-            .programmer
-            .set_node_name(&app.config.planner.node_name, Instant::now());
-        app.settle(outcome);
-        app.take_devices();
-        // Without the socket hooks there is no point in going on.
-        let sockets = app.attachments.reconcile_sockets(&app.cgroup);
-        if let Some(failure) = sockets.failures.into_iter().next() {
-            return Err(anyhow::Error::from_boxed(failure.error));
-        }
-        app.netfilter = Some(Keeper::start(app.config.netfilter.clone())?);
-        let frontends = app.programmer.usage().frontends;
-        if frontends > 0 || remove::another_version_serves(&PinFolder::new(&app.config.bpffs)) {
-            app.monitor.serves_earlier();
-        }
-        tracing::info!(
-            node = app.config.planner.node_name,
-            ?features,
-            ?mode,
-            frontends,
-            elapsed = ?started.elapsed(),
-            "programs are attached"
-        );
-        Ok(app)
-    }
-
     /// Works until a signal ends it. Programs, links and maps stay as they are.
     pub async fn run(mut self) -> Result<()> {
         let mut terminate =
@@ -379,88 +208,6 @@ impl App {
         self.journal.holds("this node's Node object", warning);
     }
 
-    /// Makes attachments, maps and plans what devices and addresses are now.
-    fn take_devices(&mut self) {
-        let classes = classify(&self.observed, &self.config.devices);
-        for problem in &classes.problems {
-            if !self.device_problems.contains(problem) {
-                tracing::warn!("{problem}");
-            }
-        }
-        self.device_problems = classes.problems;
-        // A device is known to the programs before they are on it.
-        self.program_devices(&classes.ports);
-        let served = classes.ports.values().map(|port| port.device.class);
-        self.monitor.set_devices(served);
-        self.inspector.look_at(&classes.ports);
-        self.ports = classes.ports;
-        self.audit();
-        self.take_addresses();
-    }
-
-    /// Makes attachments and pins what they should be, whoever changed them. What a driver can do for XDP may change without an
-    /// event, too.
-    fn audit(&mut self) {
-        let mut findings = self.pins.reconcile();
-        let trusted = self.pins.is_trusted();
-        self.attachments.trust_pins(trusted);
-        self.uplinks.trust_pins(trusted);
-        let devices = self.attachments.reconcile(&self.ports);
-        self.monitor.set_device_failures(devices.failures.len());
-        findings.extend(devices);
-        let programs = self.attachments.programs_mut();
-        findings.extend(self.uplinks.reconcile(programs, &self.ports));
-        // A cgroup that was given by name may have been made anew under that name.
-        if let Some(path) = &self.config.cgroup {
-            match probe::open_cgroup(Some(path)) {
-                Ok(cgroup) => self.cgroup = cgroup,
-                Err(error) => findings.failed(Kind::Cgroup, path.display().to_string(), error),
-            }
-        }
-        findings.extend(self.attachments.reconcile_sockets(&self.cgroup));
-        self.monitor.audited(&findings);
-        self.teller.tell(&findings, Instant::now());
-        let ports = std::mem::take(&mut self.ports);
-        self.program_devices(&ports);
-        self.ports = ports;
-    }
-
-    fn program_devices(&mut self, ports: &BTreeMap<u32, Port>) {
-        let entry = |(&ifindex, port): (&u32, &Port)| {
-            let mut device = port.device;
-            device.flags |= self.uplinks.flags(ifindex, port);
-            (ifindex, device)
-        };
-        let entries = ports.iter().map(entry).collect();
-        let outcome = self.programmer.set_devices(entries, Instant::now());
-        self.settle(outcome);
-    }
-
-    /// Makes maps and plans what this node's addresses are now. Before the first full list the Node object, which
-    /// `--nodeport-addresses=primary` goes by, may be missing: what an earlier run programmed stays.
-    fn take_addresses(&mut self) {
-        let addresses = node_addresses(&self.observed);
-        if self.planner.is_synced() {
-            let primary: Vec<_> = self
-                .planner
-                .node()
-                .map(|node| node.primary_addresses().collect())
-                .unwrap_or_default();
-            let flags = node_addrs(&addresses, &self.config.node_port_addresses, &primary);
-            let outcome = self.programmer.set_node_addrs(flags, Instant::now());
-            self.settle(outcome);
-            let nowhere = self
-                .config
-                .node_port_addresses
-                .nowhere(&addresses, &primary);
-            self.journal.holds("--nodeport-addresses", nowhere);
-            let listen = self.config.node_port_addresses.listen(&addresses, &primary);
-            self.monitor.set_check_addresses(listen);
-        }
-        let problems = self.planner.set_node_addresses(addresses);
-        self.complain(&problems);
-    }
-
     /// Tells what is wrong with objects: the log, and their owners.
     fn complain(&mut self, problems: &[Problem]) {
         self.monitor.count_problems(problems);
@@ -532,21 +279,6 @@ impl App {
         }
     }
 
-    /// Once the first full list is in the maps: removes what another version left, and makes the ready file. As long as a write
-    /// fails, the other version goes on serving.
-    fn finish_start(&mut self) {
-        if !self.ready || self.finished || self.programmer.is_behind() {
-            return;
-        }
-        self.finished = true;
-        self.retire_other_versions();
-        if let Some(path) = &self.config.ready_file
-            && let Err(error) = ready::announce(path)
-        {
-            tracing::error!(%error, path = %path.display(), "--ready-file can't be created");
-        }
-    }
-
     /// Compares the maps with the plans, and mends what is not as planned.
     fn review_maps(&mut self) {
         if !self.ready {
@@ -573,34 +305,6 @@ impl App {
                 "the maps can't be compared with the plans"
             ),
         }
-    }
-
-    /// What a version with other maps left attached has served until now.
-    fn retire_other_versions(&self) {
-        match remove::other_versions(&PinFolder::new(&self.config.bpffs)) {
-            Ok(removed) if removed == Removed::default() => {}
-            Ok(removed) => tracing::info!(
-                programs = removed.programs,
-                maps = removed.maps,
-                "took over from another version, whose programs and maps are removed"
-            ),
-            Err(error) => tracing::error!(
-                error = chain(&error),
-                "what another version left can't be removed; run cleanup, then start again"
-            ),
-        }
-    }
-}
-
-/// How programs go on devices.
-fn tc_mode(asked: Option<TcMode>) -> Result<TcMode> {
-    match (asked, probe::has_tcx()) {
-        (Some(TcMode::Tcx), false) => {
-            bail!("this kernel has no tcx (Linux 6.6 has): use --tc auto or --tc clsact")
-        }
-        (Some(mode), _) => Ok(mode),
-        (None, true) => Ok(TcMode::Tcx),
-        (None, false) => Ok(TcMode::Clsact),
     }
 }
 
