@@ -136,7 +136,7 @@ impl Delta {
         let nothing = Service::default();
         let old = self.services.get(service).unwrap_or(&nothing);
         let mut lists = old.without_table(plan);
-        if !self.resources.fits(&lists) {
+        if !lists.is_empty() && !self.resources.fits(&old.without_slots(plan)) {
             return Vec::new();
         }
         lists.retain(|list| !self.resources.tables.has(list) && list.entries().is_some());

@@ -128,7 +128,7 @@ impl Drafting<'_> {
         if !self.fits_backends(plan) {
             return Err(Reason::Full(Resource::Backends));
         }
-        if !self.resources.fits(&self.old.without_table(plan)) {
+        if !self.resources.fits(&self.old.without_slots(plan)) {
             return Err(Reason::Full(Resource::Slots));
         }
         let unlisted = plan.draining.keys().chain(plan.not_serving.keys());

@@ -129,16 +129,36 @@ impl Service {
 
     /// The lists of a plan that need a Maglev table that they have not got, each once.
     pub fn without_table(&self, plan: &ServicePlan) -> HashSet<List> {
+        let lists = self.lists_without_table(plan);
+        lists.map(|(_, list)| list).collect()
+    }
+
+    /// Those of them that need new slots. After a start or a review no table is known, but most stand in slots already:
+    /// a target whose slots are as many as the table's entries probably has it.
+    pub fn without_slots(&self, plan: &ServicePlan) -> HashSet<List> {
+        let has_slots = |key: &TargetKey, list: &List| {
+            let target = self.targets.get(key).filter(|old| old.table.is_none());
+            let slots = target.and_then(|old| old.slots.as_ref());
+            slots.is_some_and(|slots| Some(slots.len()) == list.entries())
+        };
+        let lists = self.lists_without_table(plan);
+        lists
+            .filter_map(|(key, list)| (!has_slots(key, &list)).then_some(list))
+            .collect()
+    }
+
+    fn lists_without_table<'a>(
+        &'a self,
+        plan: &'a ServicePlan,
+    ) -> impl Iterator<Item = (&'a TargetKey, List)> {
         let maglev = plan
             .targets
             .iter()
             .filter(|(_, target)| target.algorithm == Algorithm::Maglev);
-        maglev
-            .filter_map(|(key, target)| {
-                let listed = distinct(&target.backends);
-                let is_known = listed.len() < 2 || self.table_of(key, &listed).is_some();
-                (!is_known).then(|| List::new(&listed))
-            })
-            .collect()
+        maglev.filter_map(|(key, target)| {
+            let listed = distinct(&target.backends);
+            let is_known = listed.len() < 2 || self.table_of(key, &listed).is_some();
+            (!is_known).then(|| (key, List::new(&listed)))
+        })
     }
 }

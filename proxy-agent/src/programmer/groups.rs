@@ -80,7 +80,10 @@ impl<M: Maps> Programmer<M> {
         outcome: &mut Outcome,
     ) -> bool {
         let mut ready = self.ready(refused_too);
-        self.put_off(&mut ready, now);
+        if self.put_off(&mut ready, now) && refused_too {
+            // They are tried now, though it takes until their tables are there. Else they would be tried for ever.
+            self.tried_at = self.delta.usage();
+        }
         self.refused
             .retain(|service, _| !ready.contains_key(service));
         if ready.is_empty() {

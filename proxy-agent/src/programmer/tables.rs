@@ -142,11 +142,17 @@ impl<M: Maps> Programmer<M> {
     }
 
     /// Of plans that are ready to be staged, puts off those whose tables are to be made elsewhere, and those that give up
-    /// a frontend which one of them takes: the frontend is never missing.
-    pub(super) fn put_off(&mut self, ready: &mut BTreeMap<ServiceName, ServicePlan>, now: Instant) {
+    /// a frontend which one of them takes: the frontend is never missing. Says whether some of them were refused before;
+    /// they are not any more, so that they are tried as soon as the tables are there.
+    pub(super) fn put_off(
+        &mut self,
+        ready: &mut BTreeMap<ServiceName, ServicePlan>,
+        now: Instant,
+    ) -> bool {
         if self.table_entries == usize::MAX {
-            return;
+            return false;
         }
+        let mut were_refused = false;
         let mut put_off = BTreeMap::new();
         for (service, plan) in std::mem::take(ready) {
             let lists = self.delta.missing_tables(&service, &plan);
@@ -157,11 +163,13 @@ impl<M: Maps> Programmer<M> {
             } else if self.preparations.plans.contains_key(&service) {
                 put_off.insert(service, plan);
             } else {
+                let refused = self.refused.remove(&service);
+                were_refused |= refused.is_some();
                 let preparing = Preparing {
                     plan,
                     since: now,
                     waits: Arc::new(()),
-                    refused: self.refused.remove(&service),
+                    refused,
                 };
                 self.preparations.begin(service, lists, preparing);
             }
@@ -181,11 +189,16 @@ impl<M: Maps> Programmer<M> {
             for service in gives {
                 if let Some(plan) = ready.remove(&service) {
                     taken.extend(self.takes(&service, &plan));
+                    if let Some(reason) = self.refused.remove(&service) {
+                        were_refused = true;
+                        self.preparations.told.insert(service.clone(), reason);
+                    }
                     put_off.insert(service, plan);
                 }
             }
         }
         self.waiting.extend(put_off);
+        were_refused
     }
 
     /// Keys of frontends that a Service is to have and has not.

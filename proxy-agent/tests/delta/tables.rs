@@ -316,20 +316,116 @@ fn a_refusal_is_told_once_over_new_tables() {
         ..Capacities::default()
     };
     let mut it = Elsewhere::new(few);
-    it.sync("one", random(&[1], &[1, 2]));
+    // There are 4 places.
+    it.sync("one", random(&[1], &[1, 2, 3]));
     it.sync("big", plan(&[2], &[1, 2, 3]));
     let job = it.job();
     assert_eq!(it.finish(job).refused.len(), 1);
     // One place is freed, which is not enough.
-    it.sync("one", random(&[1], &[1]));
+    it.sync("one", random(&[1], &[1, 2]));
     it.now += Duration::from_secs(1);
     let outcome = it.programmer.tick(it.now);
     assert!(outcome.refused.is_empty());
-    let mut told = 0;
-    for job in it.programmer.take_table_jobs() {
-        told += it.finish(job).refused.len();
+    let job = it.job();
+    assert_eq!(it.finish(job).refused, []);
+    assert_eq!(
+        it.programmer.take_table_jobs().len(),
+        0,
+        "nothing was freed since the last try"
+    );
+    assert!(it.programmer.refused().contains_key(&name("big")));
+    // The other two are freed too.
+    it.sync("one", ServicePlan::default());
+    it.now += Duration::from_secs(1);
+    it.programmer.tick(it.now);
+    let job = it.job();
+    assert_eq!(it.finish(job).programmed, [name("big")].into());
+    it.expect([("big", plan(&[2], &[1, 2, 3]))]);
+}
+
+/// One that was refused, and gives a frontend to one that waits for its table, is tried again when the table is there.
+#[test]
+fn a_refused_service_that_waited_for_another_is_tried_again() {
+    let few = Capacities {
+        backends: 9,
+        ..Capacities::default()
+    };
+    let mut it = Elsewhere::new(few);
+    it.sync("one", random(&[1], &[1, 2, 3]));
+    it.sync("giver", random(&[2, 3], &[1]));
+    // Neither fits: 8 places, of which 4 are taken.
+    let refused = it.sync("giver", random(&[2], &[1, 2, 3, 4, 5, 6]));
+    assert_eq!(refused.refused.len(), 1);
+    it.sync("big", plan(&[3], &[1, 2, 3, 4, 5, 6, 7]));
+    let job = it.job();
+    assert_eq!(it.finish(job).refused.len(), 1);
+    // Room for the giver, but not for the other.
+    it.sync("one", random(&[1], &[1]));
+    it.now += Duration::from_secs(1);
+    it.programmer.tick(it.now);
+    let job = it.job();
+    it.programmer.tick(it.now);
+    let outcome = it.finish(job);
+    assert_eq!(outcome.programmed, [name("giver")].into());
+    assert_eq!(outcome.refused, []);
+    // The giver's frontend is free now: that is worth one more try.
+    let job = it.job();
+    assert_eq!(it.finish(job).refused, []);
+    assert_eq!(it.programmer.take_table_jobs().len(), 0);
+    it.expect([
+        ("one", random(&[1], &[1])),
+        ("giver", random(&[2], &[1, 2, 3, 4, 5, 6])),
+    ]);
+}
+
+/// Tables that take more than half of the slots are as planned still, however the maps are read back.
+#[test]
+fn tables_that_stand_in_crowded_maps_need_no_room() {
+    let few = Capacities {
+        slots: 2_500,
+        ..Capacities::default()
+    };
+    let plans: Plans = [
+        (name("one"), plan(&[1], &[1, 2])),
+        (name("two"), plan(&[2], &[3, 4])),
+    ]
+    .into();
+    let now = Instant::now();
+    let mut programmer = Programmer::open(MemoryMaps::default(), few).unwrap();
+    programmer.sync(plans.clone(), now);
+    assert!(programmer.is_settled());
+    assert_eq!(programmer.usage().slots, 2_042);
+    let maps = programmer.into_maps();
+    for elsewhere in [false, true] {
+        for reviewed in [false, true] {
+            let programmer = Programmer::open(maps.clone(), few).unwrap();
+            let mut it = Elsewhere { programmer, now };
+            if elsewhere {
+                it.programmer.make_tables_elsewhere(0);
+            }
+            let mut outcome = if reviewed {
+                it.programmer.review(plans.clone(), [], now).unwrap()
+            } else {
+                it.programmer.sync(plans.clone(), now)
+            };
+            let jobs = it.programmer.take_table_jobs();
+            assert_eq!(jobs.len(), if elsewhere { 2 } else { 0 });
+            for job in jobs {
+                let later = it.finish(job);
+                outcome.refused.extend(later.refused);
+                outcome.programmed.extend(later.programmed);
+            }
+            let context = format!("elsewhere {elsewhere}, reviewed {reviewed}");
+            assert_eq!(outcome.refused, [], "{context}");
+            assert_eq!(outcome.programmed.len(), 2, "{context}");
+            assert_eq!(it.programmer.statistics().total(), 0, "{context}");
+            assert!(it.programmer.is_settled(), "{context}");
+            // Another list of the same length needs room that there is not.
+            let outcome = it.sync("two", plan(&[2], &[3, 5]));
+            assert_eq!(outcome.refused.len(), 1, "{context}");
+            assert_eq!(it.programmer.take_table_jobs().len(), 0, "{context}");
+        }
     }
-    assert_eq!(told, 0);
 }
 
 /// Lists of the jobs that a plan brings about, all of which are done.
