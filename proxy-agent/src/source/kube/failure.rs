@@ -153,19 +153,11 @@ impl Failure {
     }
 
     /// Whether a list may fail in this way because the server, or a proxy in between, can't stream it.
-    pub(super) fn is_of_streaming(&self) -> bool {
-        match self {
-            Self::NoAnswer(_)
-            | Self::Broken(_)
-            | Self::Unfinished
-            | Self::ClosedEarly
-            | Self::TooLarge(_)
-            | Self::Silent(_)
-            | Self::Quiet(_)
-            | Self::Unreadable(_)
-            | Self::Ended(_) => true,
-            Self::Connect(_) | Self::Request(_) | Self::Refused(_) | Self::Closed => false,
-        }
+    pub(super) const fn is_of_streaming(&self) -> bool {
+        !matches!(
+            self,
+            Self::Connect(_) | Self::Request(_) | Self::Refused(_) | Self::Closed
+        )
     }
 
     /// How long the server asks to be left alone.

@@ -40,10 +40,8 @@ pub(super) struct Watch<'a, T> {
     fields: Option<String>,
     known: Known<T>,
     position: Position,
-    /// Whether the server begins a watch with the list.
-    streams: bool,
-    /// Streamed lists that failed since the last complete list.
-    failed_streams: u32,
+    /// Streamed lists that failed since the last complete list; `None`: the server does not begin watches with a list.
+    failed_streams: Option<u32>,
     /// Whether a bookmark has come since the last silence. Until then watches are brief: the server ends them in their
     /// time, which is a word too.
     sends_bookmarks: bool,
@@ -69,8 +67,7 @@ impl<'a, T: Manifest> Watch<'a, T> {
             fields,
             known: Known::default(),
             position: Position::List(Version::Any),
-            streams: true,
-            failed_streams: 0,
+            failed_streams: Some(0),
             sends_bookmarks: false,
             answered: false,
             was_silent: false,
@@ -135,7 +132,7 @@ impl<'a, T: Manifest> Watch<'a, T> {
 
     /// Whether a list is asked for by a watch.
     const fn is_streaming(&self) -> bool {
-        self.streams && self.failed_streams < STREAMED_LISTS
+        matches!(self.failed_streams, Some(failed) if failed < STREAMED_LISTS)
     }
 
     /// What a failure means for the next attempt.
@@ -144,11 +141,11 @@ impl<'a, T: Manifest> Watch<'a, T> {
         let streamed = matches!(self.position, Position::List(_)) && self.is_streaming();
         if streamed && remedy == Remedy::AskOtherwise {
             tracing::debug!(kind = T::KIND, reason = %failure, "the server does not begin watches with a list");
-            self.streams = false;
+            self.failed_streams = None;
             return;
         }
         if streamed && failure.is_of_streaming() {
-            self.failed_streams += 1;
+            self.failed_streams = self.failed_streams.map(|failed| failed + 1);
         }
         if matches!(failure, Failure::Silent(_) | Failure::Quiet(_)) {
             self.was_silent = true;
@@ -392,7 +389,7 @@ impl<'a, T: Manifest> Watch<'a, T> {
         part.listed = Some(T::KIND);
         self.answered = true;
         self.was_silent = false;
-        self.failed_streams = 0;
+        self.failed_streams = self.failed_streams.map(|_| 0);
         self.position = Position::After(version);
         self.contact.listed(T::KIND);
     }

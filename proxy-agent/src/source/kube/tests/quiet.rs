@@ -101,6 +101,13 @@ async fn a_server_that_is_only_quiet_is_no_trouble_and_is_heard_of() {
         let watch = server.request(SERVICES).await;
         assert_eq!(restarts(pulse, Restart::Timeout), 2);
         assert!(is_brief(&watch) && !is_in_trouble());
+        // After a list, too.
+        watch.refuse(410, "Expired");
+        let list = server.request(SERVICES).await.stream();
+        list.listed("20");
+        assert!(server.request(SERVICES).await.is_watch_after("20"));
+        assert_eq!(restarts(pulse, Restart::Timeout), 3);
+        assert!(!is_in_trouble());
     };
     bench.follow(parts, dialogue).await;
 }
