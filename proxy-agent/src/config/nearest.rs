@@ -1,7 +1,14 @@
 //! What a misspelt name was meant to be.
 
+/// The longest text that is compared, in bytes. What is longer is no name with an error, and the comparison takes time and
+/// memory that grow with its length.
+const LONGEST: usize = 100;
+
 /// The known name that is nearest to a text, if it is near.
 pub fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if text.len() > LONGEST {
+        return None;
+    }
     let distance = |name: &&str| strsim::damerau_levenshtein(text, name);
     let name = known.into_iter().min_by_key(distance)?;
     (distance(&name) <= text.len().max(name.len()) / 3).then_some(name)
@@ -10,4 +17,17 @@ pub fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 /// The same as the end of a sentence.
 pub fn did_you_mean<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(text, known).map_or_else(String::new, |name| format!("; did you mean {name}?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_no_name_is_not_compared() {
+        let name = "n".repeat(LONGEST);
+        assert_eq!(nearest(&name[1..], [name.as_str()]), Some(name.as_str()));
+        let longer = format!("{name}n");
+        assert_eq!(nearest(&longer, [name.as_str()]), None);
+    }
 }

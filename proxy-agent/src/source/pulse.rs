@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a source has not said for so long may be out of date. An API server sends a bookmark each minute, and a watch that
-/// is silent for 90 seconds is begun again.
+/// What a source has not said for so long may be out of date. A watch of an API server that is silent for 90 seconds is
+/// begun again as a brief one, and the server ends that after 75 seconds at most: it is heard of before this is over.
 pub const STALE: Duration = Duration::from_mins(3);
 
 /// Why a list or a watch ended and another one was begun.

@@ -115,6 +115,13 @@ impl Contact {
         }
     }
 
+    /// Whether there is trouble with a kind.
+    #[cfg(test)]
+    pub(super) fn is_in_trouble(&self, kind: &str) -> bool {
+        let kinds = self.kinds.borrow();
+        kinds.get(kind).is_some_and(|kind| kind.trouble.is_on())
+    }
+
     fn works(&self, kind: &'static str) {
         let mut kinds = self.kinds.borrow_mut();
         let over = kinds
@@ -164,7 +171,7 @@ mod tests {
 
     /// Whether there is trouble with Services.
     fn is_on(contact: &Contact) -> bool {
-        contact.kinds.borrow()["Service"].trouble.is_on()
+        contact.is_in_trouble("Service")
     }
 
     #[test]
@@ -188,6 +195,28 @@ mod tests {
         assert!(is_on(&contact));
         contact.goes_on("Service");
         assert!(!is_on(&contact));
+    }
+
+    #[test]
+    fn silence_is_trouble_when_the_next_watch_is_silent_too_or_is_not_opened() {
+        let quiet = Failure::Quiet(Duration::ZERO);
+        let contact = contact();
+        contact.fails("Service", "", &quiet);
+        contact.opened("Service");
+        assert!(!is_on(&contact));
+        contact.fails("Service", "", &Failure::Silent(Duration::ZERO));
+        contact.opened("Service");
+        assert!(is_on(&contact));
+        contact.goes_on("Service");
+        // Any number of times, as long as a watch in between goes on.
+        for _ in 0..10 {
+            contact.fails("Service", "", &quiet);
+            assert!(!is_on(&contact));
+            contact.goes_on("Service");
+        }
+        contact.fails("Service", "", &quiet);
+        contact.fails("Service", "", &Failure::NoAnswer(Duration::ZERO));
+        assert!(is_on(&contact));
     }
 
     #[test]

@@ -48,6 +48,10 @@ pub(super) enum Failure {
     /// The answer stopped.
     #[error("nothing was heard for {0:?}")]
     Silent(Duration),
+    /// A watch was silent for the first time. The server may have had nothing to say: only the next watch shows whether
+    /// it is there.
+    #[error("nothing was heard for {0:?}, for the first time")]
+    Quiet(Duration),
     /// It is no answer of an API server.
     #[error("the answer can't be read: {0}")]
     Unreadable(String),
@@ -99,7 +103,7 @@ impl Failure {
                 _ => Restart::Refused,
             },
             Self::Connect(_) | Self::Request(_) | Self::Refused(_) => Restart::Refused,
-            Self::NoAnswer(_) | Self::Silent(_) => Restart::Timeout,
+            Self::NoAnswer(_) | Self::Silent(_) | Self::Quiet(_) => Restart::Timeout,
             Self::Broken(_) | Self::Unfinished | Self::ClosedEarly | Self::Closed => {
                 Restart::Closed
             }
@@ -112,9 +116,11 @@ impl Failure {
     pub(super) fn severity(&self) -> Severity {
         match self {
             Self::Unreadable(_) | Self::Silent(_) | Self::TooLarge(_) => Severity::Answer,
-            Self::Broken(_) | Self::Unfinished | Self::ClosedEarly | Self::Ended(_) => {
-                Severity::NowAndThen
-            }
+            Self::Broken(_)
+            | Self::Unfinished
+            | Self::ClosedEarly
+            | Self::Ended(_)
+            | Self::Quiet(_) => Severity::NowAndThen,
             Self::Refused(kube::Error::Api(status)) if status.code == GONE => Severity::NowAndThen,
             Self::Connect(_)
             | Self::Request(_)
@@ -136,12 +142,22 @@ impl Failure {
                 _ => Remedy::Repeat,
             },
             Self::Refused(_) | Self::NoAnswer(_) | Self::Connect(_) => Remedy::Reconnect,
-            Self::Broken(_) | Self::Unfinished | Self::Silent(_) | Self::ClosedEarly => {
-                Remedy::Resume
-            }
+            Self::Broken(_)
+            | Self::Unfinished
+            | Self::Silent(_)
+            | Self::Quiet(_)
+            | Self::ClosedEarly => Remedy::Resume,
             Self::Ended(_) | Self::Unreadable(_) | Self::TooLarge(_) => Remedy::List,
             Self::Request(_) | Self::Closed => Remedy::Repeat,
         }
+    }
+
+    /// Whether a list may fail in this way because the server, or a proxy in between, can't stream it.
+    pub(super) const fn is_of_streaming(&self) -> bool {
+        !matches!(
+            self,
+            Self::Connect(_) | Self::Request(_) | Self::Refused(_) | Self::Closed
+        )
     }
 
     /// How long the server asks to be left alone.

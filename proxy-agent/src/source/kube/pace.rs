@@ -11,12 +11,14 @@ pub(super) struct Pace {
     pub answer: Duration,
     /// Between two parts of a list.
     pub listing: Duration,
-    /// Silence on a watch after which it is begun again: the server sends a bookmark each minute.
+    /// Silence on a watch after which it is begun again. It is longer than a brief watch, which the server ends before.
     pub silence: Duration,
     /// A watch that is open for so long goes on as it should; one that the server ends sooner does not.
     pub calm: Duration,
     /// How long the server keeps a watch open, at least; at most twice as long, so that not all nodes come back at once.
     pub watch: Duration,
+    /// The same for a brief watch, whose end tells that a server without bookmarks lives; at most a quarter longer.
+    pub brief_watch: Duration,
     /// The shortest and the longest wait before a next attempt.
     pub retry: (Duration, Duration),
 }
@@ -30,6 +32,7 @@ impl Default for Pace {
             silence: Duration::from_secs(90),
             calm: Duration::from_secs(10),
             watch: Duration::from_mins(5),
+            brief_watch: Duration::from_mins(1),
             retry: (Duration::from_millis(400), Duration::from_secs(15)),
         }
     }
@@ -37,8 +40,14 @@ impl Default for Pace {
 
 impl Pace {
     /// How long to ask for a watch to be kept open.
-    pub(super) fn watch_seconds(&self) -> u32 {
-        let seconds = self.watch.mul_f64(1.0 + fastrand::f64()).as_secs().max(1);
+    pub(super) fn watch_seconds(&self, brief: bool) -> u32 {
+        let (shortest, more) = if brief {
+            (self.brief_watch, 0.25)
+        } else {
+            (self.watch, 1.0)
+        };
+        let wanted = shortest.mul_f64(1.0 + more * fastrand::f64());
+        let seconds = wanted.as_secs().max(1);
         u32::try_from(seconds).unwrap_or(u32::MAX)
     }
 }
@@ -74,6 +83,18 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_brief_watch_ends_before_silence_is_noticed() {
+        let pace = Pace::default();
+        let silence = pace.silence.as_secs();
+        for _ in 0..1_000 {
+            let brief = u64::from(pace.watch_seconds(true));
+            assert!((60..=75).contains(&brief) && brief < silence, "{brief}");
+            let long = pace.watch_seconds(false);
+            assert!((300..=600).contains(&long), "{long}");
+        }
+    }
 
     #[test]
     fn waits_double_up_to_the_limit_and_differ() {

@@ -2,6 +2,7 @@
 
 mod malformed;
 mod outages;
+mod quiet;
 pub mod server;
 
 use std::time::Duration;

@@ -28,6 +28,8 @@ use super::{
 
 /// A watch that ends sooner is no success.
 const SHORT: Duration = Duration::from_secs(1);
+/// After so many streamed lists that failed, the next list is a plain one.
+const STREAMED_LISTS: u32 = 3;
 
 /// Follows one kind.
 pub(super) struct Watch<'a, T> {
@@ -38,8 +40,11 @@ pub(super) struct Watch<'a, T> {
     fields: Option<String>,
     known: Known<T>,
     position: Position,
-    /// Whether the server begins a watch with the list.
-    streams: bool,
+    /// Streamed lists that failed since the last complete list; `None`: the server does not begin watches with a list.
+    failed_streams: Option<u32>,
+    /// Whether a bookmark has come since the last silence. Until then watches are brief: the server ends them in their
+    /// time, which is a word too.
+    sends_bookmarks: bool,
     /// Whether it has answered since the last wait.
     answered: bool,
     /// Whether the last watch ended because nothing was heard: then one that is open proves nothing.
@@ -62,7 +67,8 @@ impl<'a, T: Manifest> Watch<'a, T> {
             fields,
             known: Known::default(),
             position: Position::List(Version::Any),
-            streams: true,
+            failed_streams: Some(0),
+            sends_bookmarks: false,
             answered: false,
             was_silent: false,
             heard: Instant::now(),
@@ -115,7 +121,7 @@ impl<'a, T: Manifest> Watch<'a, T> {
 
     async fn list_and_watch(&mut self, connection: &Connection) -> Result<(), Failure> {
         match &self.position {
-            Position::List(version) if !self.streams => {
+            Position::List(version) if !self.is_streaming() => {
                 let version = version.clone();
                 self.list(connection, version).await?;
             }
@@ -124,18 +130,27 @@ impl<'a, T: Manifest> Watch<'a, T> {
         self.watch(connection).await
     }
 
+    /// Whether a list is asked for by a watch.
+    const fn is_streaming(&self) -> bool {
+        matches!(self.failed_streams, Some(failed) if failed < STREAMED_LISTS)
+    }
+
     /// What a failure means for the next attempt.
     fn learn(&mut self, failure: &Failure, connection: &Connection) {
         let remedy = failure.remedy();
-        if matches!(self.position, Position::List(_))
-            && self.streams
-            && remedy == Remedy::AskOtherwise
-        {
+        let streamed = matches!(self.position, Position::List(_)) && self.is_streaming();
+        if streamed && remedy == Remedy::AskOtherwise {
             tracing::debug!(kind = T::KIND, reason = %failure, "the server does not begin watches with a list");
-            self.streams = false;
+            self.failed_streams = None;
             return;
         }
-        self.was_silent |= matches!(failure, Failure::Silent(_));
+        if streamed && failure.is_of_streaming() {
+            self.failed_streams = self.failed_streams.map(|failed| failed + 1);
+        }
+        if matches!(failure, Failure::Silent(_) | Failure::Quiet(_)) {
+            self.was_silent = true;
+            self.sends_bookmarks = false;
+        }
         self.contact.fails(T::KIND, &connection.server, failure);
         match (&self.position, remedy) {
             (_, Remedy::Reconnect) => self.connector.renew(connection),
@@ -203,10 +218,12 @@ impl<'a, T: Manifest> Watch<'a, T> {
             Position::List(_) => (String::new(), true),
             Position::After(version) => (version.clone(), false),
         };
+        // A list may take longer than a brief watch.
+        let brief = !listing && !self.sends_bookmarks;
         let params = WatchParams {
             label_selector: T::LABELS.map(str::to_owned),
             field_selector: self.fields.clone(),
-            timeout: Some(self.pace().watch_seconds()),
+            timeout: Some(self.pace().watch_seconds(brief)),
             bookmarks: true,
             send_initial_events: listing,
         };
@@ -214,6 +231,7 @@ impl<'a, T: Manifest> Watch<'a, T> {
         let mut body = pin!(self.open(connection, request).await?);
         self.known.begin();
         if !listing {
+            self.answered = true;
             self.contact.opened(T::KIND);
         }
         let calm = Instant::now() + self.pace().calm;
@@ -235,7 +253,10 @@ impl<'a, T: Manifest> Watch<'a, T> {
             let chunk = read(&mut body, first).await?;
             // Bytes alone, like blank lines, are no word.
             if Instant::now() >= deadline {
-                return Err(Failure::Silent(silence));
+                return Err(match self.position {
+                    Position::After(_) if !self.was_silent => Failure::Quiet(silence),
+                    Position::List(_) | Position::After(_) => Failure::Silent(silence),
+                });
             }
             let Some(chunk) = chunk else {
                 is_calm = true;
@@ -249,7 +270,10 @@ impl<'a, T: Manifest> Watch<'a, T> {
                     Position::After(_) if line.is_empty() && Instant::now() < calm => {
                         Err(Failure::ClosedEarly)
                     }
-                    Position::After(_) if line.is_empty() => Ok(()),
+                    Position::After(_) if line.is_empty() => {
+                        self.is_alive();
+                        Ok(())
+                    }
                     Position::List(_) | Position::After(_) => Err(Failure::Unfinished),
                 };
             }
@@ -264,6 +288,8 @@ impl<'a, T: Manifest> Watch<'a, T> {
             // What was taken is known: it must be told, whatever comes next.
             if !part.is_empty() {
                 self.send(part).await?;
+                // That this took long is not the server's silence.
+                self.heard = Instant::now();
             }
             taken?;
             at_most(LARGEST_LIST, size, "bytes in a list")?;
@@ -297,10 +323,10 @@ impl<'a, T: Manifest> Watch<'a, T> {
         let line = decode::line::<T>(line).map_err(Failure::Unreadable)?;
         if !matches!(line, Line::Failed(_)) {
             self.heard = Instant::now();
-            self.contact.heard(T::KIND);
-            if !listing {
-                self.was_silent = false;
-                self.contact.goes_on(T::KIND);
+            if listing {
+                self.contact.heard(T::KIND);
+            } else {
+                self.is_alive();
             }
         }
         let version = match line {
@@ -326,6 +352,7 @@ impl<'a, T: Manifest> Watch<'a, T> {
                     self.complete(version, part);
                     return Ok(());
                 }
+                self.sends_bookmarks |= !listing;
                 version
             }
             Line::Failed(status) => return Err(Failure::Ended(status)),
@@ -338,6 +365,13 @@ impl<'a, T: Manifest> Watch<'a, T> {
             self.position = Position::After(version);
         }
         Ok(())
+    }
+
+    /// A watch brought a word, or the server ended it in its time.
+    fn is_alive(&mut self) {
+        self.was_silent = false;
+        self.contact.heard(T::KIND);
+        self.contact.goes_on(T::KIND);
     }
 
     /// A list is complete.
@@ -354,6 +388,8 @@ impl<'a, T: Manifest> Watch<'a, T> {
         part.update.problems.extend(update.problems);
         part.listed = Some(T::KIND);
         self.answered = true;
+        self.was_silent = false;
+        self.failed_streams = self.failed_streams.map(|_| 0);
         self.position = Position::After(version);
         self.contact.listed(T::KIND);
     }
