@@ -51,6 +51,8 @@ const AUDIT: Duration = Duration::from_secs(4);
 const FIRST_REVIEW: Duration = Duration::from_mins(1);
 /// … and then as often as this, and when writes that had failed have succeeded.
 const REVIEW: Duration = Duration::from_mins(10);
+/// When they could not be compared, it is tried again after this.
+const REVIEW_AGAIN: Duration = Duration::from_secs(1);
 
 /// The running agent.
 pub struct App {
@@ -127,13 +129,13 @@ impl App {
                 () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                     let outcome = self.programmer.tick(Instant::now());
                     self.settle(outcome);
-                    if self.programmer.has_recovered() {
-                        self.review_maps();
+                    if self.programmer.has_recovered() && !self.review_maps() {
+                        maps_review_at = maps_review_at.min(Instant::now() + REVIEW_AGAIN);
                     }
                 }
                 () = sleep_until(maps_review_at.into()) => {
-                    self.review_maps();
-                    maps_review_at = Instant::now() + REVIEW;
+                    let pause = if self.review_maps() { REVIEW } else { REVIEW_AGAIN };
+                    maps_review_at = Instant::now() + pause;
                 }
                 () = sleep_until(summary.unwrap_or_else(Instant::now).into()), if summary.is_some() => {
                     self.journal.tell(self.programmer.statistics().total());
@@ -229,13 +231,18 @@ impl App {
 
     /// Programs what changed. Before the first full list there is nothing to go by: what an earlier run programmed stays.
     fn program(&mut self) {
+        self.program_changes(true);
+    }
+
+    /// The same; Services that rest are left for later only if they `may_rest`.
+    fn program_changes(&mut self, may_rest: bool) {
         if !self.planner.is_synced() {
             return;
         }
         let (now, pace) = (Instant::now(), &self.pace);
         let changes = self
             .planner
-            .take_changes_but(|service| pace.rests(service, now));
+            .take_changes_but(|service| may_rest && pace.rests(service, now));
         let triggers = self.planner.take_triggers();
         let problems = self.planner.take_problems();
         self.complain(&problems);
@@ -279,17 +286,27 @@ impl App {
         }
     }
 
-    /// Compares the maps with the plans, and mends what is not as planned.
-    fn review_maps(&mut self) {
+    /// Compares the maps with the plans, and mends what is not as planned. `false`: that can't be done now.
+    fn review_maps(&mut self) -> bool {
         if !self.ready {
-            return;
+            return false;
         }
+        // What is planned and not written yet is no correction, and neither is reclaiming: these come first.
+        if !self.prepare_review() {
+            return false;
+        }
+        self.program_changes(false);
+        if !self.prepare_review() {
+            return false;
+        }
+        // Corrections of a Service whose tables are made on another thread are written later, and not counted.
         let (before, started) = (self.programmer.statistics().total(), Instant::now());
         match self
             .programmer
             .review(self.planner.plan_all(), self.planner.left_alone(), started)
         {
-            Ok(outcome) => {
+            Ok(None) => return false,
+            Ok(Some(outcome)) => {
                 self.settle(outcome);
                 let mended = self.programmer.statistics().total() - before;
                 self.monitor.reviewed(mended);
@@ -305,6 +322,15 @@ impl App {
                 "the maps can't be compared with the plans"
             ),
         }
+        // After an error, too, the next time is as late as ever: it is not likely to end soon.
+        true
+    }
+
+    /// Reclaims what is out of use; says whether the maps can be compared now.
+    fn prepare_review(&mut self) -> bool {
+        let outcome = self.programmer.prepare_review(Instant::now());
+        self.settle(outcome);
+        self.programmer.can_review()
     }
 }
 

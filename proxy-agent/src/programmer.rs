@@ -201,22 +201,27 @@ impl<M: Maps> Programmer<M> {
     /// Says how this node is called, for those who read the maps. A name that is too long is not written.
     pub fn set_node_name(&mut self, name: &str, now: Instant) -> Outcome {
         let name = codec::name(name).map(|name| (NODE_NAME, name));
-        self.node_name.set(name.into_iter().collect());
-        self.backoff = Backoff::default();
-        self.tick(now)
+        let is_news = self.node_name.set(name.into_iter().collect());
+        self.tick_with_news(is_news, now)
     }
 
     /// Says which addresses this node has, with their `abi::device::node_addr` bits.
     pub fn set_node_addrs(&mut self, addrs: BTreeMap<Addr, u32>, now: Instant) -> Outcome {
-        self.node_addrs.set(addrs);
-        self.backoff = Backoff::default();
-        self.tick(now)
+        let is_news = self.node_addrs.set(addrs);
+        self.tick_with_news(is_news, now)
     }
 
     /// Says which devices there are.
     pub fn set_devices(&mut self, devices: BTreeMap<u32, Device>, now: Instant) -> Outcome {
-        self.devices.set(devices);
-        self.backoff = Backoff::default();
+        let is_news = self.devices.set(devices);
+        self.tick_with_news(is_news, now)
+    }
+
+    /// News are written at once, whatever failed before. What was said before changes nothing: it is said every few seconds.
+    fn tick_with_news(&mut self, is_news: bool, now: Instant) -> Outcome {
+        if is_news {
+            self.backoff = Backoff::default();
+        }
         self.tick(now)
     }
 
@@ -328,12 +333,14 @@ impl<M: Maps> Programmer<M> {
     fn write(&mut self, ops: &[Op], outcome: &mut Outcome) -> Result<(), usize> {
         write(&mut self.maps, &mut self.statistics, ops, outcome).map_err(|error| {
             let index = error.index;
+            self.statistics.failures += 1;
             outcome.failed.push(error);
             index
         })
     }
 }
 
+/// Applies operations. Whether an error is a failure, the caller knows and counts.
 fn write<M: Maps>(
     maps: &mut M,
     statistics: &mut Statistics,
@@ -348,13 +355,13 @@ fn write<M: Maps>(
     let applied = result
         .as_ref()
         .map_or_else(|error| error.index, |()| ops.len());
-    statistics.note(&ops[..applied], result.is_err(), start.elapsed());
+    statistics.note(&ops[..applied], start.elapsed());
     outcome.applied += applied;
     result
 }
 
 /// Applies operations that do not depend on each other. One that fails keeps no other from being applied; all that fail are
-/// returned.
+/// returned, and not counted as failures yet.
 fn write_each<M: Maps>(
     maps: &mut M,
     statistics: &mut Statistics,

@@ -18,21 +18,36 @@ use crate::{
 
 impl<M: Maps> Programmer<M> {
     /// Whether writes have failed since the maps were read, and nothing is left to be tried again: what became of these is
-    /// worth a [review](Self::review).
+    /// worth a [review](Self::review). Services that were refused may wait for ever, and do not count.
     pub fn has_recovered(&self) -> bool {
-        self.statistics.failures > self.failures_reviewed && self.is_settled()
+        self.statistics.failures > self.failures_reviewed && !self.is_behind()
+    }
+
+    /// Does at once what is to be done before a [review](Self::review): reclaims what is out of use. On a busy node there is
+    /// nearly always something.
+    pub fn prepare_review(&mut self, now: Instant) -> Outcome {
+        if self.is_reclaimable() {
+            self.reclaim_at = Some(now);
+        }
+        self.tick(now)
+    }
+
+    /// Whether a [review](Self::review) would look at the maps. Not while groups that failed midway are unfinished, or
+    /// something is out of use: the maps read back do not tell these from mistakes.
+    pub fn can_review(&self) -> bool {
+        self.stuck.is_empty() && !self.is_reclaimable()
     }
 
     /// Reads the maps back and writes what is not as planned, given the plans of all Services. Services without a plan are
-    /// removed, except those in `kept`. Does nothing while writes wait to be tried again.
+    /// removed, except those in `kept`. `None`: it [could not](Self::can_review) look at the maps now.
     pub fn review<'a>(
         &mut self,
         mut plans: BTreeMap<ServiceName, ServicePlan>,
         kept: impl IntoIterator<Item = &'a ServiceName>,
         now: Instant,
-    ) -> Result<Outcome, OpenError> {
-        if !self.stuck.is_empty() || self.is_reclaimable() {
-            return Ok(Outcome::default());
+    ) -> Result<Option<Outcome>, OpenError> {
+        if !self.can_review() {
+            return Ok(None);
         }
         self.maps
             .apply(&[Op::AwaitReaders])
@@ -57,6 +72,6 @@ impl<M: Maps> Programmer<M> {
             .found(name.map(|name| (NODE_NAME, *name)).into_iter().collect());
         self.node_addrs.found(snapshot.node_addrs);
         self.devices.found(snapshot.devices);
-        Ok(self.tick(now))
+        Ok(Some(self.tick(now)))
     }
 }

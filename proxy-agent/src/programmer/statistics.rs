@@ -11,7 +11,7 @@ pub struct Statistics {
     pub ops: BTreeMap<OpKind, u64>,
     /// Calls of the maps.
     pub calls: u64,
-    /// Calls that failed.
+    /// Calls that failed and are tried again. An entry of a table that a map has no room for is no failure.
     pub failures: u64,
     /// Time spent in all calls.
     pub time: Duration,
@@ -25,12 +25,11 @@ impl Statistics {
         self.ops.values().sum()
     }
 
-    pub(super) fn note(&mut self, applied: &[Op], failed: bool, time: Duration) {
+    pub(super) fn note(&mut self, applied: &[Op], time: Duration) {
         for op in applied {
             *self.ops.entry(op.kind()).or_default() += 1;
         }
         self.calls += 1;
-        self.failures += u64::from(failed);
         self.time += time;
         self.last = time;
     }

@@ -48,10 +48,15 @@ impl<K: Copy + Ord, V: Copy + PartialEq> Table<K, V> {
         self.unplaced.clear();
     }
 
-    /// What is to stand in it.
-    pub fn set(&mut self, desired: BTreeMap<K, V>) {
-        self.desired = Some(desired);
+    /// What is to stand in it; says whether that is news. If not, what the map has no room for is not tried again.
+    pub fn set(&mut self, desired: BTreeMap<K, V>) -> bool {
+        let desired = Some(desired);
+        if self.desired == desired {
+            return false;
+        }
+        self.desired = desired;
         self.unplaced.clear();
+        true
     }
 
     /// Entries that are new or changed. Changed ones come first, since they take no room.

@@ -22,6 +22,8 @@ use crate::{
 struct Picky {
     maps: MemoryMaps,
     refuses: fn(&Op) -> bool,
+    error: i32,
+    reads: std::cell::Cell<usize>,
 }
 
 impl Maps for Picky {
@@ -31,7 +33,7 @@ impl Maps for Picky {
                 return Err(ApplyError {
                     index,
                     kind: op.kind(),
-                    source: std::io::Error::from_raw_os_error(libc::EPERM),
+                    source: std::io::Error::from_raw_os_error(self.error),
                 });
             }
             self.maps.apply_one(op);
@@ -40,6 +42,7 @@ impl Maps for Picky {
     }
 
     fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
+        self.reads.update(|reads| reads + 1);
         self.maps.snapshot()
     }
 
@@ -52,6 +55,8 @@ fn programmer(refuses: fn(&Op) -> bool) -> Programmer<Picky> {
     let maps = Picky {
         maps: MemoryMaps::default(),
         refuses,
+        error: libc::EPERM,
+        reads: std::cell::Cell::default(),
     };
     Programmer::open(maps, Capacities::default()).unwrap()
 }
@@ -180,7 +185,7 @@ fn a_review_mends_what_another_has_changed_and_writes_nothing_else() {
         programmer.set_devices([(2, Device::default())].into(), now);
         programmer.sync(plans(3), now);
         let written = programmer.statistics().total();
-        programmer.review(plans(3), [], now).unwrap();
+        programmer.review(plans(3), [], now).unwrap().unwrap();
         assert_eq!(programmer.statistics().total(), written, "{index}");
 
         let before = view::report(&programmer.snapshot().unwrap());
@@ -190,7 +195,7 @@ fn a_review_mends_what_another_has_changed_and_writes_nothing_else() {
         };
         let tables_before = tables(&mut programmer);
         tamper(&mut programmer.maps_mut().maps.contents);
-        programmer.review(plans(3), [], now).unwrap();
+        programmer.review(plans(3), [], now).unwrap().unwrap();
         pass(&mut programmer, 10);
         assert!(programmer.statistics().total() > written, "{index}");
         let after = programmer.snapshot().unwrap();
@@ -210,7 +215,7 @@ fn after_failures_the_maps_are_worth_a_review() {
     programmer.maps_mut().refuses = |_| false;
     pass(&mut programmer, 10);
     assert!(programmer.has_recovered());
-    programmer.review(plans(3), [], now).unwrap();
+    programmer.review(plans(3), [], now).unwrap().unwrap();
     assert!(!programmer.has_recovered());
 }
 
@@ -219,8 +224,114 @@ fn a_review_keeps_services_that_have_no_plan_because_they_are_too_big() {
     let now = Instant::now();
     let mut programmer = programmer(|_| false);
     programmer.sync(plans(3), now);
-    programmer.review(plans(2), [&name(3)], now).unwrap();
+    programmer
+        .review(plans(2), [&name(3)], now)
+        .unwrap()
+        .unwrap();
     assert_eq!(programmer.maps_mut().maps.contents.frontends.len(), 3);
-    programmer.review(plans(2), [], now).unwrap();
+    programmer.review(plans(2), [], now).unwrap().unwrap();
     assert_eq!(programmer.maps_mut().maps.contents.frontends.len(), 2);
+}
+
+#[test]
+fn entries_without_room_are_no_failures_and_no_reason_for_reviews() {
+    let mut now = Instant::now();
+    let mut programmer = programmer(|op| matches!(op, Op::PutDevice { ifindex: 3, .. }));
+    programmer.maps_mut().error = libc::E2BIG;
+    let devices = BTreeMap::from([2, 3].map(|ifindex| (ifindex, Device::default())));
+    programmer.set_devices(devices.clone(), now);
+    let without_room = [("META_NAMES", 0), ("NODE_ADDRS", 0), ("DEVICES", 1)];
+    assert_eq!(programmer.unplaced(), without_room);
+    let calls = programmer.statistics().calls;
+    for _ in 0..5 {
+        now += Duration::from_secs(4);
+        programmer.set_devices(devices.clone(), now);
+        assert!(!programmer.has_recovered());
+    }
+    assert_eq!(
+        programmer.statistics().calls,
+        calls,
+        "said before, tried before"
+    );
+    programmer.review(plans(0), [], now).unwrap().unwrap();
+    assert!(
+        !programmer.has_recovered(),
+        "one review is not followed by another"
+    );
+    assert_eq!(programmer.statistics().failures, 0);
+    assert_eq!(programmer.unplaced(), without_room);
+}
+
+#[test]
+fn what_failed_is_tried_less_and_less_often_though_the_same_devices_are_told_again() {
+    let start = Instant::now();
+    let mut programmer = programmer(|op| matches!(op, Op::PutDevice { .. }));
+    let told = BTreeMap::from([(2, Device::default())]);
+    programmer.set_devices(told.clone(), start);
+    let mut now = start;
+    for _ in 0..60 {
+        let audit = now + Duration::from_secs(4);
+        while let Some(deadline) = programmer.deadline().filter(|at| *at < audit) {
+            programmer.tick(deadline);
+        }
+        now = audit;
+        programmer.set_devices(told.clone(), now);
+    }
+    let failures = programmer.statistics().failures;
+    assert!(failures < 25, "{failures} failures in four minutes");
+    // News are written at once.
+    programmer.maps_mut().refuses = |_| false;
+    programmer.set_devices([(3, Device::default())].into(), now);
+    assert!(programmer.is_settled());
+}
+
+#[test]
+fn a_review_of_a_busy_node_looks_at_the_maps() {
+    let now = Instant::now();
+    let mut programmer = programmer(|_| false);
+    programmer.sync(plans(3), now);
+    programmer.sync([(name(3), ServicePlan::default())], now);
+    let reads = programmer.maps_mut().reads.get();
+    let outcome = programmer.review(plans(2), [], now).unwrap();
+    assert!(outcome.is_none(), "something is out of use");
+    assert_eq!(programmer.maps_mut().reads.get(), reads);
+    programmer.prepare_review(now);
+    let written = programmer.statistics().total();
+    let outcome = programmer.review(plans(2), [], now).unwrap().unwrap();
+    assert_eq!(programmer.maps_mut().reads.get(), reads + 1);
+    assert_eq!(
+        (outcome.applied, written),
+        (0, programmer.statistics().total())
+    );
+
+    // What failed midway keeps a review from looking, and it says so.
+    programmer.maps_mut().refuses = |op| matches!(op, Op::PutFrontend { .. });
+    programmer.sync(plans(3), now);
+    programmer.prepare_review(now);
+    assert!(programmer.review(plans(3), [], now).unwrap().is_none());
+}
+
+#[test]
+fn a_refused_service_does_not_keep_others_from_a_review() {
+    let now = Instant::now();
+    let maps = Picky {
+        maps: MemoryMaps::default(),
+        refuses: |op| matches!(op, Op::PutFrontend { .. }),
+        error: libc::EPERM,
+        reads: std::cell::Cell::default(),
+    };
+    let capacities = Capacities {
+        frontends: 2,
+        ..Capacities::default()
+    };
+    let mut programmer = Programmer::open(maps, capacities).unwrap();
+    programmer.sync(plans(3), now);
+    assert_eq!(programmer.refused().len(), 1);
+    assert!(!programmer.has_recovered(), "there is more to try");
+    programmer.maps_mut().refuses = |_| false;
+    pass(&mut programmer, 10);
+    assert!(programmer.has_recovered());
+    programmer.review(plans(3), [], now).unwrap().unwrap();
+    assert!(!programmer.has_recovered());
+    assert_eq!(programmer.refused().len(), 1);
 }

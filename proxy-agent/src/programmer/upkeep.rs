@@ -20,6 +20,7 @@ impl<M: Maps> Programmer<M> {
             .collect();
         self.delta.names_written(&written);
         let worked = errors.is_empty();
+        self.statistics.failures += errors.len() as u64;
         outcome.failed.extend(errors);
         worked
     }
@@ -70,6 +71,7 @@ impl<M: Maps> Programmer<M> {
         let failed = [name.failed, addrs.failed, devices.failed];
         let failed: Vec<_> = failed.into_iter().flatten().collect();
         let worked = named && failed.is_empty();
+        self.statistics.failures += failed.len() as u64;
         outcome.failed.extend(failed);
         worked
     }

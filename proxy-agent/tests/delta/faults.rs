@@ -142,7 +142,8 @@ impl Run {
         let written = self.programmer.statistics().total();
         self.programmer
             .review(self.plans.clone(), [], self.now)
-            .unwrap();
+            .unwrap()
+            .expect("nothing keeps it from looking");
         assert_eq!(
             self.programmer.statistics().total(),
             written,
