@@ -106,7 +106,11 @@ impl Uplinks {
                 };
                 let plan = plan(self.mode, ifindex, &port.below, features);
                 // A question that failed changes nothing.
-                let before = self.choices.get(&ifindex).filter(|_| unknown.get());
+                let before = self
+                    .choices
+                    .get(&ifindex)
+                    .filter(|_| unknown.get())
+                    .copied();
                 (ifindex, before.map_or(plan, Choice::plan))
             })
             .collect();

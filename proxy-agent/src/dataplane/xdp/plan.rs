@@ -107,8 +107,8 @@ pub enum Choice {
 
 impl Choice {
     /// The plan that this choice stands for.
-    pub(super) const fn plan(&self) -> Result<RunMode, Reason> {
-        match *self {
+    pub(super) const fn plan(self) -> Result<RunMode, Reason> {
+        match self {
             Self::Xdp(mode) => Ok(mode),
             Self::Tc(reason) => Err(reason),
         }
