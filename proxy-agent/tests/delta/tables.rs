@@ -404,7 +404,10 @@ fn tables_that_stand_in_crowded_maps_need_no_room() {
                 it.programmer.make_tables_elsewhere(0);
             }
             let mut outcome = if reviewed {
-                it.programmer.review(plans.clone(), [], now).unwrap()
+                it.programmer
+                    .review(plans.clone(), [], now)
+                    .unwrap()
+                    .expect("nothing is in its way")
             } else {
                 it.programmer.sync(plans.clone(), now)
             };
