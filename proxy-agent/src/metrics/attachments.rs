@@ -1,4 +1,4 @@
-//! Programs and pins, as the comparison with the kernel finds them.
+//! Programs and pins: the findings of the comparison with the kernel.
 
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
 
@@ -18,17 +18,17 @@ impl Attachments {
         let metrics = Self {
             repaired: factory.counters(
                 "proxy_attachments_repaired_total",
-                "Programs and pins that somebody removed or changed, and that are in place again.",
+                "Repairs of programs and pins that another process removed or changed.",
                 &["kind"],
             )?,
             missing: factory.gauges(
                 "proxy_attachments_missing",
-                "Programs and pins that are not in place, and could not be put there when that was tried last.",
+                "Programs and pins that the agent could not attach, pin or remove at the last attempt.",
                 &["kind"],
             )?,
             displaced: factory.gauge(
                 "proxy_attachments_displaced",
-                "Places where another component's tcx program comes before ours at ingress, or after it at egress.",
+                "Devices on which another component's tcx program runs before ours at ingress or after ours at egress.",
             )?,
         };
         metrics.set(&Findings::default());

@@ -1,5 +1,5 @@
-//! What the datapath counts, read when it is asked for: the sums over all CPUs of `COUNTERS` (semantics P6). They go on
-//! while no agent runs.
+//! The counters of the datapath: the sums of `COUNTERS` over all CPUs (semantics P6), read for each scrape. They increase
+//! even while no agent runs.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,13 +14,13 @@ use crate::{dataplane::sys::map::CounterMap, telemetry::chain};
 
 const DROPS: Family = Family {
     name: "proxy_drops_total",
-    help: "Packets that were dropped on purpose.",
+    help: "Packets that were dropped on purpose, and connects and sends of sockets that were denied.",
     kind: MetricType::COUNTER,
     label: Some("reason"),
 };
 const EVENTS: Family = Family {
     name: "proxy_datapath_events_total",
-    help: "What else the datapath counts.",
+    help: "Other events that the datapath counts.",
     kind: MetricType::COUNTER,
     label: Some("event"),
 };

@@ -43,11 +43,11 @@ pub struct KubeProxy {
     last_queued: GaugeVec,
     network_programming: HistogramVec,
     no_local_endpoints: IntGaugeVec,
-    /// Changes of slices that were seen.
+    /// Changes of slices that the agent received.
     pub endpoint_changes: IntCounter,
     /// Of these, those that the maps do not show yet.
     pub endpoint_changes_pending: IntGauge,
-    /// Changes of Services that were seen.
+    /// Changes of Services that the agent received.
     pub service_changes: IntCounter,
     /// Of these, those that the maps do not show yet.
     pub service_changes_pending: IntGauge,
@@ -62,40 +62,40 @@ impl KubeProxy {
         let metrics = Self {
             sync_duration: syncs(
                 "kubeproxy_sync_proxy_rules_duration_seconds",
-                "Time that programming what changed took, in seconds.",
+                "Duration of programming changes into the maps, in seconds.",
             )?,
             full_sync_duration: syncs(
                 "kubeproxy_sync_full_proxy_rules_duration_seconds",
-                "The same, of programming all Services after the start.",
+                "Duration of programming all Services after the start, in seconds.",
             )?,
             partial_sync_duration: syncs(
                 "kubeproxy_sync_partial_proxy_rules_duration_seconds",
-                "The same, of programming single Services.",
+                "Duration of programming single Services, in seconds.",
             )?,
             last_sync: factory.times(
                 "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-                "When the maps were as planned last, in seconds since 1970.",
+                "Last time at which the maps were as planned, in seconds since 1970.",
                 &[FAMILY],
             )?,
             last_queued: factory.times(
                 "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
-                "When something was to be programmed last, in seconds since 1970.",
+                "Last time at which a change was queued for programming, in seconds since 1970.",
                 &[FAMILY],
             )?,
             network_programming: factory.histograms(
                 "kubeproxy_network_programming_duration_seconds",
-                "Time from what made endpoints change (as the EndpointSlice says it) to the maps, in seconds.",
+                "Time from the change that triggered the update of endpoints (as annotated in the EndpointSlice) until the maps contain the update, in seconds.",
                 &[FAMILY],
                 network_programming_buckets(),
             )?,
             no_local_endpoints: factory.gauges(
                 "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
-                "Service ports that have endpoints, but none here, and a traffic policy of Local.",
+                "Service ports that have a traffic policy of Local, and endpoints, but none on this node.",
                 &["traffic_policy", FAMILY],
             )?,
             endpoint_changes: factory.counter(
                 "kubeproxy_sync_proxy_rules_endpoint_changes_total",
-                "Changes of EndpointSlices that were seen.",
+                "Changes of EndpointSlices that the agent received.",
             )?,
             endpoint_changes_pending: factory.gauge(
                 "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
@@ -103,7 +103,7 @@ impl KubeProxy {
             )?,
             service_changes: factory.counter(
                 "kubeproxy_sync_proxy_rules_service_changes_total",
-                "Changes of Services that were seen.",
+                "Changes of Services that the agent received.",
             )?,
             service_changes_pending: factory.gauge(
                 "kubeproxy_sync_proxy_rules_service_changes_pending",
@@ -111,12 +111,12 @@ impl KubeProxy {
             )?,
             healthz: factory.counters(
                 "kubeproxy_proxy_healthz_total",
-                "Answers of /healthz, by HTTP status.",
+                "Responses of /healthz, by HTTP status.",
                 &["code"],
             )?,
             livez: factory.counters(
                 "kubeproxy_proxy_livez_total",
-                "Answers of /livez, by HTTP status.",
+                "Responses of /livez, by HTTP status.",
                 &["code"],
             )?,
         };
@@ -124,7 +124,7 @@ impl KubeProxy {
         Ok(metrics)
     }
 
-    /// What has not happened yet is 0, not missing.
+    /// Shows events that have not happened yet as 0, instead of omitting them.
     fn show_all(&self) {
         for label in FAMILIES {
             for histogram in [

@@ -18,16 +18,16 @@ pub struct Own {
     unplaced: IntGaugeVec,
     operations: IntCounterVec,
     write_failures: IntCounter,
-    /// Operations by which maps were made as planned again.
+    /// Operations that restored the planned content of the maps.
     pub map_corrections: IntCounter,
-    /// Services that stand in the maps.
+    /// Services in the maps.
     pub services: IntGauge,
-    /// Services that are not as planned, for whatever reason.
+    /// Services that are not in the maps as planned, for any reason.
     pub services_pending: IntGauge,
     refused: IntGaugeVec,
     problems: IntCounterVec,
     devices: IntGaugeVec,
-    /// Devices that should have programs, and could not be given them all.
+    /// Programs that could not be attached to or detached from devices.
     pub device_failures: IntGauge,
     /// Whether the source has this node's Node.
     pub node_found: IntGauge,
@@ -35,11 +35,11 @@ pub struct Own {
     flows_collected: IntCounter,
     sockets_aborted: IntCounterVec,
     health_check_ports: IntGaugeVec,
-    /// Connections to the servers that were closed because another was new.
+    /// Connections to the servers that were closed to make room for a new connection.
     pub connections_given_way: IntCounter,
 }
 
-/// Maps of which it is known without a walk how many elements are in use.
+/// Maps whose number of elements in use is known without a walk.
 const MAPS_SHOWN: [&str; 8] = [
     "FRONTENDS",
     "TARGETS",
@@ -51,7 +51,7 @@ const MAPS_SHOWN: [&str; 8] = [
     "SNAT_CLAIMS",
 ];
 
-/// Maps with entries that are not a Service's.
+/// Maps with entries that do not belong to a Service.
 const MAPS_THAT_MAY_BE_FULL: [&str; 3] = ["META_NAMES", "NODE_ADDRS", "DEVICES"];
 
 const CLASSES: [(DeviceClass, &str); 4] = [
@@ -67,7 +67,7 @@ impl Own {
     pub(super) fn new(factory: &Factory<'_>) -> prometheus::Result<Self> {
         let build = factory.gauges(
             "proxy_build_info",
-            "1, with the version of the agent and of its maps.",
+            "Always 1. The labels are the version of the agent and the version of its maps.",
             &["version", "maps"],
         )?;
         build
@@ -75,61 +75,61 @@ impl Own {
             .set(1);
         let capacity = factory.gauges(
             "proxy_map_capacity_entries",
-            "Elements that a map has room for.",
+            "Capacity of a map, in elements.",
             &["map"],
         )?;
         let metrics = Self {
             capacity,
             entries: factory.gauges(
                 "proxy_map_entries",
-                "Elements of a map that are in use; of flow tables, as the last walk found them.",
+                "Elements of a map that are in use. For flow tables, the number that the last walk found.",
                 &["map"],
             )?,
             unplaced: factory.gauges(
                 "proxy_map_entries_without_room",
-                "Entries that are not in a map because it is full. Those of Services are not among them.",
+                "Entries that are missing from a map because it is full. Entries of Services do not count.",
                 &["map"],
             )?,
             operations: factory.counters(
                 "proxy_map_operations_total",
-                "Operations that were written to the maps.",
+                "Operations written to the maps.",
                 &["operation"],
             )?,
             write_failures: factory.counter(
                 "proxy_map_write_failures_total",
-                "Writes to the maps that failed, and were tried again.",
+                "Failed writes to the maps. The agent retries them.",
             )?,
             map_corrections: factory.counter(
                 "proxy_map_corrections_total",
-                "Operations that a comparison of the maps with the plans found missing, and wrote.",
+                "Operations that restored the planned content of the maps after a comparison with the plans.",
             )?,
-            services: factory.gauge("proxy_services", "Services that stand in the maps.")?,
+            services: factory.gauge("proxy_services", "Services in the maps.")?,
             services_pending: factory.gauge(
                 "proxy_services_pending",
-                "Services that do not stand in the maps as planned: refused, failed or waiting.",
+                "Services that are not in the maps as planned: refused, failed or waiting.",
             )?,
             refused: factory.gauges(
                 "proxy_services_refused",
-                "Services that do not stand in the maps as planned because they were refused.",
+                "Services that are not in the maps as planned because they were refused.",
                 &["reason"],
             )?,
             problems: factory.counters(
                 "proxy_problems_total",
-                "Parts of objects that were left out because something is wrong with them.",
+                "Parts of objects that the agent ignored because they are invalid.",
                 &["kind"],
             )?,
             devices: factory.gauges(
                 "proxy_devices",
-                "Network devices that are served.",
+                "Network devices that the proxy serves.",
                 &["class"],
             )?,
             device_failures: factory.gauge(
                 "proxy_device_failures",
-                "Programs that could not be attached to, or detached from, devices.",
+                "Programs that could not be attached to or detached from devices, at the last attempt.",
             )?,
             node_found: factory.gauge(
                 "proxy_node_found",
-                "1 while there is a Node object of this node's name.",
+                "1 while a Node object with this node's name exists.",
             )?,
             source_updated: factory.register(Gauge::new(
                 "proxy_source_last_update_timestamp_seconds",
@@ -137,11 +137,11 @@ impl Own {
             )?)?,
             flows_collected: factory.counter(
                 "proxy_flows_collected_total",
-                "Flows that were over and were removed from the flow tables.",
+                "Ended flows that were removed from the flow tables.",
             )?,
             sockets_aborted: factory.counters(
                 "proxy_sockets_aborted_total",
-                "Sockets that were aborted because the backend that they were connected to is gone.",
+                "Sockets that were aborted because their backend is gone.",
                 &["protocol"],
             )?,
             health_check_ports: factory.gauges(
@@ -151,14 +151,14 @@ impl Own {
             )?,
             connections_given_way: factory.counter(
                 "proxy_connections_given_way_total",
-                "Connections to health and metrics that were closed because too many were open.",
+                "Connections to the servers of health and metrics that were closed to make room for a new connection.",
             )?,
         };
         metrics.show_all();
         Ok(metrics)
     }
 
-    /// What has not happened yet is 0, not missing.
+    /// Shows events that have not happened yet as 0, instead of omitting them.
     fn show_all(&self) {
         let entries = MAPS_SHOWN.iter().map(|map| (*map, 0));
         self.set_entries(entries);
@@ -209,7 +209,7 @@ impl Own {
         raise(&self.write_failures, statistics.failures);
     }
 
-    /// Why Services are refused, each; and how many are too big to be planned.
+    /// The reason of each refused Service, and the number of Services that are too big to be planned.
     pub fn set_refused<'a>(&self, reasons: impl Iterator<Item = &'a Reason>, too_big: usize) {
         let mut counts = Reason::LABELS.map(|label| (label, 0));
         for reason in reasons {

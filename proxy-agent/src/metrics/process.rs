@@ -25,20 +25,20 @@ const CPU: Family = Family {
     kind: MetricType::COUNTER,
     ..gauge(
         "process_cpu_seconds_total",
-        "Time on CPUs, user and system, in seconds.",
+        "CPU time, user and system, in seconds.",
     )
 };
 const RESIDENT: Family = gauge("process_resident_memory_bytes", "Resident memory in bytes.");
 const VIRTUAL: Family = gauge("process_virtual_memory_bytes", "Virtual memory in bytes.");
 const THREADS: Family = gauge("process_threads", "Threads.");
 const FILES: Family = gauge("process_open_fds", "Open file descriptors.");
-const MOST_FILES: Family = gauge("process_max_fds", "File descriptors that may be open.");
+const MOST_FILES: Family = gauge("process_max_fds", "Limit of open file descriptors.");
 const STARTED: Family = gauge(
     "process_start_time_seconds",
-    "When the process was started, in seconds since 1970.",
+    "Start time of the process, in seconds since 1970.",
 );
 
-/// Reads `getrusage` and `/proc/self` when it is asked for. What can't be read is left out.
+/// Reads `getrusage` and `/proc/self` for each scrape. Omits values that can't be read.
 #[derive(Clone, Debug)]
 pub struct Process {
     started: Timestamp,
