@@ -1,4 +1,4 @@
-//! `--ready-file`: a file that is there once the first full list is programmed, and not before.
+//! `--ready-file`: a file that the agent creates when the first full list is programmed.
 
 use std::{
     fs::{self, OpenOptions},
@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-/// Removes the file of an earlier run. Anything but an empty regular file is somebody else's and stays.
+/// Removes the file of an earlier run. Anything but an empty regular file does not belong to the agent, and stays.
 pub fn clear(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() && metadata.len() == 0 => fs::remove_file(path),
@@ -19,7 +19,7 @@ pub fn clear(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the file. One that is there is not written to, and a link is not followed: the path is known to others.
+/// Creates the file. An existing file is not written to, and a link is not followed, because others know the path.
 pub fn announce(path: &Path) -> io::Result<()> {
     let file = OpenOptions::new()
         .write(true)

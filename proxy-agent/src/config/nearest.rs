@@ -1,6 +1,6 @@
-//! What a misspelt name was meant to be.
+//! Suggestions for misspelt names.
 
-/// The known name that is nearest to a text, if it is near.
+/// The known name that is most similar to a text, if it is similar enough.
 pub fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |name: &&str| strsim::damerau_levenshtein(text, name);
     let name = known.into_iter().min_by_key(distance)?;
