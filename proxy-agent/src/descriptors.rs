@@ -14,9 +14,9 @@ pub fn raise() {
     match raised() {
         Ok(limit) if limit < FEW => tracing::warn!(
             limit,
-            "few files may be open at once; raise the hard limit (RLIMIT_NOFILE) of the container's runtime"
+            "the limit of open files is low; raise the hard limit (RLIMIT_NOFILE) of the container runtime"
         ),
-        Ok(limit) => tracing::info!(limit, "files that may be open at once"),
+        Ok(limit) => tracing::info!(limit, "limit of open files"),
         Err(error) => {
             tracing::warn!(%error, limit = limit(), "the limit of open files can't be raised");
         }

@@ -156,7 +156,7 @@ impl Journal {
             self.warnings.insert(what, warning);
         } else {
             self.warnings.remove(what);
-            tracing::info!("{what} is as it should be now");
+            tracing::info!("{what} is correct now");
         }
     }
 

@@ -11,9 +11,7 @@ use std::{
 pub fn clear(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() && metadata.len() == 0 => fs::remove_file(path),
-        Ok(_) => Err(io::Error::other(
-            "there is something else than an empty file",
-        )),
+        Ok(_) => Err(io::Error::other("the path exists and is not an empty file")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
@@ -31,7 +29,9 @@ pub fn announce(path: &Path) -> io::Result<()> {
     if file.metadata()?.is_file() {
         return Ok(());
     }
-    Err(io::Error::other("there is something else than a file"))
+    Err(io::Error::other(
+        "the path exists and is not a regular file",
+    ))
 }
 
 #[cfg(test)]

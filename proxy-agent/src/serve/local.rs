@@ -86,7 +86,7 @@ pub async fn run(bpffs: &Path, router: Router, clients: Clients) {
                 )
                 .await;
             }
-            Ok(_) => tracing::debug!("another user's program is not answered"),
+            Ok(_) => tracing::debug!("ignored a connection from another user's program"),
             Err(error) => {
                 tracing::debug!(error = chain(&error), "a connection could not be accepted");
                 sleep(http::PAUSE).await;

@@ -28,13 +28,18 @@ impl Teller {
             let key = (repair.kind, repair.what.clone());
             let (kind, what, found) = (repair.kind.label(), &repair.what, repair.found);
             match self.repaired.turn(key, now) {
-                Some(0) => tracing::warn!(kind, what, found, "repaired what somebody changed"),
+                Some(0) => tracing::warn!(
+                    kind,
+                    what,
+                    found,
+                    "repaired after another process changed it"
+                ),
                 Some(times) => tracing::warn!(
                     kind,
                     what,
                     found,
                     times,
-                    "repaired again and again: somebody keeps changing it"
+                    "repaired repeatedly: another process keeps changing it"
                 ),
                 None => {}
             }
@@ -55,7 +60,7 @@ impl Teller {
             if self.displaced.turn(place.clone(), now) == Some(0) {
                 tracing::warn!(
                     place,
-                    "a program of another component is before ours at ingress, or after it at egress: it sees translated packets"
+                    "a program of another component runs before ours at ingress or after ours at egress: it sees translated packets"
                 );
             }
         }
