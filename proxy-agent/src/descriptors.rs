@@ -1,22 +1,22 @@
-//! How many files this process may open. Sockets, maps and links count.
+//! The limit of open files of this process. Sockets, maps and links count as files.
 
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// More is never needed, and programs that are started inherit the limit: some close every number up to it.
+/// The agent never needs more. Programs that it starts inherit the limit, and some close every number up to the limit.
 const MOST: u64 = 1 << 20;
-/// With less, a node with many devices, or a flood of connections, may leave too few for the agent's own work.
+/// With a lower limit, many devices or a flood of connections may leave too few descriptors for the agent's own work.
 const FEW: u64 = 4096;
 
-/// Raises the soft limit as far as the hard limit allows, and says what came of it.
+/// Raises the soft limit as far as the hard limit allows, and logs the result.
 pub fn raise() {
     match raised() {
         Ok(limit) if limit < FEW => tracing::warn!(
             limit,
-            "few files may be open at once; raise the hard limit (RLIMIT_NOFILE) of the container's runtime"
+            "the limit of open files is low; raise the hard limit (RLIMIT_NOFILE) of the container runtime"
         ),
-        Ok(limit) => tracing::info!(limit, "files that may be open at once"),
+        Ok(limit) => tracing::info!(limit, "limit of open files"),
         Err(error) => {
             tracing::warn!(%error, limit = limit(), "the limit of open files can't be raised");
         }
@@ -32,7 +32,7 @@ fn raised() -> io::Result<u64> {
     Ok(soft.max(wanted))
 }
 
-/// The soft limit; what every process has at least, where it can't be read.
+/// The soft limit. If it can't be read, the number that every process can open.
 pub fn limit() -> usize {
     const POSIX: u64 = 1024;
     let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(POSIX, |(soft, _)| soft);

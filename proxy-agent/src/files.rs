@@ -1,5 +1,5 @@
-//! Files that others wrote: only what is a regular file on a file system that keeps data is read, and no more of it than
-//! may be. A pipe, a device or a file of the kernel's may have no end, or keep whoever reads it waiting for ever.
+//! Files that others wrote. Only regular files on file systems that store data are read, and only up to a maximum size. A
+//! pipe, a device or a file of a kernel file system may have no end, or block its reader forever.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,7 +10,7 @@ use std::{
 
 use crate::dataplane::sys::process;
 
-/// File systems whose regular files are the kernel's own words (include/uapi/linux/magic.h), by their magic numbers.
+/// File systems whose files the kernel generates, by their magic numbers (include/uapi/linux/magic.h).
 const KERNELS: [i64; 10] = [
     0x9fa0,      // proc
     0x6265_6572, // sysfs
@@ -24,18 +24,18 @@ const KERNELS: [i64; 10] = [
     0x6165_676c, // pstore
 ];
 
-/// The largest file of configuration that is read, in bytes.
+/// Maximum size of a configuration file, in bytes.
 pub const LARGEST_CONFIGURATION: u64 = 4 << 20;
 
-/// Opens a regular file. Neither opening it nor reading it waits for anybody.
+/// Opens a regular file. Neither opening nor reading it blocks.
 pub fn open(path: &Path) -> io::Result<File> {
-    // To open a device may do something, so it is not opened to be looked at.
+    // Opening a device may have side effects, so its kind is checked before it is opened.
     check_kind(&fs::metadata(path)?)?;
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)?;
-    // It may be another by now.
+    // The path may lead to another file by now.
     check_kind(&file.metadata()?)?;
     if KERNELS.contains(&process::filesystem_magic(&file)?) {
         return Err(io::Error::other(
@@ -59,7 +59,7 @@ pub fn read(file: File, most: u64) -> io::Result<Vec<u8>> {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    // It may have grown.
+    // The file may have grown.
     file.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         return Err(too_large());
@@ -67,13 +67,13 @@ pub fn read(file: File, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a file of configuration.
+/// Reads a configuration file.
 pub fn read_configuration(path: &Path) -> io::Result<String> {
     let bytes = read(open(path)?, LARGEST_CONFIGURATION)?;
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
 }
 
-/// Fails where a file can't be read as configuration, for those that a library reads.
+/// Fails if a file can't be read as configuration. For files that a library reads.
 pub fn check_configuration(path: &Path) -> io::Result<()> {
     read(open(path)?, LARGEST_CONFIGURATION).map(drop)
 }
@@ -120,7 +120,7 @@ mod tests {
         let _listener = UnixListener::bind(&socket).unwrap();
         assert!(why(&socket).contains("a socket"));
         assert!(why(&folder).contains("a folder"));
-        // The last is a regular file to stat(2), and whoever reads it waits.
+        // For stat(2), the last is a regular file. Reading it blocks.
         for (to, told) in [
             ("fifo", "a pipe"),
             ("/dev/zero", "a device"),

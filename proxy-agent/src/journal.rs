@@ -1,5 +1,5 @@
-//! What the loop tells of its work: a summary a minute, not a line for each change; and what is wrong when it begins and
-//! when it is over.
+//! The loop's log of its work: a summary per minute, not a line for each change. Problems are logged when they begin and
+//! when they end.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -15,24 +15,24 @@ use crate::{
     trouble::{News, Span, Trouble},
 };
 
-/// How much is put together in one line.
+/// The time that one line summarizes.
 const SUMMARY: Duration = Duration::from_mins(1);
 
-/// Remembers what was told, and what is to be told.
+/// Remembers what was logged, and what is still to be logged.
 #[derive(Debug, Default)]
 pub struct Journal {
     summary: Option<Summary>,
-    /// Operations that were told.
+    /// Operations that were logged.
     operations: u64,
-    /// What fails again and again.
+    /// Operations that fail repeatedly.
     troubles: BTreeMap<&'static str, Trouble>,
-    /// Services that are refused, with the reason that was told.
+    /// Services that are refused, with the reason that was logged.
     refused: BTreeMap<ServiceName, &'static str>,
-    /// Warnings that hold.
+    /// Warnings that apply now.
     warnings: BTreeMap<&'static str, String>,
 }
 
-/// What was done since the last line.
+/// Work since the last line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Summary {
     due: Instant,
@@ -51,12 +51,12 @@ impl Journal {
         summary.longest = summary.longest.max(elapsed);
     }
 
-    /// When the next summary is due, if there is something in it.
+    /// When the next summary is due, if there is anything to summarize.
     pub fn deadline(&self) -> Option<Instant> {
         self.summary.map(|summary| summary.due)
     }
 
-    /// Tells the summary. `operations` are all that were written so far.
+    /// Logs the summary. `operations` is the number of all operations written so far.
     pub fn tell(&mut self, operations: u64) {
         let written = operations - std::mem::replace(&mut self.operations, operations);
         let Some(summary) = self.summary.take() else {
@@ -79,13 +79,13 @@ impl Journal {
         );
     }
 
-    /// The first full list is programmed, and that is told by itself.
+    /// The first full list is programmed. The caller logs this itself.
     pub fn told(&mut self, operations: u64) {
         self.operations = operations;
         self.summary = None;
     }
 
-    /// Tells writes that failed. `behind`: something that could be in the maps is not.
+    /// Logs failed writes. `behind`: something that could be in the maps is not.
     pub fn wrote(&mut self, outcome: &Outcome, behind: bool, now: Instant) {
         const WHAT: &str = "writing to the maps";
         if let Some(failed) = outcome.failed.last() {
@@ -96,7 +96,7 @@ impl Journal {
         }
     }
 
-    /// Something failed that is tried again.
+    /// Records a failure of an operation that is retried.
     pub fn fails(&mut self, what: &'static str, error: &dyn Error, now: Instant) {
         let error = chain(error);
         match self.troubles.entry(what).or_default().fails(now) {
@@ -108,7 +108,7 @@ impl Journal {
         }
     }
 
-    /// It did not fail.
+    /// Records a success of an operation.
     pub fn works(&mut self, what: &'static str, now: Instant) {
         let trouble = self.troubles.get_mut(what);
         if let Some(Span { lasted, failures }) = trouble.and_then(|trouble| trouble.works(now)) {
@@ -116,7 +116,7 @@ impl Journal {
         }
     }
 
-    /// The problems of Services that are refused, unless they were told; tells those that are refused no more.
+    /// Returns the problems of refused Services, except those already reported. Logs Services that are no longer refused.
     pub fn refused(&mut self, outcome: &Outcome) -> Vec<Problem> {
         for service in &outcome.programmed {
             if self.refused.remove(service).is_some() {
@@ -146,7 +146,7 @@ impl Journal {
         problems
     }
 
-    /// Something holds that is worth a warning, or does not; it is told when that changes.
+    /// Sets or clears the warning about `what`, and logs a change.
     pub fn holds(&mut self, what: &'static str, warning: Option<String>) {
         if self.warnings.get(what) == warning.as_ref() {
             return;
@@ -156,7 +156,7 @@ impl Journal {
             self.warnings.insert(what, warning);
         } else {
             self.warnings.remove(what);
-            tracing::info!("{what} is as it should be now");
+            tracing::info!("{what} is correct now");
         }
     }
 
@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(journal.refused(&refused("a", full.clone())), []);
         assert_eq!(journal.refused(&refused("b", full.clone())).len(), 1);
         assert_eq!(journal.refused(&refused("a", long(70_000))).len(), 1);
-        // Each endpoint more is not another problem.
+        // A further endpoint is not a new problem.
         assert_eq!(journal.refused(&refused("a", long(70_001))), []);
         let programmed = Outcome {
             programmed: [name("a")].into(),

@@ -1,5 +1,5 @@
-//! How soon after one change the next change of a Service is taken up, so that a Service which is expensive and changes
-//! all the time leaves most of the loop's time to the others. What changes meanwhile is taken up together.
+//! Delays the next change of an expensive Service. So a Service that is expensive and changes all the time leaves most of
+//! the loop's time to other Services. Changes during the delay are handled together.
 
 use std::{
     collections::BTreeMap,
@@ -8,11 +8,11 @@ use std::{
 
 use crate::plan::{ServiceName, ServicePlan};
 
-/// A Service rests this long for each of its backends. To plan and program a backend takes about 4 µs, so one Service
-/// alone takes about a fifth of the loop's time at most.
+/// The rest of a Service per backend. Planning and programming a backend takes about 4 µs, so a single Service takes at
+/// most about a fifth of the loop's time.
 const FOR_EACH_BACKEND: Duration = Duration::from_micros(20);
 
-/// Whoever has fewer backends than this never rests.
+/// A Service with fewer backends than this never rests.
 const FEW_BACKENDS: usize = 500;
 
 /// The Services that rest.
@@ -22,7 +22,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Changes were programmed now.
+    /// Records that changes of Services, with these numbers of backends, were programmed now.
     pub fn note(&mut self, changes: impl IntoIterator<Item = (ServiceName, usize)>, now: Instant) {
         self.until.retain(|_, until| *until > now);
         for (service, backends) in changes {
@@ -39,7 +39,7 @@ impl Pace {
         self.until.get(service).is_some_and(|until| *until > now)
     }
 
-    /// When the next one has rested.
+    /// When the next rest ends.
     pub fn next(&self) -> Option<Instant> {
         self.until.values().min().copied()
     }

@@ -1,4 +1,4 @@
-//! `--ready-file`: a file that is there once the first full list is programmed, and not before.
+//! `--ready-file`: a file that the agent creates when the first full list is programmed.
 
 use std::{
     fs::{self, OpenOptions},
@@ -7,19 +7,17 @@ use std::{
     path::Path,
 };
 
-/// Removes the file of an earlier run. Anything but an empty regular file is somebody else's and stays.
+/// Removes the file of an earlier run. Anything but an empty regular file does not belong to the agent, and stays.
 pub fn clear(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() && metadata.len() == 0 => fs::remove_file(path),
-        Ok(_) => Err(io::Error::other(
-            "there is something else than an empty file",
-        )),
+        Ok(_) => Err(io::Error::other("the path exists and is not an empty file")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Makes the file. One that is there is not written to, and a link is not followed: the path is known to others.
+/// Creates the file. An existing file is not written to, and a link is not followed, because others know the path.
 pub fn announce(path: &Path) -> io::Result<()> {
     let file = OpenOptions::new()
         .write(true)
@@ -31,7 +29,9 @@ pub fn announce(path: &Path) -> io::Result<()> {
     if file.metadata()?.is_file() {
         return Ok(());
     }
-    Err(io::Error::other("there is something else than a file"))
+    Err(io::Error::other(
+        "the path exists and is not a regular file",
+    ))
 }
 
 #[cfg(test)]

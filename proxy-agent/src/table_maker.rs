@@ -14,7 +14,7 @@ use crate::{
     programmer::{TableJob, Ticket},
 };
 
-/// Tables of this many entries in all are made in a fraction of a millisecond, so they need no other thread.
+/// Computing tables with this many entries in all takes a fraction of a millisecond, so they need no other thread.
 pub const FEW_ENTRIES: usize = 16_384;
 
 /// The loop's side of the thread. The thread ends when this is dropped.
@@ -27,7 +27,7 @@ pub struct TableMaker {
 /// All tables of one job.
 #[derive(Debug)]
 pub struct Made {
-    /// What they are for.
+    /// The plan that the tables are for.
     pub ticket: Ticket,
     /// The tables.
     pub tables: Vec<Table>,
@@ -59,14 +59,14 @@ impl TableMaker {
     pub async fn made(&mut self) -> Made {
         match self.made.recv().await {
             Some(made) => made,
-            // The thread is gone. What waits for it shows as unhealthy.
+            // The thread is gone. Plans that wait for it make the agent unhealthy.
             None => std::future::pending().await,
         }
     }
 }
 
-/// Makes one table of each job in turn, so that a job with many does not hold up the others. Drops jobs for which
-/// nobody waits any more.
+/// Makes one table of each job in turn, so that a job with many tables does not delay other jobs. Drops a job if no plan
+/// waits for it any more.
 fn work(todo: &Receiver<TableJob>, done: &mpsc::UnboundedSender<Made>) {
     let mut queue: VecDeque<(TableJob, Vec<Table>)> = VecDeque::new();
     loop {

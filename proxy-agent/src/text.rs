@@ -1,23 +1,22 @@
-//! Text that others wrote, made fit to be shown: names and values of objects, files and devices, and the output of
-//! other programs.
+//! Makes text from others safe to show: names and values of objects, files and devices, and the output of other programs.
 //!
-//! Such text may hold a newline that forges a line of a log or of a table, an escape sequence that a terminal obeys, or
-//! characters that change the order in which a line is read. And it may be of any length.
+//! This text may contain a newline that forges a line of a log or of a table, an escape sequence that a terminal obeys, or
+//! characters that change the direction of a line. It may have any length.
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// The longest that a name is shown, in bytes: more than any name of the API.
+/// Maximum length of a name as shown, in bytes. No name of the API is longer.
 pub const NAME: usize = 300;
-/// The longest that a sentence about an object may be, in bytes. An Event has room for 1024.
+/// Maximum length of a sentence about an object, in bytes. An Event has room for 1024.
 pub const SENTENCE: usize = 1000;
-/// The longest that an error is shown on a terminal, in bytes. The verifier's log ends with the reason.
+/// Maximum length of an error on a terminal, in bytes. The verifier's log ends with the reason.
 pub const ERROR: usize = 8000;
 
-/// Room for the mark of what was left out.
+/// Room for the mark that shows how much was left out.
 const MARK: usize = 48;
 
-/// Whether a character must not reach a terminal or a log: control characters, line separators, those that change the
-/// direction of text, and those that are not seen.
+/// Whether a character must not reach a terminal or a log: a control character, a line separator, a character that changes
+/// the direction of text, or an invisible character.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -37,8 +36,8 @@ fn is_unsafe(c: char) -> bool {
         )
 }
 
-/// The text with such characters escaped as in Rust, in `most` bytes at most. What does not fit is left out in the middle:
-/// the beginning says what it is about, and the end what came of it.
+/// The text with unsafe characters escaped in Rust's notation, in at most `most` bytes. Text that is too long is cut in the
+/// middle: the beginning names the subject, and the end names the result.
 pub fn plain(text: &str, most: usize) -> Cow<'_, str> {
     let length: usize = text.chars().map(shown_length).sum();
     if length <= most {
@@ -60,9 +59,10 @@ pub fn plain(text: &str, most: usize) -> Cow<'_, str> {
     ))
 }
 
-/// Written JSON, with such characters in its strings escaped as JSON has it: the same to a parser, and safe on a terminal.
+/// Serialized JSON with unsafe characters in its strings escaped in JSON's notation. A parser reads the same value, and the
+/// text is safe on a terminal.
 pub fn plain_json(json: &str) -> Cow<'_, str> {
-    // Strings hold no newline as it is; those that are there lie between them.
+    // JSON strings contain no raw newlines. All raw newlines are between tokens.
     let is_unsafe = |c: char| c != '\n' && is_unsafe(c);
     if !json.contains(is_unsafe) {
         return Cow::Borrowed(json);
@@ -81,7 +81,7 @@ pub fn plain_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// How many bytes of the text's beginning (or end) are shown in `most` bytes.
+/// The number of bytes at the text's beginning (or end) that fit into `most` bytes once they are escaped.
 fn prefix(characters: impl Iterator<Item = char>, most: usize) -> usize {
     let (mut shown, mut taken) = (0, 0);
     for c in characters {
@@ -178,7 +178,7 @@ mod tests {
             let shown = plain(&text, most);
             prop_assert!(shown.len() <= most);
             prop_assert!(!shown.contains(is_unsafe));
-            // What is shown already is not escaped again.
+            // Text that is already escaped is not escaped again.
             prop_assert_eq!(plain(&shown, most), shown.clone());
         }
     }

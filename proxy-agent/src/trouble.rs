@@ -1,11 +1,11 @@
-//! Something that goes on failing: told when it begins and when it is over, and once a minute in between.
+//! A lasting failure: reported when it begins and when it ends, and once a minute in between.
 
 use std::time::{Duration, Instant};
 
-/// How often it is told that it goes on.
+/// Interval of reports while a failure lasts.
 const AGAIN: Duration = Duration::from_mins(1);
 
-/// Whether something fails, and since when.
+/// State of an operation: whether it fails, and since when.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trouble(Option<Lasting>);
 
@@ -16,26 +16,26 @@ struct Lasting {
     failures: u64,
 }
 
-/// What is to be told.
+/// A report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    /// It has begun to fail.
+    /// The failure begins.
     Begins,
-    /// It still fails.
+    /// The failure lasts.
     GoesOn(Span),
 }
 
-/// How long it has failed.
+/// Extent of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Since the first failure.
+    /// Time since the first failure.
     pub lasted: Duration,
-    /// How often.
+    /// Number of failures.
     pub failures: u64,
 }
 
 impl Trouble {
-    /// It failed; what there is to tell.
+    /// Records a failure. Returns the report that is due, if any.
     pub fn fails(&mut self, now: Instant) -> Option<News> {
         let Some(lasting) = &mut self.0 else {
             self.0 = Some(Lasting {
@@ -53,12 +53,12 @@ impl Trouble {
         Some(News::GoesOn(lasting.span(now)))
     }
 
-    /// It works; if it failed before, that is over.
+    /// Records a success. If the operation failed before, returns the extent of the failure.
     pub fn works(&mut self, now: Instant) -> Option<Span> {
         self.0.take().map(|lasting| lasting.span(now))
     }
 
-    /// Whether it fails.
+    /// Whether the operation fails.
     pub const fn is_on(&self) -> bool {
         self.0.is_some()
     }

@@ -1,4 +1,4 @@
-//! `health`: what the agent of this node says of itself. For probes: it fails unless the answer is yes, and nothing but
+//! `health`: asks the agent of this node for its health. For probes: the command fails unless the answer is yes, and only
 //! the agent can answer.
 
 use std::process::ExitCode;

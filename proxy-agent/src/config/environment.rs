@@ -1,4 +1,5 @@
-//! Environment variables that look like ours and are none: a misspelt one would be passed over in silence.
+//! Reports environment variables that resemble ours but are unknown: without a report, a misspelt variable would be ignored
+//! silently.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +14,7 @@ const PREFIX: &str = "PROXY_";
 /// Variables that Kubernetes gives to a pod for each Service of its namespace.
 const SERVICE_HOST: &str = "_SERVICE_HOST";
 
-/// What is wrong with the names of variables. Values are not shown: they may be secret.
+/// Problems of the names of variables. Values are not shown, because they may be secret.
 pub fn review(command: &Command, variables: &[(OsString, OsString)]) -> Vec<String> {
     let mut known = BTreeSet::new();
     collect(command, &mut known);
@@ -42,7 +43,7 @@ pub fn review(command: &Command, variables: &[(OsString, OsString)]) -> Vec<Stri
     notices
 }
 
-/// All variables that flags can be given by.
+/// All variables that set flags.
 fn collect(command: &Command, known: &mut BTreeSet<String>) {
     let names = command.get_arguments().filter_map(clap::Arg::get_env);
     known.extend(names.filter_map(OsStr::to_str).map(str::to_owned));
@@ -115,7 +116,7 @@ mod tests {
                 .map(|(name, value)| (&**name, *value))
                 .collect();
             assert_eq!(notices(&all), [""; 0]);
-            // Without the Service they are nobody's.
+            // Without the Service, they belong to no Service.
             assert_eq!(notices(&all[3..4]).len(), 1);
         }
     }

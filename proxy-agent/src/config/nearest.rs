@@ -1,10 +1,10 @@
-//! What a misspelt name was meant to be.
+//! Suggestions for misspelt names.
 
-/// The longest text that is compared, in bytes. What is longer is no name with an error, and the comparison takes time and
-/// memory that grow with its length.
+/// Longest text that is compared, in bytes. The comparison takes time and memory that grow with the length, and a longer text is no
+/// misspelt name.
 const LONGEST: usize = 100;
 
-/// The known name that is nearest to a text, if it is near.
+/// The known name that is most similar to a text, if it is similar enough.
 pub fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if text.len() > LONGEST {
         return None;

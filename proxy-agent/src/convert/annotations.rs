@@ -1,4 +1,4 @@
-//! Annotations that look like ours and are none: a misspelt one would be passed over in silence.
+//! Reports annotations that resemble ours but are unknown: without a report, a misspelt annotation would be ignored silently.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -7,7 +7,7 @@ use crate::config::nearest::did_you_mean;
 
 const DOMAIN: &str = "kube-proxy-ebpf.io";
 
-/// Reports annotations in our domain, or one that is misspelt, that are not `known` for this kind of object.
+/// Reports annotations in our domain, or in a misspelling of it, that are not `known` for this kind of object.
 pub(super) fn check(metadata: &ObjectMeta, known: &[&str], reporter: &mut Reporter) {
     let keys = metadata.annotations.iter().flatten().map(|(key, _)| key);
     for key in keys.filter(|key| is_ours(key) && !known.contains(&key.as_str())) {
@@ -18,7 +18,7 @@ pub(super) fn check(metadata: &ObjectMeta, known: &[&str], reporter: &mut Report
     }
 }
 
-/// Reports labels in our domain, in which nothing is read.
+/// Reports labels in our domain. The agent reads no labels in this domain.
 pub(super) fn check_labels(metadata: &ObjectMeta, reporter: &mut Reporter) {
     let keys = metadata.labels.iter().flatten().map(|(key, _)| key);
     for key in keys.filter(|key| is_ours(key)) {

@@ -1,6 +1,6 @@
-//! What is attached and pinned, compared with what should be (docs/adr/0035): what differed, and what came of it.
+//! Comparison of attachments and pins with the kernel (docs/adr/0035): the differences, and the results of repairs.
 //!
-//! Whoever looks returns [`Findings`]; [`Teller`] logs them, and the metrics count them.
+//! Each part of the comparison returns [`Findings`]. [`Teller`] logs them, and the metrics count them.
 
 mod pins;
 mod teller;
@@ -10,7 +10,7 @@ use std::error::Error;
 pub use self::{pins::PinAudit, teller::Teller};
 use super::pin::Held;
 
-/// What kind of thing was not as it should be.
+/// Kind of an attachment or pin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A socket hook on the cgroup.
@@ -55,18 +55,18 @@ impl Kind {
     }
 }
 
-/// Something that had been in place, was found changed, and is in place again.
+/// A repair: an attachment or pin had been in place, was found changed, and is in place again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Repair {
     /// Kind.
     pub kind: Kind,
     /// Which one.
     pub what: String,
-    /// How it was found.
+    /// The difference that was found.
     pub found: &'static str,
 }
 
-/// Something that should be in place, and is not.
+/// An attachment or pin that should be in place, and is not.
 #[derive(Debug)]
 pub struct Failure {
     /// Kind.
@@ -77,26 +77,26 @@ pub struct Failure {
     pub error: Box<dyn Error + Send + Sync>,
 }
 
-/// What a comparison found. Empty, if all is as it should be.
+/// The result of a comparison. Empty if nothing differs.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// What was mended.
+    /// Repairs.
     pub repairs: Vec<Repair>,
     /// What could not be attached, pinned or removed.
     pub failures: Vec<Failure>,
-    /// Places where another component's program comes before ours at ingress, or after it at egress.
+    /// Devices and sides on which another component's program runs before ours at ingress or after ours at egress.
     pub displaced: Vec<String>,
 }
 
 impl Findings {
-    /// Adds what somebody else found.
+    /// Adds other findings.
     pub fn extend(&mut self, other: Self) {
         self.repairs.extend(other.repairs);
         self.failures.extend(other.failures);
         self.displaced.extend(other.displaced);
     }
 
-    /// Something is in place again.
+    /// Adds a repair.
     pub fn repaired(&mut self, kind: Kind, what: impl Into<String>, found: &'static str) {
         self.repairs.push(Repair {
             kind,
@@ -105,7 +105,7 @@ impl Findings {
         });
     }
 
-    /// Something is not in place.
+    /// Adds a failure.
     pub fn failed(
         &mut self,
         kind: Kind,
@@ -119,7 +119,7 @@ impl Findings {
         });
     }
 
-    /// Takes over what [`Held::repin`] did.
+    /// Pins objects again ([`Held::repin`]), and adds the results.
     pub(super) fn repinned(&mut self, kind: Kind, held: &mut Held) {
         for (name, result) in held.repin() {
             match result {

@@ -1,4 +1,4 @@
-//! Opening pinned maps, each as what it is.
+//! Opening pinned maps, each with its own types.
 
 use std::{collections::BTreeMap, io};
 
@@ -12,7 +12,7 @@ use super::{
 /// Why a pinned map can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
-    /// It is not what this version makes.
+    /// Its shape differs from that of this version's map.
     #[error(
         "the pinned map {name} has another shape ({found}) than this version's ({expected}): \
          run `proxy-agent cleanup` with the same --bpffs first"
@@ -20,9 +20,9 @@ pub enum MapError {
     OtherShape {
         /// Map.
         name: &'static str,
-        /// What is pinned.
+        /// Shape of the pinned map.
         found: String,
-        /// What this version makes.
+        /// Shape of this version's map.
         expected: String,
     },
     /// It could not be opened.
@@ -37,7 +37,7 @@ pub enum MapError {
 }
 
 impl MapError {
-    /// What became of opening a map.
+    /// The error of opening the map `name`.
     pub fn of(name: &'static str) -> impl FnOnce(OpenError) -> Self {
         move |error| match error {
             OpenError::Io(source) => Self::Open { name, source },
@@ -66,12 +66,12 @@ pub fn counters(pins: &PinFolder) -> Result<CounterMap, MapError> {
     CounterMap::open(&pins.map(name), counters).map_err(MapError::of(name))
 }
 
-/// How many elements each pinned map has room for.
+/// Capacities of the pinned maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapCapacities(BTreeMap<&'static str, u32>);
 
 impl MapCapacities {
-    /// Reads them. A pinned map keeps the capacity that it was made with, which may be another version's.
+    /// Reads them. A pinned map keeps the capacity with which it was created, perhaps by another version.
     pub fn read(pins: &PinFolder) -> Result<Self, MapError> {
         let read = |spec: &'static MapSpec| {
             let entries =
@@ -81,7 +81,7 @@ impl MapCapacities {
         MAPS.iter().map(read).collect::<Result<_, _>>().map(Self)
     }
 
-    /// That of a map.
+    /// The capacity of a map.
     pub fn of(&self, name: &str) -> u32 {
         self.0.get(name).copied().unwrap_or_default()
     }
@@ -92,7 +92,7 @@ impl MapCapacities {
     }
 }
 
-/// Fails where a map is pinned that has another shape than this version's. What is not pinned yet is fine.
+/// Fails if the shape of a pinned map differs from that of this version's map. Maps that are not pinned yet are accepted.
 pub fn check_pinned(pins: &PinFolder) -> Result<(), MapError> {
     for spec in MAPS {
         match map::capacity(&pins.map(spec.name), spec) {

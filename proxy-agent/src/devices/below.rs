@@ -1,15 +1,15 @@
-//! What an uplink's packets come through before they are its own.
+//! The devices that an uplink's packets pass before they reach the uplink.
 
 use std::collections::BTreeSet;
 
 use super::{classify::is_pair, observed::Observed};
 use crate::dataplane::attach::Below;
 
-/// Follows a device down to those that packets come in by: members of a bond, team or bridge, parents of VLANs, macvlans
-/// and the like. The device itself counts.
+/// Follows a device down to the devices by which its packets arrive: members of a bond, team or bridge, and parents of VLANs,
+/// macvlans and the like. The device itself is included.
 ///
-/// Links change while they are listed, and their numbers may be those of another namespace: what leads nowhere is unknown,
-/// and no device is looked at twice.
+/// Links change while they are listed, and an ifindex may belong to another namespace. A reference to an unlisted device makes
+/// the result `unknown`, and no device is visited twice.
 pub(super) fn below(observed: &Observed, ifindex: u32) -> Below {
     let mut below = Below::default();
     let (mut seen, mut next) = (BTreeSet::new(), vec![ifindex]);
@@ -79,7 +79,7 @@ mod tests {
             (9, link("team", None, None)),
             (10, link("", Some(9), None)),
             (11, link("vlan", None, Some(10))),
-            // The other ends of pairs are not below them.
+            // The other end of a pair is not below it.
             (20, link("veth", Some(9), Some(1))),
             (21, link("veth", None, Some(4))),
         ]);
@@ -110,12 +110,12 @@ mod tests {
             ..link(kind, None, other)
         };
         let observed = network([
-            // The number is that of a device here, which has nothing to do with it.
+            // An unrelated device of this namespace has the same ifindex.
             (1, elsewhere("macvlan", Some(2))),
             (2, link("veth", None, None)),
             (3, link("vlan", None, Some(1))),
             (4, link("vlan", None, Some(99))),
-            // Of a pair it is the other end, which is not below.
+            // The other end of a pair, which is not below it.
             (5, elsewhere("veth", Some(2))),
         ]);
         for ifindex in [1, 3, 4] {

@@ -1,4 +1,4 @@
-//! What is answered in each state of the agent.
+//! The answers in each state of the agent.
 
 use serde_json::{Value, json};
 
@@ -81,7 +81,7 @@ fn h2_before_the_first_list_the_agent_lives_and_nothing_more() {
     assert_eq!(waiting["state"], "waiting");
     assert_eq!(waiting["healthy"], false);
     assert_eq!(waiting["lastUpdated"], "0001-01-01T00:00:00Z");
-    // It waits for as long as it takes: nobody may kill it for that.
+    // It may wait indefinitely, and must not be killed for that.
     let later = now + TIMEOUT * 1000;
     health.alive(later);
     assert_eq!(all(&health, later), [false, true, false]);

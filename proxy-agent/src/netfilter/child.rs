@@ -1,5 +1,5 @@
-//! A program that is run to its end, which must come soon: one that hangs is killed, with all that it started, and one that
-//! writes without end too.
+//! Runs a program to its end, within limits. A program that hangs is killed with all processes that it started, and so is a
+//! program that writes without end.
 
 use std::{
     io::{self, Read, Write as _},
@@ -16,11 +16,11 @@ use nix::{
     unistd::Pid,
 };
 
-/// The most that a program may write, in bytes: listings of large tables.
+/// Maximum output of a program, in bytes: enough for listings of large tables.
 const MOST_OUTPUT: usize = 64 << 20;
-/// A pipe that is said to be ready takes as much at once (`PIPE_BUF`).
+/// The number of bytes that a pipe reported as ready takes at once (`PIPE_BUF`).
 const CHUNK: usize = 4096;
-/// How long the end of a killed program is waited for. The kernel may hold it for longer.
+/// How long to wait for the end of a killed program. The kernel may delay the end for longer.
 const KILLED: Duration = Duration::from_secs(1);
 
 /// Runs a command with this input.
@@ -35,7 +35,7 @@ pub(super) fn finish(command: &mut Command, input: &str, within: Duration) -> io
         .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // Of its own, to be killed with all that it starts.
+        // A group of its own, so that it is killed with all processes that it starts.
         .process_group(0);
     let mut running = Running(command.spawn()?);
     let (stdout, stderr) = running.talk(input.as_bytes(), deadline, within)?;
@@ -55,11 +55,11 @@ fn hung(within: Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, problem)
 }
 
-/// A program that is killed when nobody waits for it any more.
+/// A running program. It is killed when this is dropped.
 struct Running(Child);
 
 impl Running {
-    /// Writes the input and reads all that it writes to its standard output and error.
+    /// Writes the program's input, and reads its standard output and error to their ends.
     fn talk(
         &mut self,
         mut input: &[u8],
@@ -87,7 +87,7 @@ impl Running {
             if to && let Some(pipe) = &mut stdin {
                 match pipe.write(&input[..input.len().min(CHUNK)]) {
                     Ok(written) => input = &input[written..],
-                    // A program that ends without reading says why on its standard error.
+                    // A program that ends without reading its input reports the reason on its standard error.
                     Err(_) => input = &[],
                 }
             }
@@ -95,7 +95,7 @@ impl Running {
         Ok((stdout.bytes, stderr.bytes))
     }
 
-    /// Waits for its end; none if it does not come in time.
+    /// Waits for the program's end. Returns `None` at the deadline.
     fn wait(&mut self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
         let mut pause = Duration::from_millis(1);
         loop {
@@ -116,16 +116,16 @@ impl Drop for Running {
         if let Ok(Some(_)) = self.0.try_wait() {
             return;
         }
-        // It was not waited for, so its number is its own.
+        // The process has not been reaped, so no other process has its id.
         let group = Pid::from_raw(self.0.id().cast_signed());
         let _ = killpg(group, Signal::SIGKILL);
         let _ = self.wait(Instant::now() + KILLED);
     }
 }
 
-/// What comes out of a pipe.
+/// The output of a pipe.
 struct Stream<P> {
-    /// `None`: it has ended.
+    /// `None` at its end.
     pipe: Option<P>,
     bytes: Vec<u8>,
 }
@@ -159,7 +159,7 @@ impl<P: Read> Stream<P> {
     }
 }
 
-/// Waits until one of the pipes is ready; says which.
+/// Waits until one of the pipes is ready. Returns which pipes are ready.
 fn wait_for(
     stdout: &Stream<impl AsFd>,
     stderr: &Stream<impl AsFd>,
@@ -229,7 +229,7 @@ mod tests {
                 note.display()
             ),
         ] {
-            // It may be slow to write its number.
+            // It may be slow to write its process id.
             let within = if note.exists() { SOON } else { SOON * 10 };
             let error = finish(&mut shell(&script), "input", within).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);

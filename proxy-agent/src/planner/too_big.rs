@@ -1,5 +1,5 @@
-//! Services that no node can hold. They are found before the work is done that they would cause: one object of a few
-//! hundred kilobytes can name so many ports, addresses and endpoints that all pairs of them fill the memory.
+//! Services that fit on no node. They are detected before their plan is computed: one object of a few hundred kilobytes can
+//! name so many ports, addresses and endpoints that the list of all pairs exhausts the memory.
 
 use std::collections::BTreeSet;
 
@@ -15,8 +15,8 @@ use crate::{
 /// Pairs of an address and a port. One Service alone can't have more frontends than the map holds.
 pub(super) const MOST_CLAIMS: usize = capacity::FRONTENDS as usize;
 
-/// Pairs of an endpoint and a port. Twice what the map holds, as slices name an endpoint twice while it moves from one
-/// to another.
+/// Pairs of an endpoint and a port. This is twice the capacity of the map, because two slices name an endpoint while it
+/// moves from one slice to the other.
 pub(super) const MOST_BACKENDS: usize = 2 * capacity::BACKENDS as usize;
 
 /// The Services that are too big now.
@@ -28,12 +28,12 @@ pub(super) struct TooBig {
 }
 
 impl TooBig {
-    /// A Service claims too much. Returns what is to be said of it, once.
+    /// Records that a Service claims too much. Returns the problem, the first time.
     pub fn add_claims(&mut self, name: &ServiceName) -> Option<Problem> {
         self.claims.insert(name.clone()).then(|| claims(name))
     }
 
-    /// It does not; says whether it did.
+    /// Records that a Service does not claim too much. Returns whether it did before.
     pub fn remove_claims(&mut self, name: &ServiceName) -> bool {
         self.claims.remove(name)
     }
@@ -43,29 +43,29 @@ impl TooBig {
         self.claims.contains(name)
     }
 
-    /// A Service has too many endpoints.
+    /// Records that a Service has too many endpoints.
     pub fn add_endpoints(&mut self, name: &ServiceName) {
         if self.endpoints.insert(name.clone()) {
             self.news.push(endpoints(name));
         }
     }
 
-    /// It has not.
+    /// Records that a Service does not have too many endpoints.
     pub fn remove_endpoints(&mut self, name: &ServiceName) {
         self.endpoints.remove(name);
     }
 
-    /// What is to be said since the last call.
+    /// Problems that are new since the last call.
     pub fn take_news(&mut self) -> Vec<Problem> {
         std::mem::take(&mut self.news)
     }
 
-    /// All of them.
+    /// All Services that are too big.
     pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
         self.claims.union(&self.endpoints)
     }
 
-    /// What is wrong with those that claim too much.
+    /// The problems of Services that claim too much.
     pub fn claims(&self) -> impl Iterator<Item = Problem> {
         self.claims.iter().map(claims)
     }
@@ -84,7 +84,7 @@ fn claims(name: &ServiceName) -> Problem {
     problem(name, "addresses", MOST_CLAIMS)
 }
 
-/// What is wrong with a Service that has too many endpoints.
+/// The problem of a Service that has too many endpoints.
 pub(super) fn endpoints(name: &ServiceName) -> Problem {
     problem(name, "endpoints", MOST_BACKENDS)
 }

@@ -1,6 +1,6 @@
-//! Who is connected. All servers share one table, so that no number of ports and clients takes more than is set apart
-//! for them. Where it is full, the connection gives way that has gone longest without a request: a new one is served
-//! within milliseconds, and one that is held half-sent grows old.
+//! The table of connections. All servers share it, so that any number of ports and clients stays within the limits. If the
+//! table is full, the connection that has gone longest without a request is closed: a new connection is served within
+//! milliseconds, while a connection with a half-sent request grows old.
 
 use std::{
     cmp::Reverse,
@@ -16,16 +16,16 @@ use tokio::{task::AbortHandle, time::sleep_until};
 /// See [`Limits::longest`].
 const LONGEST: Duration = Duration::from_secs(20);
 
-/// Whose connections count together.
+/// A client; all its connections count together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Client {
     /// The node's own processes over TCP, such as the kubelet, by address: loopback, or a node's address to itself.
     Node(IpAddr),
-    /// Programs that ask over the agent's Unix socket.
+    /// Programs that connect to the agent's Unix socket.
     Local,
-    /// An address from elsewhere.
+    /// An IPv4 address of another host.
     V4(Ipv4Addr),
-    /// A /64 from elsewhere: one host may have all of it.
+    /// A /64 of other hosts: one host may have all of it.
     V6([u16; 4]),
 }
 
@@ -34,7 +34,7 @@ impl Client {
     pub fn of(peer: IpAddr, local: IpAddr) -> Self {
         let peer = peer.to_canonical();
         match peer {
-            // Nobody elsewhere can complete a handshake from an address that the node has.
+            // No other host can complete a handshake from an address of the node.
             _ if peer.is_loopback() || peer == local.to_canonical() => Self::Node(peer),
             IpAddr::V4(ip) => Self::V4(ip),
             IpAddr::V6(ip) => {
@@ -53,7 +53,7 @@ impl Client {
     }
 }
 
-/// Clients that never take each other's place.
+/// A group of clients. Clients of different groups never take each other's places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Group {
     Node,
@@ -61,24 +61,25 @@ enum Group {
     Elsewhere,
 }
 
-/// How many descriptors the servers may have.
+/// Limits on the descriptors of the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections from elsewhere.
+    /// Connections from other hosts.
     pub elsewhere: usize,
-    /// Of these, from one client.
+    /// Connections from one client on another host.
     pub client: usize,
-    /// Connections of the node's own processes, over TCP and over the Unix socket each: nobody else takes these.
+    /// Connections of the node's own processes over TCP, and also the number over the Unix socket. No other client can take
+    /// these places.
     pub own: usize,
     /// Sockets that listen for health checks of Services.
     pub listeners: usize,
-    /// How long a connection may last after its last request began, or after it was opened: a client that reads its
-    /// answer needs less.
+    /// How long a connection may last after its last request began, or after it was opened if it had no request. A client
+    /// that reads its answer needs less.
     pub longest: Duration,
 }
 
 impl Limits {
-    /// Parts of what this process may open: half and more is left for maps, links and the rest of its work.
+    /// Shares of the number of files that this process may open. At least half is left for maps, links and other work.
     pub fn of(descriptors: usize) -> Self {
         let elsewhere = (descriptors / 8).clamp(4, 512);
         Self {
@@ -90,7 +91,7 @@ impl Limits {
         }
     }
 
-    /// Connections of a group, and how many of them one client may have.
+    /// The limit of a group, and the limit of one client in the group.
     const fn of_group(&self, group: Group) -> (usize, usize) {
         match group {
             Group::Node | Group::Local => (self.own, self.own),
@@ -116,12 +117,12 @@ struct Table {
 #[derive(Debug)]
 struct Connection {
     client: Client,
-    /// When its last request began; when it was opened, before.
+    /// When its last request began, or when it was opened if it had no request.
     since: Instant,
     task: Option<AbortHandle>,
 }
 
-/// A connection's place in the table, given back when this is dropped.
+/// A connection's place in the table. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Place {
     id: u64,
@@ -129,8 +130,8 @@ pub struct Place {
 }
 
 impl Table {
-    /// The connection that gives way if one more of a client comes: the client's own oldest if it has its share, or the
-    /// oldest of whoever has most if its group is full.
+    /// The connection to close for a new connection of a client. If the client has reached its limit, it is the client's own
+    /// oldest connection. If the group is full, it is the oldest connection of the client with the most.
     fn victim(&self, client: Client, limits: &Limits) -> Option<u64> {
         let (all, share) = limits.of_group(client.group());
         let mut clients = BTreeMap::<Client, Vec<(Instant, u64)>>::new();
@@ -160,7 +161,7 @@ impl Table {
 }
 
 impl Clients {
-    /// An empty table; counts connections that gave way.
+    /// An empty table. `given_way` counts connections that were closed for others.
     pub fn new(limits: Limits, given_way: IntCounter) -> Self {
         Self {
             limits,
@@ -174,7 +175,7 @@ impl Clients {
         &self.limits
     }
 
-    /// Takes in a connection. If another gives way its task ends when it is next polled.
+    /// Adds a connection. If another connection is closed for it, that connection's task ends at its next poll.
     pub fn admit(&self, client: Client) -> Place {
         let mut table = self.table();
         if let Some(victim) = table.victim(client, &self.limits) {
@@ -192,14 +193,14 @@ impl Clients {
         Place { id, clients }
     }
 
-    /// Names the task that serves a connection.
+    /// Sets the task that serves a connection.
     pub fn set_task(&self, id: u64, task: AbortHandle) {
         if let Some(open) = self.table().open.get_mut(&id) {
             open.task = Some(task);
         }
     }
 
-    /// Closes the oldest connection, whosever it is: there are no descriptors left.
+    /// Closes the oldest connection of all clients, because no descriptors are left.
     pub fn close_oldest(&self) {
         let mut table = self.table();
         if let Some(id) = table.oldest() {

@@ -1,9 +1,9 @@
-//! The agent's Unix socket: health for programs on the node, such as the kubelet's probes by `proxy-agent health`. Ports
-//! can be another's: kube-proxy has 10256 while the agent runs beside it, and would answer for the agent. Both ends check
-//! by its user that the other is what it should be, so nobody else answers either.
+//! The agent's Unix socket: health for programs on the node, such as the kubelet's probes by `proxy-agent health`. A TCP
+//! port may belong to another process: kube-proxy holds 10256 while it runs beside the agent, and would answer in the
+//! agent's place. Each side checks that the other runs as the same user, so no other user's process can answer.
 //!
-//! The name is abstract: it needs no folder, and ends with the process. As it belongs to a network namespace, and one
-//! agent works on a folder of pins, it is made of the latter.
+//! The socket's name is abstract: it needs no folder, and disappears with the process. Abstract names belong to a network
+//! namespace, and only one agent works on a folder of pins, so the name contains the path of that folder.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -32,7 +32,7 @@ use crate::telemetry::chain;
 /// How long to wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// What was answered.
+/// An answer of the agent.
 #[derive(Debug)]
 pub struct Answer {
     /// Whether the status was 200.
@@ -48,7 +48,7 @@ fn address(bpffs: &Path) -> io::Result<std_unix::SocketAddr> {
     std_unix::SocketAddr::from_abstract_name(name.concat())
 }
 
-/// Serves until it is dropped. A name that another has is tried again.
+/// Serves until it is dropped. If another process holds the name, tries again.
 pub async fn run(bpffs: &Path, router: Router, clients: Clients) {
     let mut told = false;
     let listener = loop {
@@ -86,7 +86,7 @@ pub async fn run(bpffs: &Path, router: Router, clients: Clients) {
                 )
                 .await;
             }
-            Ok(_) => tracing::debug!("another user's program is not answered"),
+            Ok(_) => tracing::debug!("ignored a connection from another user's program"),
             Err(error) => {
                 tracing::debug!(error = chain(&error), "a connection could not be accepted");
                 sleep(http::PAUSE).await;

@@ -1,4 +1,4 @@
-//! Tables that are asked for and tables that come.
+//! Requests for tables, and the tables that the thread returns.
 
 use std::{net::Ipv4Addr, sync::mpsc::channel, time::Instant};
 
@@ -75,7 +75,7 @@ fn programmer() -> Programmer<MemoryMaps> {
     programmer
 }
 
-/// Does jobs that are all there before the work begins; says which came in which order, and with how many tables.
+/// Runs jobs that are all queued before the work begins. Returns them in order of completion, with their numbers of tables.
 fn results(jobs: Vec<TableJob>) -> Vec<Made> {
     let (todo, from) = channel();
     let (done, mut made) = mpsc::unbounded_channel();

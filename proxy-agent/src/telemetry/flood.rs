@@ -1,34 +1,34 @@
-//! Few lines for many of one kind. What is not logged one by one is summed up.
+//! Limits the rate of log lines of one kind, and counts the lines that were left out.
 
 use std::time::{Duration, Instant};
 
-/// Lines at once.
+/// The number of lines that may be logged at once.
 const BURST: usize = 100;
-/// How long it takes until there is room for one more.
+/// The time after which one more line may be logged.
 const EACH: Duration = Duration::from_millis(500);
-/// How often what was left out is summed up.
+/// Interval of summaries of the lines that were left out.
 const SUMMARY: Duration = Duration::from_secs(10);
 
 /// Counts lines of one kind.
 #[derive(Debug)]
 pub struct Flood {
-    /// When there is room for a whole burst.
+    /// When a whole burst may be logged again.
     full: Instant,
     left_out: usize,
     summed_up: Option<Instant>,
 }
 
-/// What to log of a batch.
+/// The part of a batch to be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Share {
-    /// So many of them.
+    /// The number of lines.
     lines: usize,
-    /// How many were left out of this and earlier batches, if it is time to say so.
+    /// The number of lines left out of this and earlier batches, if a summary is due.
     left_out: Option<usize>,
 }
 
 impl Flood {
-    /// Nothing was logged yet.
+    /// The state before the first line.
     pub const fn new(now: Instant) -> Self {
         Self {
             full: now,
@@ -37,7 +37,7 @@ impl Flood {
         }
     }
 
-    /// Logs a batch: as many as there is room for, and how many were left out, now and before.
+    /// Logs a batch: as many lines as the limit allows, and the number of lines left out so far if a summary is due.
     pub fn tell<T>(&mut self, batch: &[T], one: impl FnMut(&T), left_out: impl FnOnce(usize)) {
         let share = self.share(batch.len(), Instant::now());
         batch[..share.lines].iter().for_each(one);
@@ -51,7 +51,7 @@ impl Flood {
         let used = owed.as_millis().div_ceil(EACH.as_millis());
         let room = BURST.saturating_sub(usize::try_from(used).unwrap_or(BURST));
         let lines = batch.min(room);
-        // No more than a burst.
+        // At most a burst.
         self.full = self.full.max(now) + EACH * lines as u32;
         self.left_out += batch - lines;
         let due = |at| now.duration_since(at) >= SUMMARY;
@@ -92,7 +92,7 @@ mod tests {
         }
         assert!((200..=230).contains(&lines), "{lines}");
         assert!((5..=7).contains(&sums), "{sums}");
-        // All but those of the last ten seconds.
+        // All lines except those of the last ten seconds.
         assert!(counted > 49_000, "{counted}");
     }
 }

@@ -1,4 +1,4 @@
-//! Lines of JSON on their way out. The formatter hands over whole lines only, so they are made plain here.
+//! The writer of JSON log lines. The formatter writes only whole lines, so this module makes them safe.
 
 use std::{
     borrow::Cow,
@@ -43,7 +43,7 @@ impl<W: Write> Write for Line<W> {
     }
 }
 
-/// The line with each of its texts cut where it is too long.
+/// The line, with each string that is too long cut.
 fn cut(line: &str) -> Cow<'_, str> {
     if line.len() <= LONGEST {
         return Cow::Borrowed(line);

@@ -1,4 +1,4 @@
-//! What comes out of the log, whatever goes in.
+//! The log's output for any input.
 
 use std::{
     io::{self, Write},
@@ -7,7 +7,7 @@ use std::{
 
 use super::*;
 
-/// Takes what is logged.
+/// Collects the log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -22,7 +22,7 @@ impl Write for Log {
     }
 }
 
-/// What is logged by `say`.
+/// The log lines of `say`.
 fn logged(json: bool, say: impl FnOnce()) -> String {
     let log = Log::default();
     let writer = log.clone();
@@ -32,7 +32,7 @@ fn logged(json: bool, say: impl FnOnce()) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Names as nobody should give them.
+/// Malicious names.
 const HOSTILE: &str = "web\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{9b}31m\u{202e}\u{7f}\0";
 
 fn say_all(text: &str) {

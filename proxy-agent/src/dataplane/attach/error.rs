@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! Errors of attaching and detaching.
 
 use std::{io, path::PathBuf};
 
@@ -58,7 +58,7 @@ pub enum AttachError {
 }
 
 impl AttachError {
-    /// Whether the device is not there any more. It may go at any time, and the next device event says so.
+    /// Whether the device does not exist any more. It may disappear at any time, and the next device event reports it.
     pub fn is_device_gone(&self) -> bool {
         let (Self::Device { source, .. }
         | Self::Clsact(

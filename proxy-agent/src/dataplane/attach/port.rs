@@ -1,4 +1,4 @@
-//! Devices as programs see them: what a device is, and which programs it gets.
+//! Properties of devices on which programs depend, and the programs of each device.
 
 use std::collections::BTreeSet;
 
@@ -46,7 +46,7 @@ impl Direction {
     }
 }
 
-/// How programs go on devices.
+/// How programs are attached to devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TcMode {
     /// Links in the tcx chain (Linux 6.6).
@@ -55,12 +55,12 @@ pub enum TcMode {
     Clsact,
 }
 
-/// What the programs of a device depend on.
+/// The properties of a device on which its programs depend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
     /// Name of the device.
     pub name: String,
-    /// What its packets come through; of an uplink only.
+    /// The devices that its packets pass first; only for an uplink.
     pub below: Below,
     /// Its class and form.
     pub device: Device,
@@ -73,12 +73,12 @@ impl Port {
     }
 }
 
-/// What is below an uplink, itself included, as far as XDP is concerned.
+/// The devices below an uplink, including the uplink itself, as far as they matter to XDP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Below {
     /// veth (or netkit) devices, by ifindex.
     pub veths: BTreeSet<u32>,
-    /// Whether there is more that cannot be seen: a device in another network namespace.
+    /// Whether there is a device below in another network namespace, which can't be examined.
     pub unknown: bool,
 }
 

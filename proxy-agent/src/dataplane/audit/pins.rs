@@ -7,19 +7,19 @@ use proxy_common::abi::MAPS;
 use super::{Findings, Kind};
 use crate::dataplane::pin::{Held, PinError, PinFolder, PinLock};
 
-/// Keeps the pins that do not belong to a link. Without those of the maps nobody can see what is programmed, and the
-/// next agent would begin with empty tables.
+/// Maintains the pins that do not belong to a link. Without the pins of the maps, other programs can't read the maps, and the
+/// next agent would begin with empty maps.
 #[derive(Debug)]
 pub struct PinAudit {
     pins: PinFolder,
     lock: Arc<PinLock>,
-    /// Whether the folder was ours when it was last looked at.
+    /// Whether the folder was ours at the last comparison.
     trusted: bool,
     maps: Held,
 }
 
 impl PinAudit {
-    /// Holds the maps that are pinned now.
+    /// Opens the maps that are pinned now, and holds them open.
     pub fn new(pins: PinFolder, lock: Arc<PinLock>) -> Result<Self, PinError> {
         let mut maps = Held::new(pins.maps());
         for spec in MAPS {
@@ -33,7 +33,7 @@ impl PinAudit {
         })
     }
 
-    /// Makes the folders again where they are not there, locks them, and pins the maps again that are not pinned.
+    /// Creates missing folders again, locks the folder, and pins maps again whose pins are missing.
     pub fn reconcile(&mut self) -> Findings {
         let mut findings = Findings::default();
         let folder = self.reconcile_folder(&mut findings);
@@ -58,7 +58,7 @@ impl PinAudit {
         if !there {
             self.pins.create()?;
         }
-        // The lock is on the folder that was there, not on its name.
+        // The lock is on the folder itself, not on its name.
         let locked = self.lock.is_on(self.pins.base());
         if !locked {
             self.lock = Arc::new(self.pins.lock()?);

@@ -1,4 +1,4 @@
-//! Says what was found, and does not repeat itself: a fight with another component goes on for as long as both run.
+//! Logs findings at growing intervals, because a conflict with another component lasts for as long as both run.
 
 use std::{
     collections::BTreeMap,
@@ -8,9 +8,9 @@ use std::{
 use super::{Findings, Kind};
 use crate::telemetry::chain;
 
-/// Silence after the first line about a thing; doubled by each further line.
+/// Interval after the first line about an attachment or pin. Each further line doubles it.
 const PAUSE: Duration = Duration::from_mins(1);
-/// The longest silence.
+/// The longest interval.
 const LONGEST: Duration = Duration::from_hours(1);
 
 /// Logs findings.
@@ -22,19 +22,24 @@ pub struct Teller {
 }
 
 impl Teller {
-    /// Logs what is new, or still going on after a long silence.
+    /// Logs findings that are new, and findings that persist after the interval.
     pub fn tell(&mut self, findings: &Findings, now: Instant) {
         for repair in &findings.repairs {
             let key = (repair.kind, repair.what.clone());
             let (kind, what, found) = (repair.kind.label(), &repair.what, repair.found);
             match self.repaired.turn(key, now) {
-                Some(0) => tracing::warn!(kind, what, found, "repaired what somebody changed"),
+                Some(0) => tracing::warn!(
+                    kind,
+                    what,
+                    found,
+                    "repaired after another process changed it"
+                ),
                 Some(times) => tracing::warn!(
                     kind,
                     what,
                     found,
                     times,
-                    "repaired again and again: somebody keeps changing it"
+                    "repaired repeatedly: another process keeps changing it"
                 ),
                 None => {}
             }
@@ -55,7 +60,7 @@ impl Teller {
             if self.displaced.turn(place.clone(), now) == Some(0) {
                 tracing::warn!(
                     place,
-                    "a program of another component is before ours at ingress, or after it at egress: it sees translated packets"
+                    "a program of another component runs before ours at ingress or after ours at egress: it sees translated packets"
                 );
             }
         }
@@ -65,18 +70,18 @@ impl Teller {
     }
 }
 
-/// When things were said last.
+/// When findings were last logged.
 #[derive(Debug)]
 struct Pace<K>(BTreeMap<K, Said>);
 
 #[derive(Debug)]
 struct Said {
     at: Instant,
-    /// Silence after that.
+    /// Interval until the next line.
     pause: Duration,
     /// When it happened last.
     last: Instant,
-    /// How often it happened in the silence.
+    /// How often it has happened since the last line.
     unsaid: usize,
 }
 
@@ -87,7 +92,7 @@ impl<K> Default for Pace<K> {
 }
 
 impl<K: Ord> Pace<K> {
-    /// A thing happened: whether to say so, and then how often it happened since that was said last; 0: it is new.
+    /// Records a finding. If it is to be logged, returns how often it has happened since the last line; 0 if it is new.
     fn turn(&mut self, key: K, now: Instant) -> Option<usize> {
         let Some(said) = self.0.get_mut(&key) else {
             let said = Said {
@@ -109,7 +114,7 @@ impl<K: Ord> Pace<K> {
         Some(std::mem::take(&mut said.unsaid))
     }
 
-    /// What has not happened for as long as its silence is over, and new when it happens again.
+    /// Forgets findings that have not happened for their interval. They are new if they happen again.
     fn forget(&mut self, now: Instant) {
         self.0
             .retain(|_, said| now.duration_since(said.last) < said.pause);
@@ -120,7 +125,7 @@ impl<K: Ord> Pace<K> {
 mod tests {
     use super::*;
 
-    /// The seconds at which something that happens every four seconds for `hours` is said, with the numbers.
+    /// A finding that recurs every four seconds for `hours`: the seconds at which it is logged, with the numbers.
     fn said(hours: u64) -> Vec<(u64, usize)> {
         let start = Instant::now();
         let mut pace = Pace::default();
@@ -148,7 +153,7 @@ mod tests {
                 (1860, 240)
             ]
         );
-        // Once an hour in the end.
+        // In the end, once per hour.
         assert!(said(24).len() < 32, "{:?}", said(24));
     }
 

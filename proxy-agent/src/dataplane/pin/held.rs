@@ -1,5 +1,5 @@
-//! Pinned objects that are held open as well. So a pin that somebody removes takes nothing with it while the agent runs:
-//! the object goes on working, and is pinned again.
+//! Pinned objects that are also held open. If a pin is removed while the agent runs, the object therefore keeps working, and
+//! the agent pins it again.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use crate::{
     telemetry::chain,
 };
 
-/// The pins of one folder that this process put there or took over.
+/// The pins of one folder that this process created or took over.
 #[derive(Debug)]
 pub struct Held {
     folder: PathBuf,
@@ -29,9 +29,9 @@ pub struct Held {
 #[derive(Debug)]
 struct Object {
     fd: OwnedFd,
-    /// The kernel's number of it, which no other object has while it is held.
+    /// The object's id in the kernel. No other object has this id while this one is held.
     id: u32,
-    /// Inode of the pin, if there is one. Another inode under the same name is somebody else's pin.
+    /// Inode of the pin, if the object is pinned. A different inode under the same name is another process's pin.
     inode: Option<u64>,
     was_pinned: bool,
 }
@@ -46,7 +46,7 @@ impl Held {
         }
     }
 
-    /// Says whether the folder is ours. In another one nothing is pinned, opened or removed.
+    /// Sets whether the folder is ours. If not, nothing in it is pinned, opened or removed.
     pub const fn trust(&mut self, trusted: bool) {
         self.trusted = trusted;
     }
@@ -56,7 +56,7 @@ impl Held {
         self.folder.join(name)
     }
 
-    /// An object that is held, or pinned by an earlier run (then it is held from now on), and the kernel's id of it.
+    /// An object and its id in the kernel. If it is not held but pinned by an earlier run, it is held from now on.
     pub fn get(&mut self, name: &str) -> Result<Option<(BorrowedFd<'_>, u32)>, PinError> {
         if !self.objects.contains_key(name) {
             if !self.trusted {
@@ -85,8 +85,8 @@ impl Held {
         Ok(object.map(|object| (object.fd.as_fd(), object.id)))
     }
 
-    /// Holds and pins an object, in place of whatever has this name. Where it cannot be pinned it is held all the same, and
-    /// [`repin`](Self::repin) tries again and says why not.
+    /// Holds and pins an object, in place of any other object with this name. An object that can't be pinned is held
+    /// nevertheless; [`repin`](Self::repin) tries again and returns the error.
     pub fn put(&mut self, name: &str, fd: OwnedFd) {
         let object = Object {
             id: id_of(&fd).unwrap_or_default(),
@@ -100,7 +100,7 @@ impl Held {
         }
     }
 
-    /// Lets go of an object, and removes its pin; false where there was none.
+    /// Closes an object and removes its pin. Returns false if there was no pin.
     pub fn remove(&mut self, name: &str) -> Result<bool, PinError> {
         self.objects.remove(name);
         if !self.trusted {
@@ -109,20 +109,19 @@ impl Held {
         unpin(&self.path(name))
     }
 
-    /// Names of what is held.
+    /// Names of the objects that are held.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.objects.keys().map(String::as_str)
     }
 
-    /// Pins what is held and is not pinned, or whose name has another pin. Gives their names, and whether they had been
-    /// pinned before.
+    /// Pins held objects whose pin is missing or was replaced. Returns their names, and whether they had been pinned before.
     pub fn repin(&mut self) -> Vec<(String, Result<bool, PinError>)> {
         if !self.trusted {
             return Vec::new();
         }
         let pinned = match inodes(&self.folder) {
             Ok(pinned) => pinned,
-            // Then each pin says that the folder is missing.
+            // Then the attempt to pin each object reports that the folder is missing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(source) => {
                 let error = PinError::Io {
@@ -144,7 +143,7 @@ impl Held {
         missing.into_iter().map(again).collect()
     }
 
-    /// Whether it had been pinned before.
+    /// Pins an object. Returns whether it had been pinned before.
     fn pin(&mut self, name: &str) -> Result<bool, PinError> {
         let path = self.path(name);
         let object = self.objects.get_mut(name).filter(|_| self.trusted);
@@ -164,7 +163,7 @@ impl Held {
     }
 }
 
-/// Information about an object of any kind begins with its kind and its number.
+/// Information about a link begins with its type and its id, and so does information about a map or a program.
 fn id_of(fd: &OwnedFd) -> io::Result<u32> {
     Ok(object::info::<LinkInfo>(fd)?.id)
 }

@@ -1,4 +1,5 @@
-//! Whether a folder is what we made: no link, owned by us or by root, and nobody else may write to it.
+//! Whether a folder can be trusted: it is not a link, it is owned by the agent's user or by root, and nobody else may write
+//! to it.
 
 use std::{
     fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
@@ -13,14 +14,14 @@ use nix::unistd::geteuid;
 
 use super::{PinError, failed};
 
-/// Whoever else may write to a folder.
+/// Bits of the mode with which others may write to a folder.
 const OTHERS_WRITE: u32 = 0o022;
-/// Whatever others may do.
+/// Bits of the mode with which others have any access to a folder.
 const OTHERS: u32 = 0o077;
-/// In such a folder, what is ours can't be removed or renamed by others.
+/// In a folder with this bit, others can't remove or rename our files and folders.
 const STICKY: u32 = 0o1000;
 
-/// Makes a folder that nobody else may open, if there is none.
+/// Creates a folder that nobody else may open, unless it exists.
 pub(super) fn make(path: &Path) -> Result<(), PinError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     match made {
@@ -31,7 +32,7 @@ pub(super) fn make(path: &Path) -> Result<(), PinError> {
     }
 }
 
-/// Fails if a folder is the root of a mount that others may open. It may be shared, so it is not ours to close.
+/// Fails if a folder is the root of a mount that others may open. Others may use the mount, so the agent must not close it.
 pub(super) fn refuse_open_mount(path: &Path) -> Result<(), PinError> {
     let Ok(own) = fs::symlink_metadata(path) else {
         return Ok(());
@@ -71,7 +72,7 @@ pub(super) fn open(path: &Path) -> Result<File, PinError> {
     }
 }
 
-/// Opens a folder as [`open`] does and closes it to all others: earlier versions left it open to be read.
+/// Opens a folder as [`open`] does, and denies others all access: earlier versions let others read it.
 pub(super) fn close(path: &Path) -> Result<File, PinError> {
     let folder = open(path)?;
     let mode = folder.metadata().map_err(failed("examine", path))?.mode();
@@ -84,11 +85,11 @@ pub(super) fn close(path: &Path) -> Result<File, PinError> {
     Ok(folder)
 }
 
-/// Fails if others could put another folder in the place of this one. Of the folders above it, some may be missing.
+/// Fails if others could replace this folder by another one. Some of the folders above it may be missing.
 pub(super) fn check_parents(path: &Path) -> Result<(), PinError> {
     let examine = |folder: &Path| {
         let metadata = fs::symlink_metadata(folder).map_err(failed("examine", folder))?;
-        // Whoever owns a link can make it lead elsewhere; everybody may "write" to it.
+        // The owner of a link can change where it leads. The mode of a link lets everybody "write" to it.
         let mode = if metadata.is_symlink() {
             0
         } else {
@@ -112,7 +113,7 @@ pub(super) fn check_parents(path: &Path) -> Result<(), PinError> {
     named.chain(real.ancestors()).try_for_each(examine)
 }
 
-/// Whether an open folder is the one at a path.
+/// Whether a path leads to an open folder.
 pub(super) fn is_at(folder: &File, path: &Path) -> bool {
     let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
     match (folder.metadata(), fs::symlink_metadata(path)) {
@@ -121,7 +122,7 @@ pub(super) fn is_at(folder: &File, path: &Path) -> bool {
     }
 }
 
-/// Whose a folder is.
+/// Owner of a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
     Trusted,
@@ -137,7 +138,7 @@ impl Owner {
     }
 }
 
-/// What is wrong with a folder; `excuse` is a bit of the mode with which others may write.
+/// Why a folder can't be trusted. With the bit `excuse` in the mode, others may write to it.
 fn fault(owner: Owner, mode: u32, excuse: u32) -> Option<String> {
     match owner {
         Owner::Other(uid) => Some(format!("belongs to user {uid}")),

@@ -1,12 +1,12 @@
-//! Options of sockets that no crate sets.
+//! Socket options that no crate provides.
 
 use std::{
     io,
     os::fd::{AsFd, AsRawFd as _},
 };
 
-/// Lets a listening TCP socket hand out connections only when something has arrived on them, or after so many seconds
-/// (`TCP_DEFER_ACCEPT`).
+/// Makes a listening TCP socket return a connection from accept(2) only when data has arrived on it, or after this number of
+/// seconds (`TCP_DEFER_ACCEPT`).
 pub fn defer_accept(socket: impl AsFd, seconds: libc::c_int) -> io::Result<()> {
     // SAFETY: the socket is open, the value is readable and of the size given.
     let result = unsafe {

@@ -1,4 +1,4 @@
-//! Which uplink is tried with which mode of XDP, and why others are not.
+//! Decides which mode of XDP is tried on which uplink, and why an uplink is left to tc.
 
 use std::{fmt, io};
 
@@ -19,12 +19,12 @@ pub enum XdpMode {
     Off,
 }
 
-/// How a program is run.
+/// Where a program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RunMode {
-    /// By the driver, before there is an skb.
+    /// In the driver, before an skb exists.
     Native,
-    /// By the kernel, on an skb.
+    /// In the network stack, on an skb.
     Generic,
 }
 
@@ -49,23 +49,23 @@ impl RunMode {
 /// Why an uplink is left to tc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// It was asked for.
+    /// By configuration.
     #[error("--xdp is off")]
     Off,
-    /// Its packets would arrive one by one.
+    /// GSO packets would be segmented before they are sent.
     #[error(
         "it is a veth or is above one, whose packets XDP would have segmented before they are sent; --xdp=native forces it"
     )]
     Veth,
-    /// The driver says so.
+    /// The driver does not support XDP.
     #[error("its driver runs no XDP programs")]
     Driver,
-    /// Of a veth's other end.
+    /// The other end of a veth does not accept frames from XDP.
     #[error(
         "the other end of its veth takes no frames from XDP: turn on GRO there (`ethtool -K DEVICE gro on`)"
     )]
     Peer,
-    /// Likewise, on a kernel that does not say.
+    /// The kernel does not report whether the other end of a veth accepts frames from XDP.
     #[error(
         "this kernel does not say whether the other end of its veth takes frames from XDP (Linux 6.3 does), and frames would be lost if not"
     )]
@@ -75,16 +75,16 @@ pub enum Reason {
         "the device below it is in another network namespace, so what XDP does there is not known"
     )]
     Below,
-    /// Somebody else was first.
+    /// Another XDP program is attached.
     #[error("another XDP program (id {0}) is on it")]
     Occupied(u32),
-    /// The kernel did not want it, for this `errno`.
+    /// The kernel refused with this `errno`.
     #[error("the kernel refused: {}", io::Error::from_raw_os_error(*.0))]
     Refused(i32),
 }
 
 impl Reason {
-    /// Whether somebody has to do something about it.
+    /// Whether an administrator should act.
     pub(super) const fn is_trouble(self, mode: XdpMode) -> bool {
         match self {
             Self::Off => false,
@@ -96,7 +96,7 @@ impl Reason {
     }
 }
 
-/// What was decided for an uplink.
+/// The decision for an uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
     /// XDP before tc.
@@ -124,7 +124,7 @@ impl fmt::Display for Choice {
     }
 }
 
-/// What to try on an uplink. `features` says what the driver of a device can; nothing is said before Linux 6.3.
+/// The mode to try on an uplink. `features` returns the XDP features of a device's driver; `None` before Linux 6.3.
 pub(super) fn plan(
     mode: XdpMode,
     ifindex: u32,
@@ -143,7 +143,7 @@ pub(super) fn plan(
     if features(ifindex).is_some_and(|features| !features.has(Features::BASIC)) {
         return Err(Reason::Driver);
     }
-    // What a program sends back out of a veth vanishes unless the other end takes it.
+    // Frames that a program sends back out of a veth are lost unless the other end accepts them.
     for &veth in &below.veths {
         match features(veth) {
             None => return Err(Reason::PeerUnknown),
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(over(Auto, &[], |_| CAN), Ok(RunMode::Native));
         assert_eq!(over(Auto, &[], |_| TAKES_NONE), Ok(RunMode::Native));
         assert_eq!(over(Auto, &[], |_| CANNOT), Err(Reason::Driver));
-        // An older kernel does not say: it is tried.
+        // An older kernel does not report features, so native mode is tried.
         assert_eq!(over(Auto, &[], |_| None), Ok(RunMode::Native));
         for features in [CAN, TAKES_NONE, None] {
             // The device itself; a bond of a veth and of something else.

@@ -1,4 +1,4 @@
-//! Services that no node can hold.
+//! Services that fit on no node.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ fn addresses(net: u8, count: usize) -> impl Iterator<Item = IpAddr> {
     (0..count as u32).map(move |n| IpAddr::V4(Ipv4Addr::from_bits((u32::from(net) << 24) + n)))
 }
 
-/// A Service with as many ports and external addresses.
+/// A Service with these numbers of ports and external addresses.
 fn service(ports: u16, external_ips: usize) -> Event {
     let port = |number: u16| ServicePort {
         name: number.to_string(),
@@ -127,7 +127,7 @@ fn a_service_with_too_many_endpoints_stays_as_it_was() {
     );
 }
 
-/// What an earlier agent programmed of it is still there.
+/// The state that an earlier agent programmed for it is still in the maps.
 #[test]
 fn a_service_that_was_always_too_big_is_removed_when_it_goes() {
     for event in [service(10_000, 27), service(2_000, 0)] {

@@ -1,4 +1,4 @@
-//! Who gives way to whom.
+//! Which connection is closed for a new one.
 
 use super::*;
 
@@ -24,7 +24,7 @@ impl World {
         }
     }
 
-    /// Admits a connection; the one that gave way.
+    /// Admits a connection. Returns the connection that was closed for it.
     fn open(&mut self, client: Client) -> Option<u64> {
         let victim = self.table.victim(client, &LIMITS);
         if let Some(victim) = victim {
@@ -75,7 +75,7 @@ fn when_all_are_taken_the_client_with_most_gives_way() {
         assert_eq!(world.open(client), None);
     }
     assert_eq!(world.open(v4(4)), Some(3), "the oldest of 3's");
-    // Now 2 and 3 have two each: of these the oldest goes.
+    // Now clients 2 and 3 have two connections each. The oldest of these is closed.
     assert_eq!(world.open(v4(5)), Some(1));
 }
 

@@ -1,4 +1,4 @@
-//! Clients that hold connections for nothing.
+//! Clients that hold connections open without use.
 
 use std::{
     io::BufRead as _,
@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::*;
 
-/// Within which the kubelet wants its answer, and more.
+/// Longer than the timeout of the kubelet's probes.
 const IN_TIME: Duration = Duration::from_secs(5);
 /// Of the server that is flooded. Few, so that a flood reaches them at once.
 const DESCRIPTORS: usize = 256;
@@ -89,7 +89,7 @@ impl Drop for Server {
     }
 }
 
-/// A request without an end, from an address of the loopback; as much of it as the server takes.
+/// An endless request from a loopback address. Sends as much as the server reads.
 fn half_a_request(from: u8, to: SocketAddr, size: usize) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from(([127, 0, 0, from], 0)).into())?;
@@ -119,7 +119,7 @@ impl Drop for End<'_> {
     }
 }
 
-/// Holds half-sent requests, and opens another for each that is closed.
+/// Holds half-sent requests, and opens a new one for each that is closed.
 fn flood(from: u8, server: &Server, over: &AtomicBool) {
     const HELD: usize = 300;
     const AT_ONCE: usize = 30;
@@ -170,7 +170,7 @@ fn a_request_must_be_complete_within_seconds() {
     let mut idle = TcpStream::connect(fixture.at).unwrap();
     idle.set_nonblocking(true).unwrap();
     while !is_closed(&mut stream) || !is_closed(&mut idle) {
-        // Whoever sends on, byte by byte, gains no time.
+        // A client that keeps sending byte by byte gains no time.
         stream.write_all(b"x").ok();
         assert!(began.elapsed() < Duration::from_secs(25), "they are kept");
         thread::sleep(Duration::from_millis(200));

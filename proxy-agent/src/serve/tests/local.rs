@@ -1,4 +1,4 @@
-//! The Unix socket, beside a port that another process has.
+//! The Unix socket, while another process holds the port.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ fn h2_the_agent_answers_for_itself_where_another_has_its_port() {
         crate::serve::local::ask(&bpffs, "/livez").is_err(),
         "nobody is there"
     );
-    // As kube-proxy in the place of which the agent comes.
+    // As kube-proxy does before it is removed.
     let squatter = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let (at, metrics) = (
         squatter.local_addr().unwrap(),
@@ -48,7 +48,7 @@ fn h2_the_agent_answers_for_itself_where_another_has_its_port() {
             .body
             .contains("\"state\":\"serving\"")
     );
-    // Another agent's name is another.
+    // Another agent has another name.
     assert!(crate::serve::local::ask(Path::new("/test/elsewhere"), "/livez").is_err());
     drop(checks);
     eventually("it ends with the loop", || ask("/livez").is_err());

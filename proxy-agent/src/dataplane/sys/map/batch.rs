@@ -1,4 +1,4 @@
-//! Writing and deleting many elements with one system call, where that works.
+//! Writing and deleting many elements with one system call, if possible.
 
 use std::io;
 
@@ -12,9 +12,9 @@ use super::{
 /// Why writing or deleting ended early.
 #[derive(Debug)]
 pub struct BatchError {
-    /// The first element that is not known to be done. All before it are.
+    /// The first element that is not known to be done. All elements before it are done.
     pub done: usize,
-    /// What the kernel said of it.
+    /// The kernel's error.
     pub source: io::Error,
 }
 
@@ -57,7 +57,8 @@ impl<K: Plain, V: Plain> Map<K, V> {
     }
 }
 
-/// Does `len` elements in one batch. If that fails, how far it came is not known: does each for itself, from the first.
+/// Processes `len` elements in one batch. A failed batch does not tell which elements were done, so they are then processed
+/// one at a time, from the first.
 fn in_batches(
     len: usize,
     all: impl FnOnce() -> io::Result<()>,
@@ -78,7 +79,7 @@ mod tests {
 
     use super::*;
 
-    /// What was done by elements, where the batch gives `all` and element `refused` fails.
+    /// The result and the number of single operations, if the batch returns `all` and element `refused` fails.
     fn run(len: usize, all: io::Result<()>, refused: Option<usize>) -> (Result<(), usize>, usize) {
         let done = RefCell::new(0);
         let one = |index: usize| {

@@ -1,7 +1,7 @@
-//! The only way to a map: its kind, sizes and flags are compared with its [`TypedSpec`] before anything is read or written.
+//! The only way to open a map: its kind, sizes and flags are compared with its [`TypedSpec`] before anything is read or written.
 //!
-//! The kernel takes the size of what it reads and writes from the map, not from the caller. A map of another shape would have
-//! it write beyond a buffer.
+//! The kernel takes the sizes of keys and values from the map, not from the caller. With a map of another shape, it would write
+//! beyond a buffer.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ use super::{
 /// Why a map was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The kernel said no.
+    /// A system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// It is not the map that was expected.
@@ -36,8 +36,8 @@ pub enum OpenError {
     },
 }
 
-/// Flags that forbid programs to write or to read: `BPF_F_RDONLY_PROG`, `BPF_F_WRONLY_PROG`. (What system calls may do is a matter
-/// of each descriptor.)
+/// Flags that forbid programs to write or to read: `BPF_F_RDONLY_PROG`, `BPF_F_WRONLY_PROG`. (The access of system calls depends
+/// on each descriptor.)
 const RESTRICTED: u32 = 1 << 7 | 1 << 8;
 /// `BPF_F_MMAPABLE`.
 const MMAPABLE: u32 = 1 << 10;
@@ -82,8 +82,8 @@ impl<S, K, V> Checked<S, K, V> {
     }
 }
 
-/// Compares a descriptor with what is expected of it, and gives the capacity of the map. Any capacity will do: it may change
-/// without a new ABI version, and a pinned map keeps the one that it was made with.
+/// Compares the map of a descriptor with its specification, and returns the map's capacity. Any capacity is accepted: it may
+/// change without a new ABI version, and a pinned map keeps the capacity with which it was created.
 fn check(fd: &OwnedFd, expected: &MapSpec) -> Result<u32, OpenError> {
     let other_shape = |found: String| OpenError::OtherShape {
         found,
@@ -105,7 +105,7 @@ fn check(fd: &OwnedFd, expected: &MapSpec) -> Result<u32, OpenError> {
     }
 }
 
-/// Whether the hash map pinned at a path has an element. Keys may have any size: it may be another version's map.
+/// Whether the hash map pinned at a path has an element. Keys may have any size, because the map may be another version's.
 pub fn has_elements(path: &Path) -> io::Result<bool> {
     let fd = object::open(path)?;
     if !is_map(&fd) {
@@ -126,13 +126,13 @@ pub fn has_elements(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// The capacity of the map pinned at a path, once it was compared with what is expected of it.
+/// Compares the map pinned at a path with its specification, and returns its capacity.
 pub fn capacity(path: &Path, expected: &MapSpec) -> Result<u32, OpenError> {
     check(&object::open(path)?, expected)
 }
 
-/// A pin may be of a program or a link, whose information has other fields. Commands for maps say `EINVAL` of these; of a map
-/// the kernel goes on and fails to read the key, which is not there.
+/// A pin may be of a program or a link, whose information has other fields. For these, the kernel fails commands for maps with
+/// `EINVAL`. For a map, it proceeds and fails to read the key, which is not mapped.
 fn is_map(fd: &OwnedFd) -> bool {
     let mut attr = ElementAttr {
         map_fd: fd.as_raw_fd().cast_unsigned(),

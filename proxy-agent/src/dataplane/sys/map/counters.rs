@@ -1,4 +1,4 @@
-//! Counters, of which each CPU has its own.
+//! Per-CPU counters.
 
 use std::{
     io,
@@ -32,7 +32,7 @@ impl CounterMap {
         Ok(Self { fd, cpus })
     }
 
-    /// The sum over all CPUs. A map that an earlier version made may have no room for a counter, which is 0 then.
+    /// The sum over all CPUs. A map of an earlier version may have no room for a counter; the sum is then 0.
     pub fn sum(&self, index: u32) -> io::Result<u64> {
         let mut values = vec![0u64; self.cpus];
         let mut attr = ElementAttr {
