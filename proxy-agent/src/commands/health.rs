@@ -13,19 +13,19 @@ pub struct HealthArgs {
     #[command(flatten)]
     bpffs: BpffsArgs,
 
-    /// What to ask.
+    /// Question to ask.
     #[arg(value_enum, default_value_t)]
     question: Asked,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Asked {
-    /// Whether the first full list is in the maps, and what came later (/readyz)
+    /// Are the API server's objects in the maps? (/readyz)
     #[default]
     Ready,
-    /// Whether the agent works, be it that it waits for the API server (/livez)
+    /// Does the agent work, even if it waits for the API server? (/livez)
     Live,
-    /// Whether load balancers may send traffic to this node (/healthz)
+    /// May load balancers send traffic to this node? (/healthz)
     Node,
 }
 
