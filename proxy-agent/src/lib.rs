@@ -1,4 +1,4 @@
-//! The agent: keeps the maps equal to what Services, `EndpointSlices` and the Node mean.
+#![doc = include_str!("../README.md")]
 
 pub mod app;
 pub mod claims;

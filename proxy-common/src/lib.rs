@@ -1,8 +1,4 @@
-//! The datapath and the layouts of its maps: pure and `no_std`.
-//!
-//! The same code runs in the kernel (through `proxy-ebpf`) and in the unit, property and differential tests on
-//! the host. It reads packets through [`packet::Packet`] and maps and kernel services through
-//! [`tables::Tables`], and touches no other memory.
+#![doc = include_str!("../README.md")]
 #![cfg_attr(not(any(test, feature = "host")), no_std)]
 #![forbid(unsafe_code)]
 
