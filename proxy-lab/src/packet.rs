@@ -274,6 +274,21 @@ mod tests {
     }
 
     #[test]
+    fn both_zeros_of_ones_complement_are_right() {
+        // TCP over IPv6 from ::1 to ::1, 20 bytes of header: all but the checksum adds up to 0xffff.
+        let tcp = |checksum: &str| {
+            frame(&format!(
+                "ffffffffffff 020000000001 86dd 6000 0000 0014 0640
+                 00000000000000000000000000000001 00000000000000000000000000000001
+                 0001 0002 00000000 00000000 5010 afd0 {checksum} 0000"
+            ))
+        };
+        assert_eq!(check_sums(&tcp("0000")), Ok(()));
+        assert_eq!(check_sums(&tcp("ffff")), Ok(()));
+        assert!(check_sums(&tcp("fffe")).is_err());
+    }
+
+    #[test]
     fn sctp_has_a_crc_without_a_pseudo_header() {
         assert_eq!(crc32c(&[b"1234", b"56789"]), 0xe306_9283);
         // An ABORT (12 bytes of header, 4 of chunk) from port 80 to 40000 with tag 0x12345678, padded by the device.
