@@ -120,7 +120,7 @@ impl Journal {
     pub fn refused(&mut self, outcome: &Outcome) -> Vec<Problem> {
         for service in &outcome.programmed {
             if self.refused.remove(service).is_some() {
-                tracing::info!(object = %object(service), "it is no longer refused");
+                tracing::info!(object = %ObjectRef::service(service), "it is no longer refused");
             }
         }
         let mut problems = Vec::new();
@@ -136,7 +136,7 @@ impl Journal {
                 }
             }
             problems.push(Problem {
-                object: object(&refused.service),
+                object: ObjectRef::service(&refused.service),
                 message: format!(
                     "it is not programmed, and stays as it was before: {}",
                     refused.reason
@@ -169,10 +169,6 @@ impl Journal {
             longest: Duration::ZERO,
         })
     }
-}
-
-fn object(service: &ServiceName) -> ObjectRef {
-    ObjectRef::namespaced("Service", &service.namespace, &service.name)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::text;
+use crate::{plan::ServiceName, text};
 
 /// What a [`Problem`] is about; shown as `Service default/web`, `Node worker-1`, `file services.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -19,6 +19,11 @@ pub struct ObjectRef {
 }
 
 impl ObjectRef {
+    /// A Service.
+    pub fn service(name: &ServiceName) -> Self {
+        Self::namespaced("Service", &name.namespace, &name.name)
+    }
+
     /// A namespaced object.
     pub fn namespaced(kind: &str, namespace: &str, name: &str) -> Self {
         Self {

@@ -91,7 +91,7 @@ pub(super) fn endpoints(name: &ServiceName) -> Problem {
 
 fn problem(name: &ServiceName, what: &str, most: usize) -> Problem {
     Problem {
-        object: ObjectRef::namespaced("Service", &name.namespace, &name.name),
+        object: ObjectRef::service(name),
         message: format!(
             "its ports and {what} make more than {most} pairs, more than a node can serve; it stays here as it was before"
         ),

@@ -125,7 +125,7 @@ impl Sockets {
 fn problem(at: SocketAddr, subject: &Subject, error: &io::Error) -> Problem {
     let name = &subject.service;
     Problem {
-        object: ObjectRef::namespaced("Service", &name.namespace, &name.name),
+        object: ObjectRef::service(name),
         message: format!(
             "healthCheckNodePort: can't listen on {at} of this node: {error}; load balancers get no answer there until it can"
         ),

@@ -172,7 +172,7 @@ impl Key {
     pub(super) fn object_ref(&self) -> ObjectRef {
         match self {
             Self::Node(name) => ObjectRef::plain("Node", name),
-            Self::Service(n) => ObjectRef::namespaced("Service", &n.namespace, &n.name),
+            Self::Service(n) => ObjectRef::service(n),
             Self::Slice(n) => ObjectRef::namespaced("EndpointSlice", &n.namespace, &n.name),
         }
     }
